@@ -1,0 +1,3 @@
+//! The `selvedge` binary.
+
+fn main() {}
