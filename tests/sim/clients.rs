@@ -222,12 +222,13 @@ impl World {
             let dead = self.audit.tasks.iter().find(|(key, known)| {
                 known.place == Place::Over(Phase::Failed) && !self.clients.retried.contains(key)
             });
-            if let Some((key, known)) = dead.map(|(key, known)| (key.clone(), known.hash)) {
+            if let Some(key) = dead.map(|(key, _)| key.clone()) {
                 self.clients.retried.push(key.clone());
                 let nonce = TaskId::new(format!("again{acts}")).unwrap();
                 let id = selvedge::task::retry_id(&key.id, nonce.as_str());
                 let again = TaskKey { tenant: key.tenant.clone(), id };
-                self.clients.attempted.entry(again).or_default().push(known);
+                // Its body is the dead one's as it was admitted, not as it was submitted.
+                self.clients.attempted.entry(again).or_default();
                 let body = Cmd { v: 1, op: CmdOp::Retry {} };
                 self.send_to_intake(Input::Cmd { key, nonce, body: Ok(body) });
             }

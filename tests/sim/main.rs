@@ -24,7 +24,7 @@ mod world;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use scenario::{Counters, Fault, Scenario};
@@ -90,7 +90,6 @@ fn number(name: &str, default: u64) -> u64 {
 /// Runs all of `scenarios` on every core; returns what they have seen together, and what failed.
 fn run_all(scenarios: Vec<Scenario>) -> (Counters, Vec<(Scenario, String)>) {
     let next = AtomicU64::new(0);
-    let stop = AtomicBool::new(false);
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..threads)
@@ -98,15 +97,11 @@ fn run_all(scenarios: Vec<Scenario>) -> (Counters, Vec<(Scenario, String)>) {
                 scope.spawn(|| {
                     let mut seen = Counters::default();
                     let mut failed = Vec::new();
-                    while !stop.load(Ordering::Relaxed)
-                        && let Some(scenario) = scenarios.get(next.fetch_add(1, Ordering::Relaxed) as usize)
+                    while let Some(scenario) = scenarios.get(next.fetch_add(1, Ordering::Relaxed) as usize)
                     {
                         match run(*scenario) {
                             Ok((counters, _)) => seen.add(&counters),
-                            Err(why) => {
-                                stop.store(true, Ordering::Relaxed);
-                                failed.push((*scenario, why));
-                            }
+                            Err(why) => failed.push((*scenario, why)),
                         }
                     }
                     (seen, failed)
@@ -131,6 +126,7 @@ fn any_seed_keeps_every_promise() {
     let (seen, mut failed) = run_all((from..from + seeds).map(Scenario::of).collect());
     println!("{seeds} seeds from {from}: {}", seen.table());
     failed.sort_by_key(|(scenario, _)| scenario.seed);
+    failed.iter().for_each(|(scenario, why)| println!("seed {} fails: {why}", scenario.seed));
     if let Some((scenario, why)) = failed.first().cloned() {
         let seed = scenario.seed;
         let (smaller, still) = shrink(scenario, why.clone());

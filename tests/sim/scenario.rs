@@ -139,7 +139,7 @@ impl Scenario {
         if forgetful {
             faults |= Fault::Forgetful.bit();
         }
-        Self { seed, tasks: 560, faults, cap: None }
+        Self { seed, tasks: 620, faults, cap: None }
     }
 
     /// For named cases: the same seed with exactly these faults and this size.
