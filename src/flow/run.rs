@@ -63,7 +63,18 @@ fn verdict(report: &Report, refusal: Option<Refusal>, refused: Vec<RefusedChild>
 
 fn stale(key: &TaskKey, report: &Report) -> Decision {
     let message = format!("the lease of attempt {} of {key} is over; nothing was changed", report.attempt);
-    answer(report, Some(Refusal::new(Code::StaleLease, message)), Vec::new())
+    refuse(key, report, Refusal::new(Code::StaleLease, message))
+}
+
+/// Refuses a report for what the state does *not* hold. Unlike an answer from what it does hold, this
+/// could be wrong if somebody else owns the shard by now, and the report would be acknowledged and
+/// gone. So it is journaled: an owner that was superseded fails its compare-and-set and says nothing.
+fn refuse(key: &TaskKey, report: &Report, refusal: Refusal) -> Decision {
+    Decision {
+        records: vec![Record::Refused { key: key.clone(), refusal: refusal.clone() }],
+        answers: vec![verdict(report, Some(refusal), Vec::new())],
+        hold: false,
+    }
 }
 
 /// The lease is not live: a repeated end gets its answer, everything else is a zombie's.
@@ -100,7 +111,7 @@ fn live(
     if report.n > lease.n + WINDOW {
         let message =
             format!("report {} while {} is the next; at most {WINDOW} ahead", report.n, lease.n + 1);
-        return answer(report, Some(Refusal::new(Code::ReportGap, message)), Vec::new());
+        return refuse(key, report, Refusal::new(Code::ReportGap, message));
     }
     if report.n > lease.n + 1 {
         return Decision { hold: true, ..Decision::default() };

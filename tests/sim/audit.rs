@@ -109,6 +109,8 @@ pub struct Audit {
     pub records: u64,
     pub rev: u64,
     pub now: u64,
+    /// Unix time by a clock that nobody steps.
+    pub true_wall: u64,
     /// Ids may be forgotten: a tombstone may be, too.
     pub forgetful: bool,
     epoch: u64,
@@ -149,6 +151,11 @@ impl Audit {
             self.record(record).map_err(|why| format!("revision {}: {why}: {record:?}", message.rev))?;
         }
         Ok(())
+    }
+
+    /// Whether the task or anything below it is not over.
+    pub fn lives(&self, key: &TaskKey) -> bool {
+        self.tasks.get(key).is_some_and(|k| !k.is_over() || k.children.iter().any(|id| self.lives(&of(key, id))))
     }
 
     pub fn plan_of(&self, tenant: &TenantName) -> Option<Plan> {
@@ -241,7 +248,11 @@ impl Audit {
             Record::Refused { key, refusal } => {
                 match refusal.code {
                     Code::IdempotencyConflict => self.sights.push(Sight::Conflict),
-                    Code::TooOld => self.sights.push(Sight::TooOld),
+                    Code::TooOld => {
+                        let covered = refusal.limit.unwrap_or(0);
+                        ensure!(covered <= self.true_wall, "TOO_OLD up to a time that has not come");
+                        self.sights.push(Sight::TooOld);
+                    }
                     _ => {}
                 }
                 self.refused.insert((key.clone(), refusal.code));

@@ -68,7 +68,7 @@ impl World {
         match input {
             Input::Submit { key, .. } if !decided(key) => Err(format!("I1: {key} acknowledged, not decided")),
             Input::Cmd { key, body: Ok(cmd), .. } if matches!(cmd.op, CmdOp::Cancel { .. }) => {
-                let alive = self.audit.tasks.get(key).is_some_and(|k| !k.is_over());
+                let alive = self.audit.lives(key);
                 match alive || !decided(key) {
                     true => Err(format!("the cancel of {key} was acknowledged, and it lives")),
                     false => Ok(()),
@@ -197,6 +197,9 @@ impl World {
                 }
                 return Err(format!("{key} was lost"));
             };
+            if task.tombstone && self.audit.forgetful {
+                continue; // forgotten, and cancelled afterwards
+            }
             let theirs = (task.phase, task.attempt, task.tries, task.refusal.as_ref().map(|r| r.code));
             let ours = (known.phase(), known.attempt, known.tries, known.refusal);
             if theirs != ours {

@@ -322,6 +322,7 @@ impl World {
         let seq = self.journal.append(&bytes, expect, gap, self.now);
         if seq.is_some() {
             self.seen.messages += 1;
+            self.audit.true_wall = EPOCH_MS + self.now;
             if let Err(why) = self.audit.fold(&bytes) {
                 return self.fail(why);
             }
