@@ -30,7 +30,6 @@ pub enum Place {
 #[derive(Debug, Clone)]
 pub struct Lease {
     pub token: Token,
-    pub instance: InstanceId,
     pub n: u32,
     pub resume: bool,
 }
@@ -58,7 +57,6 @@ pub struct Known {
     pub started: Option<u64>,
     pub ended: Option<u64>,
     pub rev: u64,
-    pub input: Payload,
     pub result: Option<Payload>,
 }
 
@@ -312,7 +310,6 @@ impl Audit {
             started: None,
             ended: over.then_some(self.wall),
             rev: self.rev,
-            input: a.spec.input.clone(),
             result: None,
         };
         if let Some(code) = known.refusal {
@@ -430,7 +427,7 @@ impl Audit {
         known.news = false;
         known.place = Place::Running;
         known.started.get_or_insert(wall);
-        known.lease = Some(Lease { token, instance: instance.clone(), n: 0, resume });
+        known.lease = Some(Lease { token, n: 0, resume });
         let tenant = self.tenants.entry(key.tenant.clone()).or_default();
         ensure!(!tenant.settings.as_ref().is_some_and(|s| s.paused), "{} is paused", key.tenant);
         let cap = plan.in_flight as usize;

@@ -5,7 +5,7 @@ use selvedge::{
         engine::{Effect, Engine},
         input::{Input, Tell},
     },
-    task::{Code, TaskKey},
+    task::{Code, TaskId, TaskKey},
     wire::{
         messages::{CmdOp, CtlOp},
         subjects::Shard,
@@ -13,6 +13,7 @@ use selvedge::{
 };
 
 use crate::{
+    audit::Place,
     bus::Queue,
     coordinators::{Handle, Role},
     scenario::Sight,
@@ -109,12 +110,45 @@ impl World {
             capped |= full && !tenant.agents.is_empty() && tenant.plan.in_flight > 0;
             limited |= !full && !tenant.agents.is_empty() && tenant.rate_at > state.clock_now();
         }
+        if self.steps.is_multiple_of(8)
+            && let Some(idle) = self.idle_slot(who)
+        {
+            return self.fail(format!("a slot is idle while a task may run: {idle}"));
+        }
         if capped {
             self.saw(Sight::InFlightCapped);
         }
         if limited {
             self.saw(Sight::RateLimited);
         }
+    }
+
+    /// Work conserving: a task that may run by every limit, an instance that would take it, and an owner at rest.
+    fn idle_slot(&self, who: usize) -> Option<String> {
+        let engine = self.coordinators[who].engine.as_ref()?;
+        // Only of the one whose state is the journal's.
+        if engine.seq() != self.journal.head() || !engine.is_open() || engine.is_busy() {
+            return None;
+        }
+        let state = engine.state();
+        for (name, tenant) in state.tenants() {
+            let paused = tenant.settings.as_ref().is_some_and(|s| s.paused);
+            if paused || tenant.in_flight.len() >= tenant.plan.in_flight as usize {
+                continue;
+            }
+            let rate = tenant.rate.peek(tenant.plan.rate, tenant.plan.burst, state.clock_now()).is_ok();
+            let own = self.audit.tasks.range(TaskKey { tenant: name.clone(), id: TaskId::new("0").ok()? }..);
+            for (key, known) in own.take_while(|(key, _)| key.tenant == *name) {
+                if known.place != Place::Queued || !(rate || known.resumes) {
+                    continue;
+                }
+                let agent = &state.task(key)?.spec.agent;
+                if engine.live().freest(agent, |instance| state.leases_of(agent, instance)).is_some() {
+                    return Some(format!("{key} for {agent}"));
+                }
+            }
+        }
+        None
     }
 
     /// Whether everything is quiet.

@@ -183,6 +183,9 @@ impl World {
     }
 
     pub fn client_acts(&mut self) {
+        if self.healing && self.clients.is_done() {
+            return;
+        }
         self.clients.acts += 1;
         let acts = self.clients.acts;
         if let Some((tenant, behaviour)) = self.clients.script.pop() {
@@ -198,7 +201,9 @@ impl World {
                 let other = Behaviour { seed: behaviour.seed ^ 1, levels: 0, ..behaviour };
                 self.submit(&key, other, now, confirm);
             }
-            let pause = self.clients.rng.between(20, 600);
+        }
+        let pause = self.clients.rng.between(20, 600);
+        if !self.healing || !self.clients.is_done() {
             self.after(pause, Event::ClientActs);
         }
         if self.strikes(Fault::SubmitTwice) {

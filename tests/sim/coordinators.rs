@@ -8,9 +8,8 @@ use selvedge::{
     flow::{
         engine::{Effect, Engine, Next},
         input::{Input, Tell},
-        live::Live,
     },
-    task::{AgentName, InstanceId, Token},
+    task::InstanceId,
     wire::{
         messages::{BeatReply, Ctl},
         subjects::Shard,
@@ -42,7 +41,7 @@ pub enum Role {
 #[derive(Debug, Clone)]
 pub enum Handle {
     Stored(Queue, u64),
-    Beat(AgentName, InstanceId),
+    Beat(InstanceId),
 }
 
 pub struct Coordinator {
@@ -101,16 +100,36 @@ impl Coordinator {
 impl World {
     pub fn crash(&mut self, who: usize) {
         let down = self.rng.between(200, 4_000);
-        let now = self.now;
+        let (now, head) = (self.now, self.journal.head());
         let coordinator = &mut self.coordinators[who];
+        if let Some(engine) = coordinator.engine.as_ref().filter(|e| !e.is_busy() && e.seq() == head) {
+            self.last_words = Some((head, engine.state().canonical()));
+        }
         coordinator.leave(Role::Down);
         coordinator.up_at = now + down;
+    }
+
+    /// Everybody who has read the same journal has the same state.
+    fn compare_states(&mut self, who: usize) {
+        let Some(engine) = self.coordinators[who].engine.as_ref() else { return };
+        if let Some((seq, words)) = self.last_words.take()
+            && seq == engine.seq()
+            && words != engine.state().canonical()
+        {
+            self.fail("a replay gives another state than its writer had");
+        }
     }
 
     /// Elections, restarts, duels and followers, twice a second.
     pub fn watch(&mut self) {
         self.after(500, Event::Watch);
         let now = self.now;
+        if let Some((from, to)) = self.scenario.outage
+            && (from..to).contains(&now)
+        {
+            (0..self.coordinators.len()).for_each(|who| self.crash(who));
+            return;
+        }
         for coordinator in &mut self.coordinators {
             if coordinator.role == Role::Down && coordinator.up_at <= now {
                 coordinator.role = Role::Standby;
@@ -171,6 +190,7 @@ impl World {
         self.saw(if hot { Sight::HotStandby } else { Sight::ColdReplay });
         self.saw(Sight::Takeover);
         self.follow(who);
+        self.compare_states(who);
         let stepped = self.strikes(Fault::ClockStepped);
         let skew = if stepped { self.rng.below(14_400_000) as i64 - 7_200_000 } else { 0 };
         let policy = self.policy();
@@ -244,9 +264,7 @@ impl World {
                 continue;
             }
             let handle = match &input {
-                Input::Beat { agent, instance, .. } if reply => {
-                    Some(Handle::Beat(agent.clone(), instance.clone()))
-                }
+                Input::Beat { instance, .. } if reply => Some(Handle::Beat(instance.clone())),
                 _ => None,
             };
             if let Some(engine) = self.coordinators[who].engine.as_mut() {
@@ -425,7 +443,7 @@ impl World {
                     }
                 }
                 Effect::Ack(Handle::Beat(..)) => {}
-                Effect::Beat(Handle::Beat(_, instance), stop) => {
+                Effect::Beat(Handle::Beat(instance), stop) => {
                     let reply = BeatReply { v: 1, epoch, stop };
                     self.core(Fault::CtlLost, Event::BeatReplyTo { instance, reply });
                 }
@@ -443,14 +461,5 @@ impl World {
         if stop_at != usize::MAX {
             self.crash(who);
         }
-    }
-
-    /// Every live lease, for tests that look at what an owner has heard.
-    pub fn live_of(&self, who: usize) -> Option<&Live> {
-        self.coordinators[who].engine.as_ref().map(Engine::live)
-    }
-
-    pub fn token_is_live(&self, token: &Token) -> bool {
-        self.audit.granted.get(token).is_some_and(|g| g.live)
     }
 }

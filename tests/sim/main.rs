@@ -27,7 +27,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use scenario::{Counters, Fault, Scenario};
+use scenario::{Counters, Fault, Scenario, Sight};
 use selvedge::flow::record::Hash;
 use world::World;
 
@@ -151,12 +151,25 @@ fn the_same_seed_gives_the_same_journal() {
     }
 }
 
+/// The lease clock counts only time in which heartbeats could have been heard.
+#[test]
+fn an_outage_longer_than_every_lease_costs_no_try() {
+    for seed in 1..=3 {
+        let calm = Scenario::shrunk(seed, 480, &[Fault::ClockStepped]).with_cap(6);
+        let seen = check(Scenario { outage: Some((4_000, 64_000)), ..calm });
+        let lost = seen.observed[Sight::LeaseLost as usize] + seen.observed[Sight::OfferWithdrawn as usize];
+        assert_eq!(lost, 0, "seed {seed}");
+        assert!(seen.observed[Sight::OfferInherited as usize] > 0, "seed {seed}: nothing was under way");
+    }
+}
+
 /// Promise 6: trees of depth 4 and fan-out 3 finish at cap 1, with agents killed while parents wait.
 #[test]
 fn trees_finish_at_cap_one_while_agents_die() {
     for seed in 1..=4 {
         let faults = [Fault::OfferLost, Fault::BeatLost, Fault::CoreLate, Fault::PublishLost, Fault::AgentCrash];
         let seen = check(Scenario::shrunk(seed, 242, &faults).with_cap(1));
-        assert!(seen.tasks >= 242, "{} tasks", seen.tasks);
+        let killed = seen.injected[Fault::AgentCrash as usize];
+        assert!(seen.tasks >= 242 && killed >= 5, "{} tasks, {killed} agents killed", seen.tasks);
     }
 }
