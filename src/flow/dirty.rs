@@ -3,7 +3,7 @@
 //! Views are built when the indexer asks, from the state as acknowledged then, so a task that
 //! changed ten times in between is written once, and a Redis that is away costs one key per task.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::task::{Payload, TaskKey};
 
@@ -27,6 +27,18 @@ impl Dirty {
             self.results.insert(key.clone(), None);
             self.order.push_back((seq, key));
         }
+    }
+
+    /// The index lost everything: all of these, before anything else. Until the last is taken the
+    /// restart point stays at the very start, so that a crash in between starts over.
+    pub fn rebuild(&mut self, keys: Vec<TaskKey>) {
+        for key in keys.iter() {
+            self.results.entry(key.clone()).or_insert(None);
+        }
+        let late = std::mem::take(&mut self.order);
+        let known: HashSet<TaskKey> = keys.iter().cloned().collect();
+        self.order.extend(keys.into_iter().map(|key| (1, key)));
+        self.order.extend(late.into_iter().filter(|(_, key)| !known.contains(key)));
     }
 
     /// A task was completed by the journal message at `seq`, with this result.
@@ -73,5 +85,30 @@ impl Dirty {
     /// Whether the index shows everything, once what was taken is written.
     pub fn is_empty(&self) -> bool {
         self.order.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::{TaskId, TenantName};
+
+    fn key(id: &str) -> TaskKey {
+        TaskKey { tenant: TenantName::new("t").unwrap(), id: TaskId::new(id).unwrap() }
+    }
+
+    #[test]
+    fn a_rebuild_starts_over_until_its_last_task_is_taken() {
+        let mut dirty = Dirty::default();
+        dirty.touch(7, key("b"));
+        dirty.rebuild(vec![key("a"), key("b")]);
+        dirty.touch(9, key("c"));
+        assert_eq!(dirty.clean_up_to(9), 0);
+        dirty.take(1);
+        assert_eq!(dirty.clean_up_to(9), 0);
+        dirty.take(1);
+        assert_eq!(dirty.clean_up_to(9), 8);
+        assert_eq!(dirty.take(9).len(), 1);
+        assert_eq!(dirty.clean_up_to(9), 9);
     }
 }

@@ -205,12 +205,9 @@ impl<H> Engine<H> {
 
     /// Touches every task, for an index that has to be rebuilt.
     pub fn touch_all(&mut self) {
-        let seq = self.seq;
         let mut keys: Vec<TaskKey> = self.state.tasks().map(|(key, _)| key.clone()).collect();
         keys.sort();
-        for key in keys {
-            self.dirty.touch(seq, key);
-        }
+        self.dirty.rebuild(keys);
     }
 
     /// Applies a message read from the journal. From `index_from` on, what it touches is not indexed yet.

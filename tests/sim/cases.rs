@@ -34,3 +34,9 @@ fn a_retry_is_recognised_for_as_long_as_the_dead_task() {
     check(Scenario::of(36));
     check(Scenario::of(142));
 }
+
+/// A crash while a flushed index was rebuilt: the restart point had moved past tasks not yet written.
+#[test]
+fn a_rebuild_that_crashes_starts_over() {
+    check(Scenario::of(419));
+}

@@ -240,7 +240,7 @@ impl World {
                 return Err(format!("{key}: the state says {theirs:?}, the journal {ours:?}"));
             }
             let Some((view, result)) = self.index.views.get(key) else {
-                return Err(format!("I12: {key} is not in the index"));
+                return Err(format!("I12: {key} is not in the index: {task:?}"));
             };
             let indexed = (view.state, view.attempt, view.tries, view.rev, view.failures.len());
             let folded = (known.phase(), known.attempt, known.tries, known.rev, known.failures);

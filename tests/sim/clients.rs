@@ -34,6 +34,7 @@ pub struct Clients {
     pub attempted: BTreeMap<TaskKey, Vec<BodyHash>>,
     retried: Vec<TaskKey>,
     healed_at: Option<u64>,
+    pub last_submit: u64,
     acts: u64,
     plans: BTreeMap<PlanName, (Plan, u64)>,
     base: BTreeMap<PlanName, Plan>,
@@ -104,6 +105,7 @@ impl Clients {
             attempted: BTreeMap::new(),
             retried: Vec::new(),
             healed_at: None,
+            last_submit: 0,
             acts: 0,
             plans,
             base,
@@ -191,6 +193,7 @@ impl World {
         if let Some((tenant, behaviour)) = self.clients.script.pop() {
             let id = TaskId::new(format!("r{acts}")).unwrap();
             let key = TaskKey { tenant, id };
+            self.clients.last_submit = self.now;
             let confirm = self.clients.rng.per_mille(300);
             if self.strikes(Fault::CancelFirst) {
                 self.cancel(&key);
