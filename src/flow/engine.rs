@@ -294,8 +294,7 @@ impl<H> Engine<H> {
             self.apply(Decision::record(Record::Opened { coordinator, policy }), &mut batch)?;
         }
         while !batch.is_full()
-            && let Some(Queued { input, handle }) =
-                self.vital.pop_front().or_else(|| self.queue.pop_front())
+            && let Some(Queued { input, handle }) = self.vital.pop_front().or_else(|| self.queue.pop_front())
         {
             self.take(input, handle, &mut batch, entropy)?;
         }

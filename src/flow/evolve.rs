@@ -7,7 +7,7 @@ use super::{
     fair::RESUMED,
     limiter::RateState,
     record::{Admission, AfterFailure, Failure, Hash, Origin, Record},
-    state::{LastEnd, Lease, Policy, State, Task, Tenant, Tree},
+    state::{LastEnd, Lease, Policy, State, Task, Tenant},
 };
 use crate::task::{
     AgentName, BodyHash, Code, IllegalTransition, InstanceId, Millis, Outcome, Payload, Phase, Plan,
@@ -323,7 +323,7 @@ impl State {
                 self.remember(&key);
             }
         } else {
-            let tree = self.trees.entry(root).or_insert(Tree::default());
+            let tree = self.trees.entry(root).or_default();
             tree.total += 1;
             tree.live += 1;
             self.count_backlog(&key.tenant, false, backlog);
@@ -607,9 +607,11 @@ impl State {
         let tenant = self.tenant_mut(&key.tenant);
         tenant.memory.push_back((now, key.id.clone()));
         // What ended in this very message still has to be told.
-        while self.tenants.get(&key.tenant).is_some_and(|t| {
-            t.memory.len() > max && t.memory.front().is_some_and(|(ended, _)| *ended < now)
-        }) {
+        while self
+            .tenants
+            .get(&key.tenant)
+            .is_some_and(|t| t.memory.len() > max && t.memory.front().is_some_and(|(ended, _)| *ended < now))
+        {
             self.forget_oldest(&key.tenant);
         }
     }

@@ -29,6 +29,8 @@ pub struct Publication {
 pub struct Clients {
     /// Trees still to be submitted.
     script: Vec<(TenantName, Behaviour)>,
+    /// Tasks a run must have decided before faults may stop.
+    pub wanted: usize,
     pub publications: Vec<Publication>,
     /// Body hashes that were tried, by id.
     pub attempted: BTreeMap<TaskKey, Vec<BodyHash>>,
@@ -98,9 +100,11 @@ impl Clients {
             planned += tasks;
             script.push((tenant(who), behaviour));
         }
+        let wanted = scenario.tasks as usize * 5 / 6;
         let base = plans.iter().map(|(name, (plan, _))| (name.clone(), plan.clone())).collect();
         Self {
             script,
+            wanted,
             publications: Vec::new(),
             attempted: BTreeMap::new(),
             retried: Vec::new(),
@@ -175,7 +179,12 @@ impl World {
             first_try: Some(EPOCH_MS + first_try),
             confirm,
         };
-        self.send_to_intake(Input::Submit { key: key.clone(), agent: spec.agent, body: Ok(body), stored_at: 0 });
+        self.send_to_intake(Input::Submit {
+            key: key.clone(),
+            agent: spec.agent,
+            body: Ok(body),
+            stored_at: 0,
+        });
     }
 
     fn cancel(&mut self, key: &TaskKey) {
@@ -184,7 +193,17 @@ impl World {
         self.send_to_intake(Input::Cmd { key: key.clone(), nonce, body: Ok(body) });
     }
 
+    /// Cancels and refusals leave fewer tasks than planned: a few more trees then.
+    fn top_up(&mut self) {
+        let clients = &mut self.clients;
+        if clients.script.is_empty() && self.audit.tasks.len() < clients.wanted && clients.wanted > 100 {
+            let behaviour = Behaviour { seed: clients.rng.next(), levels: 1, fan: 3, plain: 0 };
+            clients.script.push((tenant(clients.rng.below(TENANTS as u64) as usize), behaviour));
+        }
+    }
+
     pub fn client_acts(&mut self) {
+        self.top_up();
         if self.healing && self.clients.is_done() {
             return;
         }
@@ -219,9 +238,10 @@ impl World {
         if self.strikes(Fault::CancelTree) {
             let some = self.clients.rng.below(self.audit.tasks.len() as u64 + 1) as usize;
             // Often one of the latest, which is likely to be at work.
-            let live = self.audit.tasks.iter().filter(|(_, k)| !k.is_over()).map(|(key, _)| key.clone()).next();
+            let live =
+                self.audit.tasks.iter().filter(|(_, k)| !k.is_over()).map(|(key, _)| key.clone()).next();
             let any = self.audit.tasks.keys().nth(some).cloned();
-            let key = if some % 2 == 0 { live.or(any) } else { any };
+            let key = if some.is_multiple_of(2) { live.or(any) } else { any };
             if let Some(key) = key {
                 self.cancel(&key);
             }

@@ -152,7 +152,7 @@ impl World {
         }
         for who in 0..self.coordinators.len() {
             // One of the two keeps its standby hot; the other replays when its turn comes.
-            if who == 0 && self.coordinators[who].role == Role::Standby && self.steps % 3 == 0 {
+            if who == 0 && self.coordinators[who].role == Role::Standby && self.steps.is_multiple_of(3) {
                 self.follow(who);
             }
         }
@@ -258,7 +258,7 @@ impl World {
         self.wake_coordinator(who, 1);
     }
 
-    pub fn to_coordinators(&mut self, input: Input, reply: bool) {
+    pub fn heard_by_coordinators(&mut self, input: Input, reply: bool) {
         for who in 0..self.coordinators.len() {
             if self.coordinators[who].role != Role::Owner {
                 continue;
@@ -285,7 +285,9 @@ impl World {
         if coordinator.paused_until > now {
             return self.wake_coordinator(who, 0);
         }
-        let Some(engine) = coordinator.engine.as_mut().filter(|_| coordinator.role == Role::Owner) else { return };
+        let Some(engine) = coordinator.engine.as_mut().filter(|_| coordinator.role == Role::Owner) else {
+            return;
+        };
         if coordinator.in_flight.is_some() {
             return;
         }

@@ -97,10 +97,9 @@ fn run_all(scenarios: Vec<Scenario>) -> (Counters, Vec<(Scenario, String)>) {
                 scope.spawn(|| {
                     let mut seen = Counters::default();
                     let mut failed = Vec::new();
-                    while let Some(scenario) = scenarios.get(next.fetch_add(1, Ordering::Relaxed) as usize)
-                    {
+                    while let Some(scenario) = scenarios.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
                         match run(*scenario) {
-                            Ok((counters, _)) => seen.add(&counters),
+                            Ok((counters, _)) => seen.add_run(&counters),
                             Err(why) => failed.push((*scenario, why)),
                         }
                     }
@@ -138,8 +137,7 @@ fn any_seed_keeps_every_promise() {
     }
     if seeds >= SEEDS {
         assert!(seen.missing().is_empty(), "never happened: {:?}", seen.missing());
-        assert!(seen.tasks >= seeds * 500, "{} tasks in {seeds} seeds", seen.tasks);
-        assert!(seen.faults() >= seeds * 3, "{} faults in {seeds} seeds", seen.faults());
+        assert!(seen.least.0 >= 500 && seen.least.1 >= 3, "a run had only {:?} tasks and faults", seen.least);
     }
 }
 
@@ -167,7 +165,8 @@ fn an_outage_longer_than_every_lease_costs_no_try() {
 #[test]
 fn trees_finish_at_cap_one_while_agents_die() {
     for seed in 1..=4 {
-        let faults = [Fault::OfferLost, Fault::BeatLost, Fault::CoreLate, Fault::PublishLost, Fault::AgentCrash];
+        let faults =
+            [Fault::OfferLost, Fault::BeatLost, Fault::CoreLate, Fault::PublishLost, Fault::AgentCrash];
         let seen = check(Scenario::shrunk(seed, 242, &faults).with_cap(1));
         let killed = seen.injected[Fault::AgentCrash as usize];
         assert!(seen.tasks >= 242 && killed >= 5, "{} tasks, {killed} agents killed", seen.tasks);

@@ -182,6 +182,8 @@ pub struct Counters {
     pub tasks: u64,
     pub messages: u64,
     pub records: u64,
+    /// Of any one run.
+    pub least: (u64, u64),
 }
 
 impl Default for Counters {
@@ -192,6 +194,7 @@ impl Default for Counters {
             tasks: 0,
             messages: 0,
             records: 0,
+            least: (u64::MAX, u64::MAX),
         }
     }
 }
@@ -210,6 +213,12 @@ impl Counters {
         self.tasks += other.tasks;
         self.messages += other.messages;
         self.records += other.records;
+        self.least = (self.least.0.min(other.least.0), self.least.1.min(other.least.1));
+    }
+
+    /// Adds one run.
+    pub fn add_run(&mut self, run: &Counters) {
+        self.add(&Counters { least: (run.tasks, run.faults()), ..run.clone() });
     }
 
     pub fn faults(&self) -> u64 {
@@ -230,10 +239,11 @@ impl Counters {
             items.chunks(6).map(|line| format!("  {}", line.join("  "))).collect::<Vec<_>>().join("\n")
         };
         format!(
-            "{} tasks, {} journal messages, {} records\nfaults injected:\n{}\nseen to happen:\n{}",
+            "{} tasks, {} journal messages, {} records; at least {:?} tasks and faults in each\nfaults injected:\n{}\nseen to happen:\n{}",
             self.tasks,
             self.messages,
             self.records,
+            self.least,
             join(faults.collect()),
             join(sights.collect())
         )

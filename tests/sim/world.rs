@@ -39,23 +39,59 @@ const HEAL_WITHIN: u64 = 40 * 60_000;
 #[derive(Debug, Clone)]
 pub enum Event {
     /// A message reaches its stream.
-    Stored { queue: Queue, input: Input, from: Option<Publisher> },
+    Stored {
+        queue: Queue,
+        input: Input,
+        from: Option<Publisher>,
+    },
     /// The acknowledgement of that reaches the publisher.
     PubAck(Publisher),
     /// A publisher has waited long enough.
     PubTimeout(Publisher),
     /// A stored message reaches a coordinator.
-    Deliver { queue: Queue, id: u64, again: bool },
+    Deliver {
+        queue: Queue,
+        id: u64,
+        again: bool,
+    },
     /// Core NATS to every coordinator that listens.
-    ToCoordinators { input: Input, reply: bool },
-    OfferTo { agent: AgentName, instance: InstanceId, offer: Box<Offer> },
-    CtlTo { instance: InstanceId, ctl: Ctl },
-    BeatReplyTo { instance: InstanceId, reply: BeatReply },
+    ToCoordinators {
+        input: Input,
+        reply: bool,
+    },
+    OfferTo {
+        agent: AgentName,
+        instance: InstanceId,
+        offer: Box<Offer>,
+    },
+    CtlTo {
+        instance: InstanceId,
+        ctl: Ctl,
+    },
+    BeatReplyTo {
+        instance: InstanceId,
+        reply: BeatReply,
+    },
     /// A coordinator's loop turns.
     Step(usize),
-    AppendArrives { who: usize, life: u32, attempt: u32, bytes: Bytes, expect: u64 },
-    AppendAnswer { who: usize, life: u32, attempt: u32, seq: Option<u64> },
-    AppendTimeout { who: usize, life: u32, attempt: u32 },
+    AppendArrives {
+        who: usize,
+        life: u32,
+        attempt: u32,
+        bytes: Bytes,
+        expect: u64,
+    },
+    AppendAnswer {
+        who: usize,
+        life: u32,
+        attempt: u32,
+        seq: Option<u64>,
+    },
+    AppendTimeout {
+        who: usize,
+        life: u32,
+        attempt: u32,
+    },
     /// Whoever watches the ownership lease looks at it.
     Watch,
     /// The indexer writes.
@@ -239,7 +275,10 @@ impl World {
     pub fn run(&mut self) -> Result<(), String> {
         while let Some(((at, _), event)) = self.events.pop_first() {
             self.now = at;
-            if !self.healing && self.steps.is_multiple_of(128) && (self.is_mostly_over() || self.now >= HEAL_AT) {
+            if !self.healing
+                && self.steps.is_multiple_of(128)
+                && (self.is_mostly_over() || self.now >= HEAL_AT)
+            {
                 self.heal();
             }
             self.handle(event);
@@ -263,7 +302,7 @@ impl World {
             Event::PubAck(from) => self.clients.acked(from),
             Event::PubTimeout(from) => self.publish_again(from),
             Event::Deliver { queue, id, again } => self.deliver(queue, id, again),
-            Event::ToCoordinators { input, reply } => self.to_coordinators(input, reply),
+            Event::ToCoordinators { input, reply } => self.heard_by_coordinators(input, reply),
             Event::OfferTo { agent, instance, offer } => self.offered(agent, instance, *offer),
             Event::CtlTo { instance, ctl } => self.told(&instance, ctl),
             Event::BeatReplyTo { instance, reply } => self.beat_answered(&instance, reply),
@@ -289,7 +328,8 @@ impl World {
     fn is_mostly_over(&self) -> bool {
         let over = self.audit.tasks.values().filter(|k| k.is_over()).count();
         let late = self.scenario.cap.is_none() && self.now > self.clients.last_submit + 20_000;
-        self.clients.is_done() && (late || over * 5 >= self.audit.tasks.len() * 4)
+        let enough = self.clients.wanted <= 100 || self.audit.tasks.len() >= self.clients.wanted;
+        enough && self.clients.is_done() && (late || over * 5 >= self.audit.tasks.len() * 4)
     }
 
     /// From here on nothing goes wrong any more.
