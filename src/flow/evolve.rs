@@ -6,7 +6,7 @@
 use super::{
     fair::RESUMED,
     record::{Admission, AfterFailure, Failure, Hash, Origin, Record},
-    state::{LastEnd, Lease, Policy, State, Task, Tenant, Tree},
+    state::{LastEnd, Lease, Policy, State, Task, Tenant},
 };
 use crate::task::{
     AgentName, BodyHash, Code, IllegalTransition, InstanceId, Millis, Outcome, Payload, Phase, Plan,
@@ -307,7 +307,7 @@ impl State {
                 self.remember(&key);
             }
         } else {
-            let tree = self.trees.entry(root).or_insert(Tree::default());
+            let tree = self.trees.entry(root).or_default();
             tree.total += 1;
             tree.live += 1;
             self.count_backlog(&key.tenant, false, backlog);
