@@ -173,33 +173,35 @@ RUST = [
 RULES = {
     "rust": [(kind, EDGE + word + SP + rb"+(?:r#)?" + NAME) for kind, word in RUST] + [
         ("macro", EDGE + rb"macro_rules!" + SP + rb"*(?:r#)?" + NAME),
-        ("impl", rb"(?m)^[ \t]*(?:unsafe[ \t]+)?impl" + END),
+        ("impl", rb"^[ \t]*(?:unsafe[ \t]+)?impl" + END),
     ],
     "python": [
-        ("function", rb"(?m)^[ \t\f]*(?:async[ \t]+)?def[ \t]+" + NAME),
-        ("class", rb"(?m)^[ \t\f]*class[ \t]+" + NAME),
+        ("function", rb"^[ \t\f]*(?:async[ \t]+)?def[ \t]+" + NAME),
+        ("class", rb"^[ \t\f]*class[ \t]+" + NAME),
     ],
     "go": [
-        ("function", rb"(?m)^func(?:[ \t]+|[ \t]*\([^)\n]*\)[ \t]*)" + NAME),
-        ("type", rb"(?m)^type[ \t]+" + NAME),
+        ("function", rb"^func(?:[ \t]+|[ \t]*\([^)\n]*\)[ \t]*)" + NAME),
+        ("type", rb"^type[ \t]+" + NAME),
     ],
     "javascript": [
         ("function", JSEDGE + rb"function(?:" + SP + rb"*\*" + SP + rb"*|" + SP + rb"+)" + JSNAME),
         ("class", JSEDGE + rb"class" + SP + rb"+(?!(?:extends|implements)(?![A-Za-z0-9_$\x80-\xff]))"
          + JSNAME),
-        ("constant", rb"(?m)^[ \t]*export[ \t]+(?:const|let|var)[ \t]+"
+        ("constant", rb"^[ \t]*export[ \t]+(?:const|let|var)[ \t]+"
                      rb"(?!enum(?![A-Za-z0-9_$\x80-\xff]))" + JSNAME),
     ],
-    "shell": [("function", rb"(?m)^[ \t]*(?:function[ \t]+[A-Za-z_]"
+    "shell": [("function", rb"^[ \t]*(?:function[ \t]+[A-Za-z_]"
                            rb"|[A-Za-z_][A-Za-z0-9_.:-]*[ \t]*\([ \t]*\))")],
 }
-LEAD = rb"(?m)^[ \t]*(?:(?:export|declare|const)[ \t]+)*"
+LEAD = rb"^[ \t]*(?:(?:export|declare|const)[ \t]+)*"
 RULES["typescript"] = RULES["javascript"] + [
     ("interface", LEAD + rb"interface[ \t]+" + JSNAME),
     ("enum", LEAD + rb"enum[ \t]+" + JSNAME),
     ("type", LEAD + rb"type[ \t]+" + JSNAME + rb"[ \t]*[=<]"),
 ]
-RULES = {kind: [(name, re.compile(rule)) for name, rule in rules] for kind, rules in RULES.items()}
+# Looking ahead consumes nothing, so that a name may itself be a keyword that defines the next.
+RULES = {kind: [(name, re.compile(rb"(?=%s)" % rule, re.MULTILINE)) for name, rule in rules]
+         for kind, rules in RULES.items()}
 
 
 def python_symbols(data):

@@ -126,6 +126,14 @@ impl SymbolKind {
         !matches!(self, Self::Impl | Self::Module | Self::Key)
     }
 
+    /// The name a person reads.
+    pub fn singular(self) -> &'static str {
+        match self {
+            Self::Class => "class",
+            _ => self.plural().trim_end_matches('s'),
+        }
+    }
+
     /// The plural a person reads.
     pub fn plural(self) -> &'static str {
         match self {

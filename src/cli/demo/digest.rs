@@ -58,7 +58,7 @@ pub struct RankedFile {
     pub path: String,
     /// Its first heading, if it has one.
     pub title: Option<String>,
-    /// From 0 to 1: half telling words, half being mentioned.
+    /// From 0 to 1: telling words and being mentioned.
     pub score: f64,
     /// Its most telling words.
     pub keywords: Vec<String>,

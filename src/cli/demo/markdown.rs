@@ -41,20 +41,29 @@ fn summary(digest: &Digest) -> String {
     kinds.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
     let mut symbols: Vec<String> = kinds
         .into_iter()
-        .map(|(kind, count)| format!("{} {}", number(*count), kind.plural()))
+        .map(|(kind, count)| {
+            let noun = if *count == 1 {
+                kind.singular()
+            } else {
+                kind.plural()
+            };
+            format!("{} {noun}", number(*count))
+        })
         .collect();
     if symbols.is_empty() {
         symbols.push("no symbols".to_owned());
     }
-    format!(
-        "{} files, {} bytes, {} lines, {} words, {} headings; {}.",
-        number(digest.files),
-        number(*bytes),
-        number(*lines),
-        number(*words),
-        number(*headings),
-        symbols.join(", ")
-    )
+    [
+        plural(digest.files, "file"),
+        plural(*bytes, "byte"),
+        plural(*lines, "line"),
+        plural(*words, "word"),
+        plural(*headings, "heading"),
+    ]
+    .join(", ")
+        + "; "
+        + &symbols.join(", ")
+        + "."
 }
 
 fn totals(digest: &Digest, page: &mut String) -> std::fmt::Result {
@@ -130,7 +139,7 @@ fn keywords(digest: &Digest, page: &mut String) -> std::fmt::Result {
     }
     page.push_str("## Keywords\n\n| keyword | weight | files | most in |\n|---|--:|--:|---|\n");
     for keyword in &digest.keywords {
-        let top: Vec<String> = keyword.top.iter().map(|path| code(path)).collect();
+        let top: Vec<String> = keyword.top.iter().map(|path| cell(path)).collect();
         writeln!(
             page,
             "| {} | {:.1} | {} | {} |",
@@ -203,7 +212,7 @@ fn number(count: u64) -> String {
     let digits = count.to_string();
     let mut out = String::new();
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);
@@ -215,7 +224,8 @@ fn number(count: u64) -> String {
 fn text(foreign: &str) -> String {
     let mut out = String::new();
     for c in visible(foreign).chars() {
-        if c.is_ascii_punctuation() && !matches!(c, ',' | ';' | '.' | ':' | '/' | '\'') {
+        let starts_a_block = out.is_empty() && c.is_ascii_punctuation();
+        if starts_a_block || "\\`*_[]()<>|~!&#$@".contains(c) {
             out.push('\\');
         }
         out.push(c);
@@ -223,9 +233,14 @@ fn text(foreign: &str) -> String {
     out
 }
 
-/// Foreign text as inline code, also within a table.
+/// Foreign text as inline code in a cell of a table, where `|` ends the cell even in code.
+fn cell(foreign: &str) -> String {
+    code(foreign).replace('|', "\\|")
+}
+
+/// Foreign text as inline code.
 fn code(foreign: &str) -> String {
-    let foreign = visible(foreign).replace('|', "\\|");
+    let foreign = visible(foreign);
     let longest = foreign.split(|c| c != '`').map(str::len).max().unwrap_or(0);
     let fence = "`".repeat(longest + 1);
     // Blanks keep a backtick or blank at the edge, and stand for an empty name.

@@ -22,14 +22,14 @@ fn the_page_tells_totals_ranks_keywords_references_and_omissions() {
     for part in [
         "# What is in `some/dir`\n",
         "2 files, ",
-        "1 functions",
+        "1 heading; 1 function.",
         "> stopped at 2 files",
         "| Rust | 1 | ",
         "| **all** | 2 | ",
         "`weave.rs`: mentioned by 1 file (`README.md`)",
-        "`README.md` (Loom): about ",
+        "`README.md` (Loom): about loom, ",
         "| weaving | ",
-        "- `README.md` → `weave.rs`: 1 mention (`weave.rs`)",
+        "- `README.md` → `weave.rs`: 2 mentions (`weave.rs`, `weave`)",
         "- vanished while reading: 1\n",
         "- `gone.md`: vanished while reading\n",
     ] {
@@ -59,6 +59,10 @@ fn foreign_text_stays_text() {
     );
     assert!(
         page.contains(r"``a\|b`c<U+000A># fake<U+001B>[31m<U+202E>.md``"),
+        "{page}"
+    );
+    assert!(
+        page.contains(r"``a|b`c<U+000A># fake<U+001B>[31m<U+202E>.md`` ("),
         "{page}"
     );
     assert!(page.contains("``` ``.md ```"), "{page}");

@@ -1,8 +1,9 @@
 //! Which files and which words come first.
 //!
 //! The weight of a word in a file is `(1 + ln tf) · ln(1 + N / df)`: tf from the card, N the number of
-//! cards, df the number of cards that list the word among their keywords. A file's score is half its
-//! eight heaviest words and half the logarithm of how many files mention it, each relative to the best.
+//! cards, df the number of cards that list the word among their keywords. A file's score is 0.4 for
+//! its eight heaviest words and 0.6 for the logarithm of how many files mention it, each relative to
+//! the best: others' opinion counts a little more than one's own words.
 
 use std::cmp::Ordering;
 
@@ -49,8 +50,8 @@ pub fn rank(cards: &[Brief], words: &Words, links: &Links) -> (Vec<RankedFile>, 
     let mut scored: Vec<Scored> = (0..cards.len())
         .map(|card| Scored {
             card,
-            score: 0.5 * share(heaviest[card], best_words)
-                + 0.5 * share(log(links.inbound[card].files), log(best_links)),
+            score: 0.4 * share(heaviest[card], best_words)
+                + 0.6 * share(log(links.inbound[card].files), log(best_links)),
         })
         .collect();
     // Cards are sorted by path, so equals come in that order.

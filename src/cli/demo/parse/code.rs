@@ -34,10 +34,13 @@ pub fn symbols(source: &[u8], kind: FileKind) -> Vec<Symbol> {
         .collect()
 }
 
+/// Offset, kind, name.
 type Found = (usize, SymbolKind, Vec<u8>);
+/// What a line defines, if anything.
+type LineRule = fn(&[u8]) -> Option<(SymbolKind, &[u8])>;
 
 /// Asks `rule` for each line what it defines.
-fn per_line(code: &[u8], rule: fn(&[u8]) -> Option<(SymbolKind, &[u8])>) -> Vec<Found> {
+fn per_line(code: &[u8], rule: LineRule) -> Vec<Found> {
     lines(code)
         .filter_map(|(at, line)| rule(line).map(|(kind, name)| (at, kind, name.to_owned())))
         .collect()

@@ -16,6 +16,41 @@ const EXTENSIONS: &[&str] = &[
     "txt", "xml", "yaml", "yml", "zsh",
 ];
 
+/// Methods that half the types of a language have: a call of one says nothing about who defines it.
+/// Sorted.
+const COMMONPLACE: &[&str] = &[
+    "__init__",
+    "__repr__",
+    "__str__",
+    "and_then",
+    "as_bytes",
+    "as_mut",
+    "as_ref",
+    "as_slice",
+    "as_str",
+    "from_str",
+    "from_utf8",
+    "into_inner",
+    "into_iter",
+    "is_empty",
+    "is_none",
+    "is_some",
+    "iter_mut",
+    "main",
+    "map_err",
+    "next",
+    "setUp",
+    "tearDown",
+    "toString",
+    "to_owned",
+    "to_string",
+    "to_vec",
+    "try_from",
+    "try_into",
+    "unwrap_or",
+    "with_capacity",
+];
+
 /// Words that end in the extension of a known kind of file, most frequent first.
 pub fn paths(text: &str) -> Vec<Counted> {
     let part_of_path = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | '/' | '-' | '+');
@@ -37,7 +72,7 @@ pub fn paths(text: &str) -> Vec<Counted> {
     ranked(counts)
 }
 
-/// Names that a person would call names: with an inner capital or `_`, or called with `(`; in code
+/// Names that a person would call names: with an inner capital or `_`, or called as functions; in code
 /// any with a capital too, in prose any in backticks.
 pub fn names(text: &str, is_code: bool) -> Vec<Counted> {
     let mut counts = HashMap::new();
@@ -52,7 +87,8 @@ pub fn names(text: &str, is_code: bool) -> Vec<Counted> {
             .find(|c: char| !c.is_alphanumeric() && c != '_')
             .unwrap_or(rest.len());
         let (word, after) = rest.split_at(end);
-        let called = after.starts_with('(');
+        // A method in plain words belongs to who knows which type.
+        let called = after.starts_with('(') && before != Some('.');
         let quoted = !is_code && before == Some('`');
         if is_name(word) && (called || quoted || is_distinct(word, is_code)) {
             add(&mut counts, word);
@@ -67,6 +103,7 @@ fn is_name(word: &str) -> bool {
     (4..=MAX_NAME_BYTES).contains(&word.len())
         && word.starts_with(|c: char| c.is_alphabetic() || c == '_')
         && !is_stop_word(word)
+        && COMMONPLACE.binary_search(&word).is_err()
 }
 
 fn is_distinct(word: &str, is_code: bool) -> bool {
@@ -95,8 +132,8 @@ mod tests {
     }
 
     #[test]
-    fn the_extensions_are_sorted_for_the_binary_search() {
-        assert!(EXTENSIONS.is_sorted());
+    fn the_lists_are_sorted_for_the_binary_search() {
+        assert!(EXTENSIONS.is_sorted() && COMMONPLACE.is_sorted());
     }
 
     #[test]
