@@ -3,11 +3,7 @@
 //! Configurations are compared and exported field by field, so they travel as JSON values and not
 //! as a client library's structs. Called by `provision` and `journal`; decides nothing.
 
-use async_nats::jetstream::{
-    Context, ErrorCode,
-    context::RequestErrorKind,
-    response::Response,
-};
+use async_nats::jetstream::{Context, ErrorCode, context::RequestErrorKind, response::Response};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -96,7 +92,10 @@ pub async fn consumer_reset(js: &Context, stream: &str, consumer: &str) -> Resul
 }
 
 /// Resets the owner's consumers of a shard.
-pub async fn reset_owner_consumers(js: &Context, shard: crate::wire::subjects::Shard) -> Result<(), ApiError> {
+pub async fn reset_owner_consumers(
+    js: &Context,
+    shard: crate::wire::subjects::Shard,
+) -> Result<(), ApiError> {
     let consumer = topology::owner_consumer(shard);
     consumer_reset(js, topology::INTAKE, &consumer).await?;
     consumer_reset(js, topology::REPORTS, &consumer).await

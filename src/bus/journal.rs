@@ -142,15 +142,18 @@ impl JournalWriter {
                 }
                 Outcome::Unknown => {}
             }
-            tracing::debug!(expected, pause_ms = pause.as_millis() as u64, "journal append unanswered, repeating");
+            tracing::debug!(
+                expected,
+                pause_ms = pause.as_millis() as u64,
+                "journal append unanswered, repeating"
+            );
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(PAUSE.1);
         }
     }
 
     async fn publish(&self, bytes: &Bytes, expected: u64) -> Outcome {
-        let message =
-            PublishMessage::build().payload(bytes.clone()).expected_last_subject_sequence(expected);
+        let message = PublishMessage::build().payload(bytes.clone()).expected_last_subject_sequence(expected);
         // While disconnected the client queues, then blocks: the send needs a bound of its own.
         let sent = async { self.js.send_publish(self.subject.clone(), message).await?.await };
         match tokio::time::timeout(ACK_TIMEOUT, sent).await {

@@ -2,4 +2,6 @@
 
 pub mod api;
 pub mod journal;
+pub mod ownership;
 pub mod provision;
+pub mod service;

@@ -160,11 +160,7 @@ pub async fn drift(js: &Context, topology: &Topology) -> Result<Vec<Drift>, ApiE
 
 /// Creating is idempotent for an equal definition, so coordinators may start together. A name taken
 /// by another definition is left alone; the drift check that follows names the difference.
-async fn create_missing(
-    js: &Context,
-    topology: &Topology,
-    found: &[Drift],
-) -> Result<Vec<String>, ApiError> {
+async fn create_missing(js: &Context, topology: &Topology, found: &[Drift]) -> Result<Vec<String>, ApiError> {
     let is_missing = |asset: &str| found.iter().any(|d| d.severity == Severity::Missing && d.asset == asset);
     let mut created = Vec::new();
     for stream in topology.all_streams().filter(|s| is_missing(&s.name)) {

@@ -348,8 +348,7 @@ mod tests {
             assert_eq!(stream.max_age, Duration::ZERO, "{}", stream.name);
             assert!(stream.max_bytes > 0, "{}", stream.name);
         }
-        let truth: Vec<&str> =
-            topology.streams.iter().filter(|s| s.truth).map(|s| s.name.as_str()).collect();
+        let truth: Vec<&str> = topology.streams.iter().filter(|s| s.truth).map(|s| s.name.as_str()).collect();
         assert_eq!(truth, [INTAKE, REPORTS, JOURNAL]);
     }
 
