@@ -10,13 +10,18 @@
 
 pub mod api;
 pub mod clock;
+pub mod consume;
 pub mod journal;
+pub mod limits;
 pub mod link;
 pub mod ordered;
 pub mod ownership;
 pub mod provision;
 pub mod publish;
 pub mod service;
+
+/// A JetStream context: domain, prefix and time-outs of a connection.
+pub type JetStream = async_nats::jetstream::Context;
 
 pub use clock::Clock;
 pub use link::{AskError, BusError, Lane, Link, Message, Subscription};

@@ -1,7 +1,4 @@
-//! The `cli` module.
+//! The `selvedge` command line: one file per verb, the dev supervisor, the demo.
 
-<<<<<<< HEAD
-pub mod servers;
-=======
 pub mod demo;
->>>>>>> main
+pub mod servers;
