@@ -1,1 +1,3 @@
 //! The `bus` module.
+
+pub mod consume;

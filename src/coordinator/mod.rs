@@ -1,1 +1,4 @@
 //! The `coordinator` module.
+
+pub mod event_writer;
+pub mod indexer;

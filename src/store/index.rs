@@ -277,7 +277,7 @@ impl IndexWriter {
         }
         self.schedule_drops(&due).await?;
         if !self.advance(flush, batch.upto_seq).await? {
-            return Ok(self.why_not().await?);
+            return self.why_not().await;
         }
         self.last = flush;
         Ok(outcome)
