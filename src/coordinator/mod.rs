@@ -1,4 +1,5 @@
 //! The `coordinator` module.
 
+pub mod dirty;
 pub mod event_writer;
 pub mod indexer;

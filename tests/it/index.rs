@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 
 use selvedge::{
     store::{
-        Connection,
+        Connection, StoreError,
         index::{Generation, IndexBatch, IndexWrite, IndexWriter, Retention, Written},
         keys,
         read::{IndexReader, ReadError, ScanLimits},
     },
-    task::{AgentName, Code, Payload, Phase, Priority, TaskId, TenantName},
+    task::{AgentName, Code, Payload, Phase, Priority, TaskId, TaskKey, TenantName},
     wire::{
         api::{ListRequest, TaskView},
         subjects::Shard,
@@ -69,6 +69,7 @@ pub fn batch(generation: Generation, upto_seq: u64, views: Vec<TaskView>) -> Ind
         upto_seq,
         retain: views.iter().map(|v| (v.tenant.clone(), keep)).collect(),
         writes: views.into_iter().map(write).collect(),
+        gone: vec![],
         now_wall: 10_000,
     }
 }
@@ -247,6 +248,17 @@ async fn retention_keeps_the_newest_terminal_tasks_and_every_live_one() {
 }
 
 #[tokio::test]
+async fn a_forgotten_task_leaves_no_trace() {
+    let mut b = Bench::new().await;
+    b.write(vec![task("t1", Phase::Running, 1, 100), task("t2", Phase::Completed, 2, 100)]).await;
+    let mut batch = b.batch(vec![]);
+    batch.gone = ["t1", "t2", "never-seen"].map(|t| TaskKey { tenant: tenant("acme"), id: id(t) }).to_vec();
+    batch.retain.insert(tenant("acme"), Retention { tasks: 10, ms: 86_400_000 });
+    b.writer.write(&batch).await.unwrap();
+    assert!(b.dump().await.is_empty());
+}
+
+#[tokio::test]
 async fn an_idle_tenant_shrinks_to_nothing_by_the_sweep() {
     let mut b = Bench::new().await;
     b.write((0..10).map(|i| task(&format!("d{i}"), Phase::Completed, i + 1, NOW)).collect()).await;
@@ -265,6 +277,22 @@ async fn an_idle_tenant_shrinks_to_nothing_by_the_sweep() {
     // And the tenant can come back.
     assert!(matches!(b.write(vec![task("t", Phase::Queued, 50, NOW)]).await, Written::Done(_)));
     assert!(matches!(b.write(vec![task("t", Phase::Running, 51, NOW)]).await, Written::Done(_)));
+}
+
+#[tokio::test]
+async fn what_is_due_is_dropped_even_when_memory_is_full() {
+    let mut b = Bench::new().await;
+    b.write((0..10).map(|i| task(&format!("d{i}"), Phase::Completed, i + 1, NOW)).collect()).await;
+    let _: () = redis::cmd("CONFIG")
+        .arg(&["SET", "maxmemory", "1"])
+        .query_async(&mut b.connection.clone())
+        .await
+        .unwrap();
+    let batch = b.batch(vec![task("t", Phase::Queued, 20, NOW)]);
+    let error = b.writer.write(&batch).await.unwrap_err();
+    assert!(matches!(error, StoreError::Full(_)), "{error:?}");
+    b.writer.sweep(NOW + 86_400_000 + 10_000, 16).await.unwrap();
+    assert_eq!(b.reader.stats(&tenant("acme")).await.unwrap().total, 0);
 }
 
 #[tokio::test]
