@@ -1,1 +1,7 @@
 //! The `cli` module.
+
+<<<<<<< HEAD
+pub mod servers;
+=======
+pub mod demo;
+>>>>>>> main

@@ -1,5 +1,5 @@
 //! The `coordinator` module.
 
-pub mod dirty;
+pub mod admin;
 pub mod event_writer;
 pub mod indexer;

@@ -7,9 +7,9 @@ use std::{
 
 use selvedge::{
     coordinator::{
-        dirty::DirtySet,
         indexer::{FollowReply, IndexAsk, IndexHealth, IndexState, Indexer, IndexerEnd, IndexerOptions},
     },
+    flow::dirty::Dirty,
     store::{
         Connection,
         index::{Generation, IndexBatch, Retention},
@@ -32,7 +32,7 @@ use crate::{
 /// What the owner loop does for the indexer, and nothing else.
 struct Owner {
     tasks: HashMap<TaskKey, TaskView>,
-    dirty: DirtySet,
+    dirty: Dirty,
     head: u64,
     generation: Option<Generation>,
     waiting: Option<(usize, oneshot::Sender<IndexBatch>)>,
@@ -46,7 +46,7 @@ impl Owner {
         self.head += 1;
         let view = TaskView { rev: self.head, ..view };
         let key = TaskKey { tenant: view.tenant.clone(), id: view.task.clone() };
-        self.dirty.touch(&key, self.head);
+        self.dirty.touch(self.head, key.clone());
         self.tasks.insert(key, view);
         self.hand_out();
     }
@@ -55,10 +55,12 @@ impl Owner {
         match ask {
             IndexAsk::Follow { generation, from, reply } => {
                 self.generation = Some(generation);
-                let after = |view: &TaskView| from.is_none_or(|from| view.rev > from);
-                let touched = self.tasks.iter().filter(|(_, view)| after(view));
-                let seq = |view: &TaskView| from.map_or(0, |_| view.rev);
-                self.dirty.restart(touched.map(|(key, view)| (key.clone(), seq(view))));
+                // Nobody waits for an answer to a question of before.
+                self.waiting = None;
+                match from {
+                    None => self.dirty.restart(self.tasks.keys().cloned().collect()),
+                    Some(seq) => self.dirty.prune(seq),
+                }
                 self.follows.send_modify(|f| f.push(from));
                 reply.send(FollowReply::Following).unwrap();
             }
@@ -74,13 +76,13 @@ impl Owner {
             return;
         }
         let (Some((max, reply)), Some(generation)) = (self.waiting.take(), self.generation) else { return };
-        let keys = std::iter::from_fn(|| self.dirty.pop()).take(max);
-        let writes: Vec<_> = keys.map(|key| write(self.tasks[&key].clone())).collect();
+        let taken = self.dirty.take(max, usize::MAX);
+        let writes: Vec<_> = taken.iter().map(|(key, _)| write(self.tasks[key].clone())).collect();
         let keep = Retention { tasks: 100_000, ms: 86_400_000 };
         let batch = IndexBatch {
             shard: Shard(0),
             generation,
-            upto_seq: self.dirty.upto(self.head),
+            upto_seq: self.dirty.clean_up_to(self.head),
             retain: writes.iter().map(|w| (w.view.tenant.clone(), keep)).collect(),
             writes,
             gone: vec![],
@@ -123,7 +125,7 @@ impl Bench {
         let (health, health_rx) = watch::channel(IndexHealth::default());
         let mut owner = Owner {
             tasks: HashMap::new(),
-            dirty: DirtySet::default(),
+            dirty: Dirty::default(),
             head: 0,
             generation: None,
             waiting: None,
