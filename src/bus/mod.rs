@@ -5,7 +5,7 @@
 //! clock      real or accelerated time               ordered   numbered publishing, in order, resent
 //! journal    append by compare-and-set, read back   publish   into streams, with an honest "unknown"
 //! ownership  the shard lease                        provision streams, consumers, buckets
-//! service    the query plane as a NATS service
+//! service    the query plane as a NATS service            consume   durable pull consumers that keep going
 //! ```
 
 pub mod api;

@@ -9,7 +9,9 @@
 //! pulling stops too; the stream's own age and size bound what waits. Events are acknowledged after they
 //! are written. One that can't be read is acknowledged and counted: trying again won't mend it.
 //!
-//! Nothing here touches dispatch. Any number of coordinators may run it at once: Redis refuses duplicates.
+//! Nothing here touches dispatch. One coordinator runs it at a time, the owner: Redis refuses an event that
+//! comes after a later one of its task, so two writers that share the stream would lose events between
+//! them. A redelivery is harmless.
 
 use std::time::Duration;
 
@@ -109,8 +111,11 @@ fn readable(delivery: &Delivery) -> Option<EventWrite> {
 
 fn parse(delivery: &Delivery) -> Result<EventWrite, (&'static str, String)> {
     let key = subjects::parse_event(&delivery.subject).map_err(|e| ("subject", e.to_string()))?;
-    let (format, event) =
-        codec::decode_any::<Event>(delivery.content_type.as_deref(), &delivery.payload, MAX_EVENT_BYTES);
+    let (format, event) = codec::decode_any::<Event>(
+        delivery.content_type.as_deref(),
+        &delivery.payload,
+        MAX_EVENT_BYTES,
+    );
     let event = event.map_err(|e| ("body", e.to_string()))?;
     if event.attempt == 0 || event.n == 0 {
         return Err(("number", "attempt and n start at 1".to_owned()));
