@@ -17,7 +17,10 @@ use super::{connect, server::Nats, soon};
 struct Served {
     _nats: Nats,
     client: Client,
+    /// Lets one `list` go on per permit.
     gate: Arc<Semaphore>,
+    /// Has one permit per `list` that waits.
+    waiting: Arc<Semaphore>,
     stop: CancellationToken,
     running: tokio::task::JoinHandle<()>,
 }
@@ -27,10 +30,11 @@ async fn served(concurrency: usize) -> Served {
     let nats = Nats::start().await;
     let client = connect(&nats.url()).await.client();
     let (gate, stop) = (Arc::new(Semaphore::new(0)), CancellationToken::new());
-    let behind = gate.clone();
+    let waiting = Arc::new(Semaphore::new(0));
+    let (behind, told) = (gate.clone(), waiting.clone());
     let handler = move |query: Query| {
-        let gate = behind.clone();
-        async move { answer(query, &gate).await }
+        let (gate, waiting) = (behind.clone(), told.clone());
+        async move { answer(query, &gate, &waiting).await }
     };
     let config = ServiceConfig { concurrency, ..ServiceConfig::default() };
     let service = serve(client.clone(), config, handler, stop.clone());
@@ -38,13 +42,14 @@ async fn served(concurrency: usize) -> Served {
     while request(&client, "$SRV.PING.selvedge", "").await.is_none() {
         tokio::task::yield_now().await;
     }
-    Served { _nats: nats, client, gate, stop, running }
+    Served { _nats: nats, client, gate, waiting, stop, running }
 }
 
-async fn answer(query: Query, gate: &Semaphore) -> Answer {
+async fn answer(query: Query, gate: &Semaphore, waiting: &Semaphore) -> Answer {
     match query.verb {
         "get" => Ok(query.format.encode(&format!("{}: {} bytes", query.tenant, query.body.len()))),
         "list" => {
+            waiting.add_permits(1);
             gate.acquire().await.unwrap().forget();
             Ok(Bytes::from_static(b"{}"))
         }
@@ -111,15 +116,9 @@ async fn requests_beyond_the_bound_are_shed_at_once() {
             tokio::spawn(async move { request(&client, "sv.api.acme.list", "{}").await.unwrap() })
         })
         .collect();
-    let busy = soon("a shed request", async {
-        loop {
-            let answer = json(&request(&s.client, "sv.api.acme.get", "{}").await.unwrap());
-            if answer["code"] == "BUSY" {
-                return answer;
-            }
-        }
-    })
-    .await;
+    soon("two slow requests", s.waiting.acquire_many(2)).await.unwrap().forget();
+    let busy = json(&request(&s.client, "sv.api.acme.get", "{}").await.unwrap());
+    assert_eq!(busy["code"], "BUSY");
     assert_eq!((&busy["limit"], &busy["retry_after_ms"]), (&2.into(), &250.into()));
 
     // A stop lets what runs finish.
