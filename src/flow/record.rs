@@ -1,16 +1,16 @@
 //! The journal's content: what was decided, never what might be.
 //!
-//! A record is self-contained enough that the index can be kept from records alone, and complete
-//! enough that `evolve` needs nothing else. A kind this version does not know halts the shard with
-//! both versions named; it is never skipped.
+//! Records are complete: `evolve` needs nothing else to reach the same state anywhere. A kind this
+//! version does not know halts the shard with both versions named; it is never skipped.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::state::Policy;
 use crate::{
     task::{
-        AgentName, BodyHash, InstanceId, Millis, Outcome, Plan, PlanName, Refusal, Spec, TaskId, TaskKey,
-        TenantName, TenantSettings, Token, TryFailure, hex,
+        BodyHash, InstanceId, Millis, Outcome, Plan, PlanName, Refusal, Spec, TaskId, TaskKey, TenantName,
+        TenantSettings, Token, TryFailure, hex,
     },
     wire::{codec, subjects::Shard},
 };
@@ -154,6 +154,8 @@ pub enum Record {
     Opened {
         /// Who, for people.
         coordinator: String,
+        /// The installation's settings from now on.
+        policy: Policy,
     },
     /// A plan was set, or removed.
     PlanSet {
@@ -232,6 +234,8 @@ pub enum Record {
         last_event: u32,
         /// What the handler said.
         outcome: Outcome,
+        /// Hash of the outcome as reported, by which a repeated report is recognised.
+        said: BodyHash,
         /// Present if the outcome is a failure.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         failure: Option<Failure>,
@@ -260,16 +264,13 @@ pub enum Record {
         /// For people.
         reason: String,
     },
-}
-
-impl Record {
-    /// The agent a record concerns, if it can create work for one.
-    pub fn names_agent(&self) -> Option<&AgentName> {
-        match self {
-            Self::Submitted { admission, .. } => Some(&admission.spec.agent),
-            _ => None,
-        }
-    }
+    /// A submission or command was refused without touching the task it names. For the audit.
+    Refused {
+        /// Which task it named.
+        key: TaskKey,
+        /// Why.
+        refusal: Refusal,
+    },
 }
 
 #[cfg(test)]
@@ -297,7 +298,7 @@ mod tests {
             prev: Hash::default(),
             now: 0,
             wall: 0,
-            records: vec![Record::Opened { coordinator: "c".into() }],
+            records: vec![],
         })
         .unwrap();
         json["records"] = serde_json::json!([{"teleported": {}}]);

@@ -1,10 +1,13 @@
 //! A nats-server of the test's own, on a free port, in a directory of its own.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::OnceLock,
     time::{Duration, Instant},
 };
+
+use selvedge::cli::servers::{Program, Resolver};
 
 pub struct Nats {
     dir: tempfile::TempDir,
@@ -14,8 +17,9 @@ pub struct Nats {
     child: Child,
 }
 
-fn executable() -> PathBuf {
-    std::env::var_os("SELVEDGE_NATS_SERVER").map_or_else(|| "nats-server".into(), PathBuf::from)
+fn executable() -> &'static Path {
+    static FOUND: OnceLock<PathBuf> = OnceLock::new();
+    FOUND.get_or_init(|| Resolver::from_env().resolve(Program::Nats).unwrap().path)
 }
 
 impl Nats {
