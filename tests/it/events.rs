@@ -152,7 +152,8 @@ impl Bench {
         let stop = CancellationToken::new();
         let (out, deliveries) = mpsc::channel(1_024);
         let (_policy, policy) = watch::channel(EventPolicy::default());
-        let options = PullOptions { expires: Duration::from_secs(2), ..PullOptions::new("EVENTS", "event-writer") };
+        let options =
+            PullOptions { expires: Duration::from_secs(2), ..PullOptions::new("EVENTS", "event-writer") };
         let tasks = vec![
             tokio::spawn(consume::pull(js.clone(), options, out, stop.clone())),
             tokio::spawn(event_writer::run(store.clone(), policy, deliveries, stop.clone())),
@@ -197,7 +198,8 @@ async fn events_reach_redis_in_order_and_bad_ones_are_skipped() {
     b.publish("t", "not an event".into()).await;
     b.publish("t", bytes::Bytes::new()).await;
     b.publish("t", codec::pack(&event(0, 0))).await;
-    b.publish("t", codec::pack(&Event { data: Payload::json(&"x".repeat(20_000)).unwrap(), ..event(1, 2) })).await;
+    b.publish("t", codec::pack(&Event { data: Payload::json(&"x".repeat(20_000)).unwrap(), ..event(1, 2) }))
+        .await;
     b.js.publish("sv.event.ACME.t", codec::pack(&event(1, 1))).await.unwrap().await.unwrap();
     let mut json = async_nats::HeaderMap::new();
     json.insert(headers::CONTENT_TYPE, headers::JSON);

@@ -6,8 +6,8 @@ use std::{
 };
 
 use selvedge::{
-    coordinator::{
-        indexer::{FollowReply, IndexAsk, IndexHealth, IndexState, Indexer, IndexerEnd, IndexerOptions},
+    coordinator::indexer::{
+        FollowReply, IndexAsk, IndexHealth, IndexState, Indexer, IndexerEnd, IndexerOptions,
     },
     flow::dirty::Dirty,
     store::{
@@ -195,8 +195,10 @@ impl Bench {
 
     async fn assert_equal(&self) {
         let indexed = self.indexed().await;
-        let wrong: Vec<_> = self.expected.iter().filter(|(id, view)| indexed.get(*id) != Some(*view)).collect();
-        let wrong: Vec<_> = wrong.iter().map(|(id, view)| (*id, view.rev, indexed.get(*id).map(|v| v.rev))).collect();
+        let wrong: Vec<_> =
+            self.expected.iter().filter(|(id, view)| indexed.get(*id) != Some(*view)).collect();
+        let wrong: Vec<_> =
+            wrong.iter().map(|(id, view)| (*id, view.rev, indexed.get(*id).map(|v| v.rev))).collect();
         let sizes = (indexed.len(), self.expected.len());
         assert!(wrong.is_empty() && sizes.0 == sizes.1, "{sizes:?} {wrong:?}");
     }

@@ -22,7 +22,10 @@ fn binary(variable: &str, names: &[&str]) -> PathBuf {
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = names.iter().flat_map(|n| std::env::split_paths(&path).map(move |d| d.join(n)));
-    found.into_iter().find(|p| p.is_file()).unwrap_or_else(|| panic!("none of {names:?} in PATH; set {variable}"))
+    found
+        .into_iter()
+        .find(|p| p.is_file())
+        .unwrap_or_else(|| panic!("none of {names:?} in PATH; set {variable}"))
 }
 
 fn free_port() -> u16 {
@@ -36,8 +39,7 @@ impl Redis {
 
     pub async fn start_with(args: &[&str]) -> Self {
         let args = args.iter().map(|a| (*a).to_owned()).collect();
-        let mut redis =
-            Self { child: None, dir: tempfile::tempdir().unwrap(), port: free_port(), args };
+        let mut redis = Self { child: None, dir: tempfile::tempdir().unwrap(), port: free_port(), args };
         redis.up().await;
         redis
     }
