@@ -1,1 +1,3 @@
 //! The `store` module.
+
+pub mod connect;

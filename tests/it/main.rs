@@ -1,0 +1,7 @@
+//! Tests against real servers, all in one binary. Each test starts its own on free ports, so they run in parallel.
+
+mod harness;
+
+mod nats_connection;
+mod redis_connection;
+mod servers;
