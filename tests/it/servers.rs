@@ -1,6 +1,5 @@
 //! Finding, installing and starting the servers.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,9 +10,13 @@ use crate::harness::{Stack, nats_executable, redis_executable, soon};
 fn script(dir: &Path, name: &str, body: &str) -> PathBuf {
     std::fs::create_dir_all(dir).unwrap();
     let path = dir.join(name);
-    // A hard link later may run it while another test forks: write first, then make it executable.
-    std::fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    // Written by another process: a test that forks while *we* hold it open for writing would make it "busy".
+    let write = std::process::Command::new("/bin/sh")
+        .args(["-c", "printf '#!/bin/sh\\n%s\\n' \"$2\" > \"$1\" && chmod 755 \"$1\"", "write"])
+        .arg(&path)
+        .arg(body)
+        .status();
+    assert!(write.unwrap().success());
     path
 }
 
@@ -22,7 +25,7 @@ fn an_old_server_in_path_is_named_and_passed_over() {
     let dir = tempfile::tempdir().unwrap();
     let bin = dir.path().join("bin");
     script(&bin, "nats-server", "echo 'nats-server: v2.9.10'");
-    let offline = Resolver::from_env().path(&bin).cache(dir.path().join("cache")).offline(true);
+    let offline = bare().path(&bin).cache(dir.path().join("cache")).offline(true);
     let error = offline.resolve(Program::Nats).unwrap_err();
     let said = error.to_string();
     assert!(said.contains("found 2.9.10 at") && said.contains("need >= 2.15.1") && said.contains("--offline"), "{said}");
@@ -33,7 +36,7 @@ fn an_old_server_in_path_is_named_and_passed_over() {
 fn a_new_server_in_path_is_taken_as_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let path = script(dir.path(), "nats-server", "echo 'nats-server: v2.16.0'");
-    let found = Resolver::from_env().path(dir.path()).resolve(Program::Nats).unwrap();
+    let found = bare().path(dir.path()).resolve(Program::Nats).unwrap();
     assert_eq!((found.path, found.origin), (path, Origin::Path));
     assert_eq!(found.version.to_string(), "2.16.0");
 }
@@ -42,7 +45,7 @@ fn a_new_server_in_path_is_taken_as_it_is() {
 fn a_named_executable_is_used_or_refused_never_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let old = script(dir.path(), "old", "echo 'Redis server v=6.2.14 sha=0'");
-    let resolver = Resolver::from_env().explicit("--redis-server", Some(old));
+    let resolver = bare().explicit("--redis-server", Some(old));
     let Err(error @ Error::Explicit { .. }) = resolver.resolve(Program::Redis) else { panic!() };
     assert!(error.to_string().contains("6.2.14") && error.to_string().contains("--redis-server"));
 }
@@ -56,7 +59,7 @@ fn a_python_without_pip_falls_back_and_two_at_once_fetch_one_time() {
     script(&bin, "python3", &format!("{refuse}\nexec {} \"$@\"", python.display()));
     let said = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let heard = said.clone();
-    let resolver = Resolver::from_env()
+    let resolver = bare()
         .path(&bin)
         .cache(dir.path().join("cache"))
         .reporter(move |line| heard.lock().unwrap().push(line.to_owned()));
@@ -74,7 +77,7 @@ fn a_python_without_pip_falls_back_and_two_at_once_fetch_one_time() {
 #[test]
 fn without_any_installer_the_one_command_is_told() {
     let dir = tempfile::tempdir().unwrap();
-    let resolver = Resolver::from_env().path(dir.path()).cache(dir.path().join("cache"));
+    let resolver = bare().path(dir.path()).cache(dir.path().join("cache"));
     let error = resolver.resolve(Program::Redis).unwrap_err();
     assert!(error.to_string().contains("neither uv nor python3"), "{error}");
     assert!(error.help().contains("apt install redis-server") && error.help().contains("pip install"));
@@ -151,6 +154,11 @@ async fn a_paused_server_goes_on_where_it_was() {
     let _ = flushed;
     soon("it answers", connection.check_jetstream()).await.unwrap();
     assert!(redis_executable().is_file());
+}
+
+/// The search without what this machine's variables name.
+fn bare() -> Resolver {
+    Resolver::from_env().without_variables()
 }
 
 /// An executable in `PATH`, with links and shims resolved to the real one.
