@@ -1,1 +1,3 @@
 //! The `coordinator` module.
+
+pub mod admin;

@@ -211,3 +211,20 @@ async fn flags_beat_variables_beat_the_file_beat_the_context() {
     let without = NatsOptions { no_context: true, ..file };
     assert_eq!(without.with_context_in(&home).unwrap().user, None);
 }
+
+#[tokio::test]
+async fn both_connections_of_a_link_follow_the_options_and_count_their_returns() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut nats = nats(dir.path(), |config| config.login = Some(("ann".into(), "secret".into()))).await;
+    let options = NatsOptions {
+        user: Some("ann".into()),
+        password: Some("secret".into()),
+        ..options_at(&nats.url())
+    };
+    let link = bus::Link::connect(&options, "pair").await.unwrap();
+    link.main.flush().await.unwrap();
+    link.bulk.flush().await.unwrap();
+    let mut reconnects = link.reconnects();
+    tokio::task::spawn_blocking(move || nats.restart().map(|()| nats)).await.unwrap().map(drop).unwrap();
+    soon("a return is counted", reconnects.changed()).await.unwrap();
+}
