@@ -238,7 +238,7 @@ impl Runner {
             handler,
             reports: Ordered::new(bulk.clone(), subjects::report(&tenant, &task), WINDOW, SettledBy::Verdict),
             events: Ordered::new(bulk.clone(), subjects::event(&tenant, &task), WINDOW, SettledBy::Ack),
-            timers: Timers::new(self.settings.clock, lease / 3, self.settings.grace),
+            timers: Timers::new(self.settings.clock, lease / 3, self.settings.grace, self.settings.drain / 20),
             undecided: Vec::new(),
         };
         tracing::debug!(%tenant, %task, attempt = attempt.reporter.attempt, "attempt started");

@@ -1,7 +1,4 @@
 //! The `cli` module.
 
-<<<<<<< HEAD
-pub mod servers;
-=======
 pub mod demo;
->>>>>>> main
+pub mod servers;

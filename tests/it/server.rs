@@ -1,0 +1,30 @@
+//! A nats-server of a test's own: free port, temporary directory, gone with the value.
+
+use std::sync::OnceLock;
+
+use selvedge::cli::servers::{NatsConfig, NatsServer, Program, Resolver};
+
+pub struct Server {
+    pub nats: NatsServer,
+    _dir: tempfile::TempDir,
+}
+
+impl Server {
+    pub async fn start() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let config = NatsConfig::new(executable(), dir.path());
+        let nats = NatsServer::start_async(config).await.expect("nats-server starts");
+        Self { nats, _dir: dir }
+    }
+
+    pub fn url(&self) -> String {
+        self.nats.url()
+    }
+}
+
+fn executable() -> std::path::PathBuf {
+    static FOUND: OnceLock<std::path::PathBuf> = OnceLock::new();
+    FOUND
+        .get_or_init(|| Resolver::from_env().resolve(Program::Nats).expect("a nats-server").path)
+        .clone()
+}
