@@ -9,7 +9,6 @@ use selvedge::{
     client::{Client, WatchItem},
 };
 
-
 async fn endless(ctx: Ctx, _: ()) -> Result<(), AgentError> {
     ctx.emit("progress", "started").await?;
     tokio::select! {

@@ -9,7 +9,6 @@ use selvedge::{
     client::Client,
 };
 
-
 async fn count(_ctx: Ctx, text: String) -> Result<usize, AgentError> {
     Ok(text.split_whitespace().count())
 }

@@ -7,7 +7,6 @@ use selvedge::{
     client::{Client, WatchItem},
 };
 
-
 async fn write(ctx: Ctx, words: Vec<String>) -> Result<usize, AgentError> {
     for word in &words {
         ctx.emit("token", word).await?;

@@ -17,6 +17,15 @@ impl Server {
         Self { nats, _dir: dir }
     }
 
+    /// Stops the process where it is; returns when it stands still.
+    pub async fn freeze(&self) {
+        self.nats.pause();
+        let status = format!("/proc/{}/stat", self.nats.pid());
+        while std::fs::read_to_string(&status).is_ok_and(|stat| !stat.contains(") T ")) {
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+    }
+
     pub fn url(&self) -> String {
         self.nats.url()
     }
@@ -24,7 +33,5 @@ impl Server {
 
 fn executable() -> std::path::PathBuf {
     static FOUND: OnceLock<std::path::PathBuf> = OnceLock::new();
-    FOUND
-        .get_or_init(|| Resolver::from_env().resolve(Program::Nats).expect("a nats-server").path)
-        .clone()
+    FOUND.get_or_init(|| Resolver::from_env().resolve(Program::Nats).expect("a nats-server").path).clone()
 }

@@ -180,9 +180,7 @@ impl Counts {
 
     /// All symbols of all kinds.
     pub fn symbol_total(&self) -> u64 {
-        self.symbols
-            .values()
-            .fold(0, |sum, n| sum.saturating_add(*n))
+        self.symbols.values().fold(0, |sum, n| sum.saturating_add(*n))
     }
 }
 
@@ -251,13 +249,7 @@ pub struct FileCard {
 impl FileCard {
     /// Cuts the lists to their bounds, then further until the card fits [`MAX_CARD_BYTES`].
     pub fn bounded(mut self) -> Self {
-        let mut limits = [
-            MAX_KEYWORDS,
-            MAX_HEADINGS,
-            MAX_SYMBOLS,
-            MAX_PATHS,
-            MAX_NAMES,
-        ];
+        let mut limits = [MAX_KEYWORDS, MAX_HEADINGS, MAX_SYMBOLS, MAX_PATHS, MAX_NAMES];
         loop {
             cut(&mut self.keywords, limits[0], &mut self.dropped.keywords);
             cut(&mut self.headings, limits[1], &mut self.dropped.headings);

@@ -145,9 +145,7 @@ impl Words {
     }
 
     fn numbered(&mut self, list: &[Counted]) -> Box<[(u32, u32)]> {
-        list.iter()
-            .map(|counted| (self.number(&counted.word), counted.count))
-            .collect()
+        list.iter().map(|counted| (self.number(&counted.word), counted.count)).collect()
     }
 
     fn get(&self, number: u32) -> &str {
@@ -206,10 +204,7 @@ impl DigestBuilder {
     /// Takes in a file that a reader could not make a card of.
     pub fn skip(&mut self, path: &str, reason: SkipReason) {
         *self.skip_counts.entry(reason).or_default() += 1;
-        self.list(Skipped {
-            path: path.to_owned(),
-            reason,
-        });
+        self.list(Skipped { path: path.to_owned(), reason });
     }
 
     /// Adds a sentence about the digest's completeness.
@@ -244,10 +239,7 @@ impl DigestBuilder {
             keywords,
             reference_pairs: links.pairs,
             references: links.strongest,
-            omissions: Omissions {
-                counts: self.skip_counts,
-                listed: self.skipped.into_iter().collect(),
-            },
+            omissions: Omissions { counts: self.skip_counts, listed: self.skipped.into_iter().collect() },
             notes: self.notes.into_iter().collect(),
         }
         .bounded()
@@ -262,9 +254,7 @@ impl Digest {
             self.ranked.truncate(self.ranked.len() / 2);
             self.keywords.truncate(self.keywords.len() / 2);
             self.references.truncate(self.references.len() / 2);
-            self.omissions
-                .listed
-                .truncate(self.omissions.listed.len() / 2);
+            self.omissions.listed.truncate(self.omissions.listed.len() / 2);
         }
         self
     }

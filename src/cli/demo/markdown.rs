@@ -30,23 +30,13 @@ fn write(digest: &Digest, name: &str, page: &mut String) -> std::fmt::Result {
 }
 
 fn summary(digest: &Digest) -> String {
-    let Counts {
-        bytes,
-        lines,
-        words,
-        headings,
-        ..
-    } = &digest.totals;
+    let Counts { bytes, lines, words, headings, .. } = &digest.totals;
     let mut kinds: Vec<(&SymbolKind, &u64)> = digest.totals.symbols.iter().collect();
     kinds.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
     let mut symbols: Vec<String> = kinds
         .into_iter()
         .map(|(kind, count)| {
-            let noun = if *count == 1 {
-                kind.singular()
-            } else {
-                kind.plural()
-            };
+            let noun = if *count == 1 { kind.singular() } else { kind.plural() };
             format!("{} {noun}", number(*count))
         })
         .collect();
@@ -70,17 +60,11 @@ fn totals(digest: &Digest, page: &mut String) -> std::fmt::Result {
     page.push_str("## Totals\n\n| kind | files | bytes | lines | words | headings | symbols |\n");
     page.push_str("|---|--:|--:|--:|--:|--:|--:|\n");
     let mut row = |label: &str, files: u64, counts: &Counts| {
-        let cells = [
-            files,
-            counts.bytes,
-            counts.lines,
-            counts.words,
-            counts.headings,
-        ]
-        .into_iter()
-        .chain([counts.symbol_total()])
-        .map(number)
-        .collect::<Vec<_>>();
+        let cells = [files, counts.bytes, counts.lines, counts.words, counts.headings]
+            .into_iter()
+            .chain([counts.symbol_total()])
+            .map(number)
+            .collect::<Vec<_>>();
         writeln!(page, "| {label} | {} |", cells.join(" | "))
     };
     let mut kinds: Vec<_> = digest.kinds.iter().collect();
@@ -111,11 +95,7 @@ fn why(file: &RankedFile) -> String {
     let mut reasons = Vec::new();
     if file.mentioned_by > 0 {
         let some: Vec<String> = file.mentioners.iter().map(|path| code(path)).collect();
-        let more = if file.mentioned_by as usize > some.len() {
-            ", …"
-        } else {
-            ""
-        };
+        let more = if file.mentioned_by as usize > some.len() { ", …" } else { "" };
         reasons.push(format!(
             "mentioned by {} ({}{more})",
             plural(file.mentioned_by, "file"),
@@ -189,22 +169,13 @@ fn omissions(digest: &Digest, page: &mut String) -> std::fmt::Result {
         page.push_str("\nAmong them:\n\n");
     }
     for skipped in &omissions.listed {
-        writeln!(
-            page,
-            "- {}: {}",
-            code(&skipped.path),
-            skipped.reason.label()
-        )?;
+        writeln!(page, "- {}: {}", code(&skipped.path), skipped.reason.label())?;
     }
     Ok(())
 }
 
 fn plural(count: u64, noun: &str) -> String {
-    format!(
-        "{} {noun}{}",
-        number(count),
-        if count == 1 { "" } else { "s" }
-    )
+    format!("{} {noun}{}", number(count), if count == 1 { "" } else { "s" })
 }
 
 /// `12345` as `12,345`.
@@ -245,11 +216,8 @@ fn code(foreign: &str) -> String {
     let fence = "`".repeat(longest + 1);
     // Blanks keep a backtick or blank at the edge, and stand for an empty name.
     let edge = |c: char| c == '`' || c == ' ';
-    let pad = if foreign.is_empty() || foreign.starts_with(edge) || foreign.ends_with(edge) {
-        " "
-    } else {
-        ""
-    };
+    let pad =
+        if foreign.is_empty() || foreign.starts_with(edge) || foreign.ends_with(edge) { " " } else { "" };
     format!("{fence}{pad}{foreign}{pad}{fence}")
 }
 

@@ -40,40 +40,20 @@ fn the_page_tells_totals_ranks_keywords_references_and_omissions() {
 #[test]
 fn foreign_text_stays_text() {
     let page = page(&[
-        (
-            "a|b`c\n# fake\x1b[31m\u{202e}.md",
-            "# <script>x</script> | *bold* [l](http://x) \x1b]0;t\x07\n",
-        ),
+        ("a|b`c\n# fake\x1b[31m\u{202e}.md", "# <script>x</script> | *bold* [l](http://x) \x1b]0;t\x07\n"),
         ("``.md", "# ok\n"),
     ]);
-    assert!(
-        page.chars().all(|c| c == '\n' || !c.is_control()),
-        "{page:?}"
-    );
-    assert!(
-        !page.contains('\u{202e}') && !page.contains("\n# fake") && !page.contains(" <script>")
-    );
-    assert!(
-        page.contains(r"\<script\>x\</script\> \| \*bold\* \[l\]\(http://x\)"),
-        "{page}"
-    );
-    assert!(
-        page.contains(r"``a\|b`c<U+000A># fake<U+001B>[31m<U+202E>.md``"),
-        "{page}"
-    );
-    assert!(
-        page.contains(r"``a|b`c<U+000A># fake<U+001B>[31m<U+202E>.md`` ("),
-        "{page}"
-    );
+    assert!(page.chars().all(|c| c == '\n' || !c.is_control()), "{page:?}");
+    assert!(!page.contains('\u{202e}') && !page.contains("\n# fake") && !page.contains(" <script>"));
+    assert!(page.contains(r"\<script\>x\</script\> \| \*bold\* \[l\]\(http://x\)"), "{page}");
+    assert!(page.contains(r"``a\|b`c<U+000A># fake<U+001B>[31m<U+202E>.md``"), "{page}");
+    assert!(page.contains(r"``a|b`c<U+000A># fake<U+001B>[31m<U+202E>.md`` ("), "{page}");
     assert!(page.contains("``` ``.md ```"), "{page}");
 }
 
 #[test]
 fn numbers_have_separators() {
-    assert_eq!(
-        [0, 999, 1_000, 1_234_567].map(number),
-        ["0", "999", "1,000", "1,234,567"]
-    );
+    assert_eq!([0, 999, 1_000, 1_234_567].map(number), ["0", "999", "1,000", "1,234,567"]);
 }
 
 #[test]

@@ -21,22 +21,15 @@ fn recount(root: &Path, per_file: bool) -> String {
         .arg(root)
         .output()
         .expect("python3 is installed");
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("JSON")
 }
 
 /// Drops what an old Python could not count (`null`) from both sides.
 fn comparable(mut ours: Value, mut theirs: Value) -> (Value, Value) {
     if let (Value::Object(ours), Value::Object(theirs)) = (&mut ours, &mut theirs) {
-        let unknown: Vec<String> = theirs
-            .iter()
-            .filter(|(_, v)| v.is_null())
-            .map(|(k, _)| k.clone())
-            .collect();
+        let unknown: Vec<String> =
+            theirs.iter().filter(|(_, v)| v.is_null()).map(|(k, _)| k.clone()).collect();
         for key in unknown {
             ours.remove(&key);
             theirs.remove(&key);
@@ -65,31 +58,19 @@ fn assert_equal_counts(root: &Path) -> Digest {
     let theirs: BTreeMap<String, Value> = recount(root, true)
         .lines()
         .map(|line| serde_json::from_str::<Value>(line).expect("JSON"))
-        .map(|file| {
-            (
-                file["path"].as_str().expect("a path").to_owned(),
-                file["counts"].clone(),
-            )
-        })
+        .map(|file| (file["path"].as_str().expect("a path").to_owned(), file["counts"].clone()))
         .collect();
     let walk = walk(root).expect("a walk");
     let mut builder = DigestBuilder::new();
     for path in &walk.files {
         let card = read_file(root, path).expect("a card");
         let ours = serde_json::to_value(&card.counts).expect("JSON");
-        let theirs = theirs
-            .get(path)
-            .cloned()
-            .unwrap_or_else(|| panic!("only we count {path}"));
+        let theirs = theirs.get(path).cloned().unwrap_or_else(|| panic!("only we count {path}"));
         let (ours, theirs) = comparable(normal(ours), normal(theirs));
         assert_eq!(ours, theirs, "{path}");
         builder.add(&card);
     }
-    assert_eq!(
-        walk.files.len(),
-        theirs.len(),
-        "only the recount has a file"
-    );
+    assert_eq!(walk.files.len(), theirs.len(), "only the recount has a file");
     let digest = builder.finish();
     let ours = json!({ "files": digest.files, "totals": digest.totals, "kinds": digest.kinds });
     let theirs: Value = serde_json::from_str(&recount(root, false)).expect("JSON");
@@ -119,23 +100,17 @@ fn counts_equal_the_independent_recount_over_generated_files() {
     // A fixed linear congruential generator: the same files on every run and machine.
     let mut state: u64 = 7;
     let mut below = |bound: usize| {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) as usize % bound
     };
     let extensions = [
-        "md", "markdown", "rs", "py", "js", "ts", "tsx", "go", "sh", "toml", "json", "yaml", "txt",
-        "RS", "Md",
+        "md", "markdown", "rs", "py", "js", "ts", "tsx", "go", "sh", "toml", "json", "yaml", "txt", "RS",
+        "Md",
     ];
     for n in 0..1_500 {
         let pieces = below(60);
         let text: String = (0..pieces).map(|_| PIECES[below(PIECES.len())]).collect();
-        let path = dir.path().join(format!(
-            "d{}/f{n}.{}",
-            n % 7,
-            extensions[n % extensions.len()]
-        ));
+        let path = dir.path().join(format!("d{}/f{n}.{}", n % 7, extensions[n % extensions.len()]));
         fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
         fs::write(path, text).expect("a file");
     }
@@ -167,11 +142,5 @@ fn counts_equal_the_independent_recount_over_this_repository() {
 #[ignore = "needs a directory to compare"]
 fn counts_equal_the_independent_recount_of_any_directory() {
     let root = std::env::var_os("SELVEDGE_RECOUNT_DIR").expect("SELVEDGE_RECOUNT_DIR is set");
-    println!(
-        "{}",
-        render(
-            &assert_equal_counts(Path::new(&root)),
-            &root.to_string_lossy()
-        )
-    );
+    println!("{}", render(&assert_equal_counts(Path::new(&root)), &root.to_string_lossy()));
 }

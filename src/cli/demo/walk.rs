@@ -158,10 +158,7 @@ pub fn walk(root: &Path) -> Result<Walk, WalkError> {
 
 /// Walks `root` within `limits`.
 pub fn walk_with(root: &Path, limits: Limits) -> Result<Walk, WalkError> {
-    let unreadable = |source| WalkError::Unreadable {
-        path: root.to_owned(),
-        source,
-    };
+    let unreadable = |source| WalkError::Unreadable { path: root.to_owned(), source };
     if !root.metadata().map_err(unreadable)?.is_dir() {
         return Err(WalkError::NotADirectory(root.to_owned()));
     }
@@ -172,10 +169,7 @@ pub fn walk_with(root: &Path, limits: Limits) -> Result<Walk, WalkError> {
     while let Some(entry) = pending.pop() {
         seen += 1;
         if seen > limits.max_entries {
-            walk.stopped = Some(format!(
-                "stopped after {} directory entries",
-                limits.max_entries
-            ));
+            walk.stopped = Some(format!("stopped after {} directory entries", limits.max_entries));
             break;
         }
         match judge(root, &entry, limits) {
@@ -189,9 +183,7 @@ pub fn walk_with(root: &Path, limits: Limits) -> Result<Walk, WalkError> {
             Ok(Found::File(rel)) => walk.files.push(rel),
             Ok(Found::Dir(rel)) => match children(&root.join(&rel), &rel) {
                 Ok(mut more) => pending.append(&mut more),
-                Err(error) => walk
-                    .omissions
-                    .add(rel, reason_of(&error), limits.max_listed),
+                Err(error) => walk.omissions.add(rel, reason_of(&error), limits.max_listed),
             },
             Err(reason) => walk.omissions.add(entry.shown(), reason, limits.max_listed),
         }
@@ -236,11 +228,7 @@ fn judge(root: &Path, entry: &Entry, limits: Limits) -> Result<Found, SkipReason
     if meta.is_symlink() {
         Err(SkipReason::Symlink)
     } else if meta.is_dir() {
-        if EXCLUDED_DIRS.contains(&name) {
-            Err(SkipReason::Excluded)
-        } else {
-            Ok(Found::Dir(rel))
-        }
+        if EXCLUDED_DIRS.contains(&name) { Err(SkipReason::Excluded) } else { Ok(Found::Dir(rel)) }
     } else if !meta.is_file() {
         Err(SkipReason::NotAFile)
     } else if meta.len() > limits.max_file_bytes {
@@ -259,10 +247,7 @@ fn judge(root: &Path, entry: &Entry, limits: Limits) -> Result<Found, SkipReason
 fn children(dir: &Path, rel: &str) -> io::Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for entry in std::fs::read_dir(dir)? {
-        entries.push(Entry {
-            parent: rel.to_owned(),
-            name: entry?.file_name(),
-        });
+        entries.push(Entry { parent: rel.to_owned(), name: entry?.file_name() });
     }
     entries.sort_unstable_by(|a, b| b.name.as_encoded_bytes().cmp(a.name.as_encoded_bytes()));
     Ok(entries)

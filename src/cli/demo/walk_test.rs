@@ -13,21 +13,12 @@ fn tree(files: &[(&str, &[u8])]) -> tempfile::TempDir {
 }
 
 fn reason(walk: &Walk, path: &str) -> Option<SkipReason> {
-    walk.omissions
-        .listed
-        .iter()
-        .find(|skipped| skipped.path == path)
-        .map(|skipped| skipped.reason)
+    walk.omissions.listed.iter().find(|skipped| skipped.path == path).map(|skipped| skipped.reason)
 }
 
 #[test]
 fn files_come_in_the_order_of_their_names_depth_first() {
-    let dir = tree(&[
-        ("b.md", b""),
-        ("a/z.rs", b""),
-        ("a/b/c.py", b""),
-        ("a-b.txt", b"x"),
-    ]);
+    let dir = tree(&[("b.md", b""), ("a/z.rs", b""), ("a/b/c.py", b""), ("a-b.txt", b"x")]);
     let walk = walk(dir.path()).expect("a walk");
     assert_eq!(walk.files, ["a/b/c.py", "a/z.rs", "a-b.txt", "b.md"]);
     assert_eq!((walk.omissions.total(), walk.stopped), (0, None));
@@ -68,48 +59,22 @@ fn a_file_called_like_an_excluded_directory_is_a_file() {
 #[test]
 fn limits_stop_the_walk_and_say_so() {
     let dir = tree(&[("a", b""), ("b", b""), ("c", b"")]);
-    let limits = Limits {
-        max_files: 2,
-        ..Limits::default()
-    };
+    let limits = Limits { max_files: 2, ..Limits::default() };
     let walk = walk_with(dir.path(), limits).expect("a walk");
     assert_eq!(walk.files, ["a", "b"]);
     assert!(walk.stopped.is_some_and(|note| note.contains("2 files")));
-    let exact = walk_with(
-        dir.path(),
-        Limits {
-            max_files: 3,
-            ..limits
-        },
-    )
-    .expect("a walk");
+    let exact = walk_with(dir.path(), Limits { max_files: 3, ..limits }).expect("a walk");
     assert_eq!((exact.files.len(), exact.stopped), (3, None));
-    let few = walk_with(
-        dir.path(),
-        Limits {
-            max_entries: 1,
-            ..limits
-        },
-    )
-    .expect("a walk");
-    assert!(
-        few.stopped
-            .is_some_and(|note| note.contains("1 directory entries"))
-    );
+    let few = walk_with(dir.path(), Limits { max_entries: 1, ..limits }).expect("a walk");
+    assert!(few.stopped.is_some_and(|note| note.contains("1 directory entries")));
 }
 
 #[test]
 fn the_list_of_left_out_entries_is_bounded_and_its_count_exact() {
     let dir = tree(&[(".a", b""), (".b", b""), (".c", b"")]);
-    let limits = Limits {
-        max_listed: 1,
-        ..Limits::default()
-    };
+    let limits = Limits { max_listed: 1, ..Limits::default() };
     let walk = walk_with(dir.path(), limits).expect("a walk");
-    assert_eq!(
-        (walk.omissions.listed.len(), walk.omissions.total()),
-        (1, 3)
-    );
+    assert_eq!((walk.omissions.listed.len(), walk.omissions.total()), (1, 3));
 }
 
 #[test]
@@ -145,10 +110,7 @@ fn links_pipes_and_foreign_names_are_reported_and_not_opened() {
 #[test]
 fn an_entry_that_vanishes_is_reported() {
     let dir = tree(&[("a.md", b"")]);
-    let entry = Entry {
-        parent: String::new(),
-        name: "gone.md".into(),
-    };
+    let entry = Entry { parent: String::new(), name: "gone.md".into() };
     let verdict = judge(dir.path(), &entry, Limits::default());
     assert!(matches!(verdict, Err(SkipReason::Vanished)));
 }

@@ -42,7 +42,9 @@ impl Program {
     pub fn how_to_get(self) -> String {
         let pip = install::by_hand(self);
         match self {
-            Program::Nats => format!("install it with `brew install nats-server`, or `{pip}` and set {}", self.variable()),
+            Program::Nats => {
+                format!("install it with `brew install nats-server`, or `{pip}` and set {}", self.variable())
+            }
             Program::Redis => format!(
                 "install it with `apt install redis-server` or `brew install valkey`, or `{pip}` and set {}",
                 self.variable()
@@ -197,7 +199,11 @@ impl Resolver {
             Some((program.variable().to_owned(), PathBuf::from(value)))
         });
         if let Some((by, path)) = named {
-            return inspect(program, &path, Origin::Explicit).map_err(|reason| Error::Explicit { by, path, reason });
+            return inspect(program, &path, Origin::Explicit).map_err(|reason| Error::Explicit {
+                by,
+                path,
+                reason,
+            });
         }
         let mut passed_over = Vec::new();
         for candidate in self.on_path(program.executables()) {
@@ -246,8 +252,8 @@ fn cache_dir(var: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
 /// Asks an executable for its version and holds it against the floor.
 pub(super) fn inspect(program: Program, path: &Path, origin: Origin) -> Result<Found, String> {
     let said = ask_version(path).map_err(|why| format!("{} does not run: {why}", path.display()))?;
-    let (product, version) = read_version(program, &said)
-        .ok_or_else(|| format!("{} is not a {program}", path.display()))?;
+    let (product, version) =
+        read_version(program, &said).ok_or_else(|| format!("{} is not a {program}", path.display()))?;
     let floor = match product {
         "nats-server" => Version(2, 15, 1),
         "Redis" => Version(7, 0, 0),
@@ -323,7 +329,9 @@ mod tests {
     #[test]
     fn the_cache_directory_follows_the_variables_in_order() {
         let with = |vars: &'static [(&str, &str)]| {
-            cache_dir(move |name| vars.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value)))
+            cache_dir(move |name| {
+                vars.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value))
+            })
         };
         assert_eq!(with(&[("HOME", "/h")]), Some("/h/.cache/selvedge".into()));
         assert_eq!(with(&[("HOME", "/h"), ("XDG_CACHE_HOME", "/x")]), Some("/x/selvedge".into()));

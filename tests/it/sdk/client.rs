@@ -92,7 +92,7 @@ async fn what_can_be_known_before_sending_is_refused_before_sending() {
 async fn a_frozen_server_makes_a_submit_unknown_never_failed() {
     let owner = Owner::start().await;
     let client = client(&owner).await.submit_within(Duration::from_secs(1));
-    owner.server.nats.pause();
+    owner.server.freeze().await;
     let error = client.submit("reader", &1).id("t1").await.unwrap_err();
     owner.server.nats.resume();
     assert!(matches!(&error, Error::Unknown { task } if task.as_str() == "t1"), "{error}");
@@ -143,7 +143,9 @@ async fn an_id_that_belongs_to_another_body_is_a_conflict_and_a_rejection_is_an_
         async move { client.submit("reader", &1).id("t1").confirmed().await }
     });
     let (_, query) = owner.query().await;
-    owner.answer(&query, &TaskView { body_hash: Some(BodyHash([9; 16])), ..view(&id("t1"), Phase::Running) }).await;
+    owner
+        .answer(&query, &TaskView { body_hash: Some(BodyHash([9; 16])), ..view(&id("t1"), Phase::Running) })
+        .await;
     let error = submitting.await.unwrap().unwrap_err();
     assert_eq!(error.code(), Some(Code::IdempotencyConflict), "{error}");
 
@@ -158,8 +160,7 @@ async fn an_id_that_belongs_to_another_body_is_a_conflict_and_a_rejection_is_an_
     }
     .body_hash();
     let refusal = selvedge::task::Refusal::over(Code::BacklogFull, "backlog 1001 > cap 1000", 1_001, 1_000);
-    let hint =
-        Done { refusal: Some(refusal), body_hash: Some(hash), ..done(Phase::Rejected, None) };
+    let hint = Done { refusal: Some(refusal), body_hash: Some(hash), ..done(Phase::Rejected, None) };
     owner.done(&id("t2"), &hint).await;
     let error = submitting.await.unwrap().unwrap_err();
     assert_eq!(error.to_string(), "BACKLOG_FULL: backlog 1001 > cap 1000");
@@ -202,7 +203,9 @@ async fn a_watch_shows_each_event_once_names_the_holes_and_ends_with_the_end() {
             for n in [1, 1, 3, 5] {
                 owner.event(&task, &event(n)).await;
             }
-            owner.done(&task, &Done { last_event: 5, ..done(Phase::Completed, Some(Payload::default())) }).await;
+            owner
+                .done(&task, &Done { last_event: 5, ..done(Phase::Completed, Some(Payload::default())) })
+                .await;
         }
     }
     let seen = tokio::time::timeout(PATIENCE, watching).await.unwrap().unwrap();

@@ -3,3 +3,4 @@
 mod agent;
 mod client;
 mod owner;
+mod python;

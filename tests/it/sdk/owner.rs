@@ -58,8 +58,12 @@ impl Owner {
         }
     }
 
+    pub async fn beat_message(&mut self) -> Message {
+        next(&mut self.beats).await
+    }
+
     pub async fn beat(&mut self) -> (InstanceId, Beat) {
-        let message = next(&mut self.beats).await;
+        let message = self.beat_message().await;
         (subjects::parse_instance(&message.subject).unwrap().1, read(&message))
     }
 

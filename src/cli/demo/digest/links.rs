@@ -49,10 +49,7 @@ struct Edge {
 /// Resolves the mentions of all cards, which are sorted by path.
 pub fn links(cards: &[Brief], words: &Words) -> Links {
     let targets = Targets::of(cards);
-    let mut links = Links {
-        inbound: vec![Inbound::default(); cards.len()],
-        ..Links::default()
-    };
+    let mut links = Links { inbound: vec![Inbound::default(); cards.len()], ..Links::default() };
     let mut edges = Vec::new();
     for (from, card) in cards.iter().enumerate() {
         let from = from as u32;
@@ -60,12 +57,7 @@ pub fn links(cards: &[Brief], words: &Words) -> Links {
         let mut found: BTreeMap<u32, Edge> = BTreeMap::new();
         for (to, word, count) in targets.mentions(card, words) {
             if to != from {
-                let edge = found.entry(to).or_insert(Edge {
-                    mentions: 0,
-                    from,
-                    to,
-                    via: Vec::new(),
-                });
+                let edge = found.entry(to).or_insert(Edge { mentions: 0, from, to, via: Vec::new() });
                 edge.mentions += u64::from(count);
                 edge.via.push(word);
             }
@@ -76,9 +68,7 @@ pub fn links(cards: &[Brief], words: &Words) -> Links {
             inbound.files += 1;
             inbound.top.push((edge.mentions, from));
             // Stable: among equals the earlier path stays first.
-            inbound
-                .top
-                .sort_by_key(|(mentions, _)| std::cmp::Reverse(*mentions));
+            inbound.top.sort_by_key(|(mentions, _)| std::cmp::Reverse(*mentions));
             inbound.top.truncate(MENTIONERS);
             edges.push(edge);
         }
@@ -98,11 +88,7 @@ fn keep_strongest(edges: &mut Vec<Edge>) {
 
 impl Edge {
     fn shown(&self, cards: &[Brief], words: &Words) -> Reference {
-        let mut via: Vec<String> = self
-            .via
-            .iter()
-            .map(|word| words.get(*word).to_owned())
-            .collect();
+        let mut via: Vec<String> = self.via.iter().map(|word| words.get(*word).to_owned()).collect();
         via.dedup();
         via.truncate(VIA);
         Reference {
@@ -124,11 +110,7 @@ struct Targets<'a> {
 
 impl<'a> Targets<'a> {
     fn of(cards: &'a [Brief]) -> Self {
-        let mut targets = Self {
-            paths: HashMap::new(),
-            endings: HashMap::new(),
-            definers: HashMap::new(),
-        };
+        let mut targets = Self { paths: HashMap::new(), endings: HashMap::new(), definers: HashMap::new() };
         for (index, card) in cards.iter().enumerate() {
             let index = index as u32;
             targets.paths.insert(&card.path, index);
@@ -170,26 +152,16 @@ impl<'a> Targets<'a> {
         let directory = from.rsplit_once('/').map_or("", |(directory, _)| directory);
         let beside = resolve(directory, mention);
         let known = |path: &str| self.paths.get(path).copied();
-        beside
-            .as_deref()
-            .and_then(known)
-            .or_else(|| known(mention))
-            .or_else(|| {
-                let ending = mention.trim_start_matches(['.', '/']);
-                self.endings
-                    .get(ending)
-                    .copied()
-                    .filter(|to| *to != AMBIGUOUS)
-            })
+        beside.as_deref().and_then(known).or_else(|| known(mention)).or_else(|| {
+            let ending = mention.trim_start_matches(['.', '/']);
+            self.endings.get(ending).copied().filter(|to| *to != AMBIGUOUS)
+        })
     }
 }
 
 /// `mention` seen from `directory`; none if it climbs above the root.
 fn resolve(directory: &str, mention: &str) -> Option<String> {
-    let mut parts: Vec<&str> = directory
-        .split('/')
-        .filter(|part| !part.is_empty())
-        .collect();
+    let mut parts: Vec<&str> = directory.split('/').filter(|part| !part.is_empty()).collect();
     for part in mention.split('/') {
         match part {
             "" | "." => {}

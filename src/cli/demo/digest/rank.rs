@@ -31,22 +31,10 @@ pub fn rank(cards: &[Brief], words: &Words, links: &Links) -> (Vec<RankedFile>, 
     let corpus = Corpus::of(cards, words);
     let heaviest: Vec<f64> = cards
         .iter()
-        .map(|card| {
-            corpus
-                .weigh(card, words)
-                .iter()
-                .take(SCORING)
-                .map(|(weight, _)| weight)
-                .sum()
-        })
+        .map(|card| corpus.weigh(card, words).iter().take(SCORING).map(|(weight, _)| weight).sum())
         .collect();
     let best_words = heaviest.iter().copied().fold(0.0, f64::max);
-    let best_links = links
-        .inbound
-        .iter()
-        .map(|inbound| inbound.files)
-        .max()
-        .unwrap_or(0);
+    let best_links = links.inbound.iter().map(|inbound| inbound.files).max().unwrap_or(0);
     let mut scored: Vec<Scored> = (0..cards.len())
         .map(|card| Scored {
             card,
@@ -66,17 +54,9 @@ pub fn rank(cards: &[Brief], words: &Words, links: &Links) -> (Vec<RankedFile>, 
                 path: card.path.clone(),
                 title: card.title.clone(),
                 score,
-                keywords: telling
-                    .iter()
-                    .take(SHOWN)
-                    .map(|(_, word)| words.get(*word).to_owned())
-                    .collect(),
+                keywords: telling.iter().take(SHOWN).map(|(_, word)| words.get(*word).to_owned()).collect(),
                 mentioned_by: inbound.files,
-                mentioners: inbound
-                    .top
-                    .iter()
-                    .map(|(_, from)| cards[*from as usize].path.clone())
-                    .collect(),
+                mentioners: inbound.top.iter().map(|(_, from)| cards[*from as usize].path.clone()).collect(),
                 lines: card.lines,
                 symbols: card.symbols,
             }
@@ -97,10 +77,7 @@ impl Corpus {
         for (word, _) in cards.iter().flat_map(|card| &card.keywords) {
             files[*word as usize] += 1;
         }
-        Self {
-            cards: cards.len() as f64,
-            files,
-        }
+        Self { cards: cards.len() as f64, files }
     }
 
     fn weight(&self, word: u32, count: u32) -> f64 {
@@ -110,14 +87,9 @@ impl Corpus {
 
     /// The card's words, heaviest first.
     fn weigh(&self, card: &Brief, words: &Words) -> Vec<(f64, u32)> {
-        let mut list: Vec<(f64, u32)> = card
-            .keywords
-            .iter()
-            .map(|(word, count)| (self.weight(*word, *count), *word))
-            .collect();
-        list.sort_unstable_by(|a, b| {
-            descending(a.0, b.0).then_with(|| words.get(a.1).cmp(words.get(b.1)))
-        });
+        let mut list: Vec<(f64, u32)> =
+            card.keywords.iter().map(|(word, count)| (self.weight(*word, *count), *word)).collect();
+        list.sort_unstable_by(|a, b| descending(a.0, b.0).then_with(|| words.get(a.1).cmp(words.get(b.1))));
         list
     }
 
@@ -131,20 +103,16 @@ impl Corpus {
                 weight[*word as usize] += self.weight(*word, *count);
             }
         }
-        let mut best: Vec<u32> = (0..words.list.len() as u32)
-            .filter(|word| self.files[*word as usize] >= at_least)
-            .collect();
+        let mut best: Vec<u32> =
+            (0..words.list.len() as u32).filter(|word| self.files[*word as usize] >= at_least).collect();
         best.sort_unstable_by(|a, b| {
             descending(weight[*a as usize], weight[*b as usize])
                 .then_with(|| words.get(*a).cmp(words.get(*b)))
         });
         best.truncate(KEYWORDS);
         let mut users = vec![Vec::new(); best.len()];
-        let places: std::collections::HashMap<u32, usize> = best
-            .iter()
-            .enumerate()
-            .map(|(place, word)| (*word, place))
-            .collect();
+        let places: std::collections::HashMap<u32, usize> =
+            best.iter().enumerate().map(|(place, word)| (*word, place)).collect();
         for (index, card) in cards.iter().enumerate() {
             for (word, count) in &card.keywords {
                 if let Some(place) = places.get(word) {
@@ -160,11 +128,7 @@ impl Corpus {
                     word: words.get(*word).to_owned(),
                     weight: weight[*word as usize],
                     files: u64::from(self.files[*word as usize]),
-                    top: users
-                        .iter()
-                        .take(TOP_FILES)
-                        .map(|(_, index)| cards[*index].path.clone())
-                        .collect(),
+                    top: users.iter().take(TOP_FILES).map(|(_, index)| cards[*index].path.clone()).collect(),
                 }
             })
             .collect()

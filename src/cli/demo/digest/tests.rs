@@ -11,18 +11,9 @@ fn digest(cards: &[FileCard]) -> Digest {
 
 fn sample() -> Vec<FileCard> {
     [
-        (
-            "README.md",
-            "# Loom\nSee `src/lease.rs` and Lease. Weaving threads of weaving.\n",
-        ),
-        (
-            "src/lease.rs",
-            "pub struct Lease;\npub fn renew_lease() { heartbeat heartbeat }\n",
-        ),
-        (
-            "src/agent.rs",
-            "use crate::Lease;\nfn run() { renew_lease(); Lease::x() }\nfn new() {}\n",
-        ),
+        ("README.md", "# Loom\nSee `src/lease.rs` and Lease. Weaving threads of weaving.\n"),
+        ("src/lease.rs", "pub struct Lease;\npub fn renew_lease() { heartbeat heartbeat }\n"),
+        ("src/agent.rs", "use crate::Lease;\nfn run() { renew_lease(); Lease::x() }\nfn new() {}\n"),
         ("docs/a.md", "# A\n[up](../README.md) and mod.rs\n"),
         ("src/b/mod.rs", "fn new() {}\n"),
         ("src/c/mod.rs", "fn new() {}\n"),
@@ -46,27 +37,14 @@ fn the_order_of_cards_does_not_matter() {
 #[test]
 fn mentions_of_paths_and_symbols_become_references() {
     let digest = digest(&sample());
-    let pairs: BTreeSet<(&str, &str)> = digest
-        .references
-        .iter()
-        .map(|r| (r.from.as_str(), r.to.as_str()))
-        .collect();
-    let expected = [
-        ("README.md", "src/lease.rs"),
-        ("docs/a.md", "README.md"),
-        ("src/agent.rs", "src/lease.rs"),
-    ];
+    let pairs: BTreeSet<(&str, &str)> =
+        digest.references.iter().map(|r| (r.from.as_str(), r.to.as_str())).collect();
+    let expected =
+        [("README.md", "src/lease.rs"), ("docs/a.md", "README.md"), ("src/agent.rs", "src/lease.rs")];
     assert_eq!(pairs, expected.into());
     assert_eq!(digest.reference_pairs, 3);
-    let lease = digest
-        .ranked
-        .iter()
-        .find(|f| f.path == "src/lease.rs")
-        .expect("it is ranked");
-    assert_eq!(
-        (lease.mentioned_by, lease.mentioners[0].as_str()),
-        (2, "src/agent.rs")
-    );
+    let lease = digest.ranked.iter().find(|f| f.path == "src/lease.rs").expect("it is ranked");
+    assert_eq!((lease.mentioned_by, lease.mentioners[0].as_str()), (2, "src/agent.rs"));
     assert_eq!(digest.ranked[0].path, "src/lease.rs");
 }
 
@@ -77,10 +55,7 @@ fn totals_are_the_sums_of_the_cards() {
     let mut sum = Counts::default();
     cards.iter().for_each(|card| sum.add(&card.counts));
     let mut kinds = Counts::default();
-    digest
-        .kinds
-        .values()
-        .for_each(|kind| kinds.add(&kind.counts));
+    digest.kinds.values().for_each(|kind| kinds.add(&kind.counts));
     assert_eq!((digest.files, &digest.totals), (6, &sum));
     assert_eq!(kinds, sum);
 }
@@ -108,16 +83,9 @@ fn twenty_thousand_cards_are_merged_in_seconds_and_the_digest_stays_small() {
     for n in 0..20_000 {
         let mut text = format!("pub struct Type{n}Name;\nfn new_thing() {{}}\n// mod.rs lib.rs\n");
         for k in 0..100 {
-            text.push_str(&format!(
-                "Type{}Name word{} ",
-                (n * 31 + k * 7) % 20_000,
-                (n + k) % 5_000
-            ));
+            text.push_str(&format!("Type{}Name word{} ", (n * 31 + k * 7) % 20_000, (n + k) % 5_000));
         }
-        builder.add(&parse(
-            &format!("{}/d{}/mod.rs", "long".repeat(60), n),
-            text.as_bytes(),
-        ));
+        builder.add(&parse(&format!("{}/d{}/mod.rs", "long".repeat(60), n), text.as_bytes()));
     }
     let digest = builder.finish();
     assert_eq!(digest.files, 20_000);

@@ -28,10 +28,7 @@ pub fn symbols(source: &[u8], kind: FileKind) -> Vec<Symbol> {
     };
     found.sort_by_key(|(offset, ..)| *offset);
     let mut numbers = LineNumbers::new(source);
-    found
-        .into_iter()
-        .map(|(at, kind, name)| symbol(kind, &name, numbers.of(at)))
-        .collect()
+    found.into_iter().map(|(at, kind, name)| symbol(kind, &name, numbers.of(at))).collect()
 }
 
 /// Offset, kind, name.
@@ -41,9 +38,7 @@ type LineRule = fn(&[u8]) -> Option<(SymbolKind, &[u8])>;
 
 /// Asks `rule` for each line what it defines.
 fn per_line(code: &[u8], rule: LineRule) -> Vec<Found> {
-    lines(code)
-        .filter_map(|(at, line)| rule(line).map(|(kind, name)| (at, kind, name.to_owned())))
-        .collect()
+    lines(code).filter_map(|(at, line)| rule(line).map(|(kind, name)| (at, kind, name.to_owned()))).collect()
 }
 
 fn rust(code: &[u8]) -> Vec<Found> {
@@ -62,11 +57,7 @@ fn rust(code: &[u8]) -> Vec<Found> {
         let mut ahead = cursor;
         let bang = ahead.pass(b'!');
         let spaces = ahead.spaces();
-        let apart = if kind == SymbolKind::Macro {
-            bang
-        } else {
-            !bang && spaces > 0
-        };
+        let apart = if kind == SymbolKind::Macro { bang } else { !bang && spaces > 0 };
         let mut raw = ahead;
         let starts_name = |byte: u8| is_name_byte(byte) && !byte.is_ascii_digit();
         if raw.pass(b'r') && raw.pass(b'#') && raw.peek().is_some_and(starts_name) {
@@ -93,18 +84,10 @@ fn rust(code: &[u8]) -> Vec<Found> {
 /// What follows `impl`, up to the body, in one line.
 fn header(rest: &[u8]) -> Vec<u8> {
     let rest = &rest[..rest.len().min(MAX_HEADER)];
-    let end = rest
-        .iter()
-        .position(|byte| matches!(byte, b'{' | b';'))
-        .unwrap_or(rest.len());
-    let words: Vec<&[u8]> = rest[..end]
-        .split(u8::is_ascii_whitespace)
-        .filter(|word| !word.is_empty())
-        .collect();
-    let end = words
-        .iter()
-        .position(|word| *word == b"where")
-        .unwrap_or(words.len());
+    let end = rest.iter().position(|byte| matches!(byte, b'{' | b';')).unwrap_or(rest.len());
+    let words: Vec<&[u8]> =
+        rest[..end].split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).collect();
+    let end = words.iter().position(|word| *word == b"where").unwrap_or(words.len());
     words[..end].join(&b' ')
 }
 
@@ -123,11 +106,7 @@ fn python(line: &[u8]) -> Option<(SymbolKind, &[u8])> {
         b"class" => SymbolKind::Class,
         _ => return None,
     };
-    if cursor.blanks() == 0 {
-        None
-    } else {
-        cursor.name().map(|name| (kind, name))
-    }
+    if cursor.blanks() == 0 { None } else { cursor.name().map(|name| (kind, name)) }
 }
 
 fn script(code: &[u8]) -> Vec<Found> {
@@ -173,10 +152,7 @@ fn exported(line: &[u8]) -> Option<(SymbolKind, &[u8])> {
     if !matches!(cursor.name()?, b"const" | b"let" | b"var") || cursor.blanks() == 0 {
         return None;
     }
-    cursor
-        .name()
-        .filter(|name| *name != b"enum")
-        .map(|name| (SymbolKind::Constant, name))
+    cursor.name().filter(|name| *name != b"enum").map(|name| (SymbolKind::Constant, name))
 }
 
 /// `interface NAME`, `enum NAME`, `type NAME =`

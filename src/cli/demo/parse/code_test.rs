@@ -1,17 +1,11 @@
 use super::*;
 
 fn found(source: &str, kind: FileKind) -> Vec<(SymbolKind, String, u32)> {
-    symbols(source.as_bytes(), kind)
-        .into_iter()
-        .map(|s| (s.kind, s.name, s.line))
-        .collect()
+    symbols(source.as_bytes(), kind).into_iter().map(|s| (s.kind, s.name, s.line)).collect()
 }
 
 fn names(source: &str, kind: FileKind) -> Vec<String> {
-    found(source, kind)
-        .into_iter()
-        .map(|(_, name, _)| name)
-        .collect()
+    found(source, kind).into_iter().map(|(_, name, _)| name).collect()
 }
 
 #[test]
@@ -29,10 +23,7 @@ fn rust_items_are_found_with_kind_and_line() {
         (SymbolKind::Enum, "E", 11),
         (SymbolKind::Trait, "T", 11),
     ];
-    assert_eq!(
-        found(source, FileKind::Rust),
-        expected.map(|(k, n, l)| (k, n.to_owned(), l))
-    );
+    assert_eq!(found(source, FileKind::Rust), expected.map(|(k, n, l)| (k, n.to_owned(), l)));
 }
 
 #[test]
@@ -47,10 +38,7 @@ fn scripts_export_functions_classes_constants_and_types() {
     let source = "export default async function* gen$() {}\nclass extends B {}\nclass D {}\n\
                   export const x = `function no`;\nexport const enum E {}\nexport type T<A> = A;\n\
                   interface I {}\ntype = 3;\nobj.function = 1;\n";
-    assert_eq!(
-        names(source, FileKind::TypeScript),
-        ["gen$", "D", "x", "E", "T", "I"]
-    );
+    assert_eq!(names(source, FileKind::TypeScript), ["gen$", "D", "x", "E", "T", "I"]);
     assert_eq!(names(source, FileKind::JavaScript), ["gen$", "D", "x"]);
 }
 

@@ -80,14 +80,9 @@ fn yaml_key(line: &[u8]) -> Option<&[u8]> {
     } else {
         return None;
     };
-    let blanks = rest
-        .iter()
-        .take_while(|byte| matches!(byte, b' ' | b'\t'))
-        .count();
+    let blanks = rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
     let rest = rest[blanks..].strip_prefix(b":")?;
-    let ends = rest
-        .first()
-        .is_none_or(|byte| matches!(byte, b' ' | b'\t' | b'\r'));
+    let ends = rest.first().is_none_or(|byte| matches!(byte, b' ' | b'\t' | b'\r'));
     (ends && !key.is_empty()).then_some(key)
 }
 
@@ -96,20 +91,14 @@ mod tests {
     use super::*;
 
     fn names(source: &str, kind: FileKind) -> Vec<String> {
-        keys(source.as_bytes(), kind)
-            .into_iter()
-            .map(|symbol| symbol.name)
-            .collect()
+        keys(source.as_bytes(), kind).into_iter().map(|symbol| symbol.name).collect()
     }
 
     #[test]
     fn only_top_level_keys_count_and_each_once() {
         let toml = "a = 1\n[b]\nc = 2\n[b.d]\n[[e]]\n[[e]]\n";
         assert_eq!(names(toml, FileKind::Toml), ["a", "b", "e"]);
-        assert_eq!(
-            names("{\"x\":{\"y\":1},\"z\":[],\"x\":2}", FileKind::Json),
-            ["x", "z"]
-        );
+        assert_eq!(names("{\"x\":{\"y\":1},\"z\":[],\"x\":2}", FileKind::Json), ["x", "z"]);
         let yaml = "on: push\n'q k': 1\n  in: 2\n# c: 3\n- d: 4\njobs:\nurl:x\non: again\n";
         assert_eq!(names(yaml, FileKind::Yaml), ["on", "q k", "jobs"]);
     }

@@ -201,10 +201,7 @@ fn nested_comment(s: &[u8], at: usize) -> usize {
 }
 
 fn line_end(s: &[u8], at: usize) -> usize {
-    s[at..]
-        .iter()
-        .position(|byte| *byte == b'\n')
-        .map_or(s.len(), |found| at + found)
+    s[at..].iter().position(|byte| *byte == b'\n').map_or(s.len(), |found| at + found)
 }
 
 /// Just behind the next `close` at or after `from`.
@@ -228,10 +225,7 @@ mod tests {
     fn rust_lifetimes_stay_and_characters_go() {
         let source = "fn a<'a>(x: &'a str) -> char { '\"' } fn b() { '\\'' }";
         let out = masked(source, FileKind::Rust);
-        assert!(
-            out.contains("fn a<'a>(x: &'a str)") && out.contains("fn b()"),
-            "{out}"
-        );
+        assert!(out.contains("fn a<'a>(x: &'a str)") && out.contains("fn b()"), "{out}");
         assert!(!out.contains('"'));
     }
 
@@ -243,36 +237,14 @@ mod tests {
 
     #[test]
     fn a_regular_expression_with_a_quote_does_not_open_a_string() {
-        let out = masked(
-            "x = /[/'`]/; function f() {} y = a / b;",
-            FileKind::JavaScript,
-        );
-        assert!(
-            out.contains("function f()") && out.contains("a / b"),
-            "{out}"
-        );
+        let out = masked("x = /[/'`]/; function f() {} y = a / b;", FileKind::JavaScript);
+        assert!(out.contains("function f()") && out.contains("a / b"), "{out}");
     }
 
     #[test]
     fn masking_keeps_length_and_line_breaks_whatever_the_input() {
-        for source in [
-            "\"",
-            "'",
-            "r#\"",
-            "/*",
-            "`\\",
-            "'\\",
-            "\"\"\"\\",
-            "é'é'\n\\",
-            "r",
-            "/",
-        ] {
-            for kind in [
-                FileKind::Rust,
-                FileKind::Python,
-                FileKind::Go,
-                FileKind::TypeScript,
-            ] {
+        for source in ["\"", "'", "r#\"", "/*", "`\\", "'\\", "\"\"\"\\", "é'é'\n\\", "r", "/"] {
+            for kind in [FileKind::Rust, FileKind::Python, FileKind::Go, FileKind::TypeScript] {
                 let out = mask(source.as_bytes(), kind);
                 assert_eq!(out.len(), source.len());
                 let breaks = |bytes: &[u8]| bytes.iter().filter(|b| **b == b'\n').count();

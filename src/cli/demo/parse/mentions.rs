@@ -10,10 +10,9 @@ use super::terms::{is_stop_word, ranked};
 
 /// Extensions that make a word with a dot a path; without the list every `a.b` of code would be one.
 const EXTENSIONS: &[&str] = &[
-    "bash", "c", "cc", "cfg", "cjs", "conf", "cpp", "css", "csv", "cts", "go", "h", "hpp", "html",
-    "ini", "java", "js", "json", "jsx", "kt", "lock", "lua", "markdown", "md", "mjs", "mts",
-    "proto", "py", "pyi", "rb", "rs", "rst", "sh", "sql", "svg", "swift", "toml", "ts", "tsx",
-    "txt", "xml", "yaml", "yml", "zsh",
+    "bash", "c", "cc", "cfg", "cjs", "conf", "cpp", "css", "csv", "cts", "go", "h", "hpp", "html", "ini",
+    "java", "js", "json", "jsx", "kt", "lock", "lua", "markdown", "md", "mjs", "mts", "proto", "py", "pyi",
+    "rb", "rs", "rst", "sh", "sql", "svg", "swift", "toml", "ts", "tsx", "txt", "xml", "yaml", "yml", "zsh",
 ];
 
 /// Methods that half the types of a language have: a call of one says nothing about who defines it.
@@ -83,9 +82,7 @@ pub fn names(text: &str, is_code: bool) -> Vec<Counted> {
             before = rest[..start].chars().next_back();
         }
         rest = &rest[start..];
-        let end = rest
-            .find(|c: char| !c.is_alphanumeric() && c != '_')
-            .unwrap_or(rest.len());
+        let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
         let (word, after) = rest.split_at(end);
         // A method in plain words belongs to who knows which type.
         let called = after.starts_with('(') && before != Some('.');
@@ -145,10 +142,7 @@ mod tests {
     #[test]
     fn prose_gives_only_what_looks_like_code() {
         let text = "The Client calls `submit` and FileCard or read_file, then merge(cards).";
-        assert_eq!(
-            words(names(text, false)),
-            ["FileCard", "merge", "read_file", "submit"]
-        );
+        assert_eq!(words(names(text, false)), ["FileCard", "merge", "read_file", "submit"]);
         assert!(words(names(text, true)).contains(&"Client".to_owned()));
     }
 }

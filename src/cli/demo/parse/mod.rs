@@ -91,9 +91,7 @@ pub fn read_file(root: &Path, rel: &str) -> Result<FileCard, ReadError> {
         }
     }
     let mut source = Vec::new();
-    open_regular(&path)?
-        .take(MAX_FILE_BYTES + 1)
-        .read_to_end(&mut source)?;
+    open_regular(&path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut source)?;
     if source.len() as u64 > MAX_FILE_BYTES {
         return Err(ReadError::TooLarge);
     }
@@ -117,10 +115,7 @@ pub fn parse(rel: &str, source: &[u8]) -> FileCard {
     let mut counts = Counts {
         bytes: source.len() as u64,
         lines: scan::lines(source).count() as u64,
-        words: source
-            .split(|byte| scan::is_space(*byte))
-            .filter(|word| !word.is_empty())
-            .count() as u64,
+        words: source.split(|byte| scan::is_space(*byte)).filter(|word| !word.is_empty()).count() as u64,
         headings: headings.len() as u64,
         ..Counts::default()
     };
@@ -153,18 +148,12 @@ pub(super) fn open_regular(path: &Path) -> Result<File, ReadError> {
         use std::os::unix::fs::OpenOptionsExt;
         options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC);
     }
-    let file = options
-        .open(path)
-        .map_err(|error| match path.symlink_metadata() {
-            Ok(meta) if meta.is_symlink() => ReadError::Symlink,
-            Ok(meta) if !meta.is_file() => ReadError::NotAFile,
-            _ => error.into(),
-        })?;
-    if file.metadata()?.is_file() {
-        Ok(file)
-    } else {
-        Err(ReadError::NotAFile)
-    }
+    let file = options.open(path).map_err(|error| match path.symlink_metadata() {
+        Ok(meta) if meta.is_symlink() => ReadError::Symlink,
+        Ok(meta) if !meta.is_file() => ReadError::NotAFile,
+        _ => error.into(),
+    })?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(ReadError::NotAFile) }
 }
 
 /// Whether the file begins like a binary.
@@ -177,11 +166,7 @@ pub(super) fn sniff_binary(file: File) -> io::Result<bool> {
 /// A symbol whose name is cut to its bound; `at` is its offset in the source.
 fn symbol(kind: SymbolKind, name: &[u8], line: u32) -> Symbol {
     let name = String::from_utf8_lossy(name);
-    Symbol {
-        kind,
-        name: clip(&name, super::card::MAX_NAME_BYTES).to_owned(),
-        line,
-    }
+    Symbol { kind, name: clip(&name, super::card::MAX_NAME_BYTES).to_owned(), line }
 }
 
 /// Turns growing offsets into line numbers, from 1, in one pass over the source.
@@ -193,11 +178,7 @@ struct LineNumbers<'a> {
 
 impl<'a> LineNumbers<'a> {
     fn new(source: &'a [u8]) -> Self {
-        Self {
-            source,
-            at: 0,
-            line: 1,
-        }
+        Self { source, at: 0, line: 1 }
     }
 
     fn of(&mut self, offset: usize) -> u32 {

@@ -5,9 +5,7 @@ use super::scan::lines;
 
 /// All headings in order.
 pub fn headings(source: &[u8]) -> Vec<Heading> {
-    let all: Vec<&[u8]> = lines(source)
-        .map(|(_, line)| line.strip_suffix(b"\r").unwrap_or(line))
-        .collect();
+    let all: Vec<&[u8]> = lines(source).map(|(_, line)| line.strip_suffix(b"\r").unwrap_or(line)).collect();
     let mut found = Vec::new();
     let mut fence: Option<(u8, usize)> = None;
     let mut plain: Option<&[u8]> = None;
@@ -50,18 +48,12 @@ fn front_matter(all: &[&[u8]]) -> usize {
     if all.first().is_none_or(|line| trim_end(line) != b"---") {
         return 0;
     }
-    let end = all
-        .iter()
-        .skip(1)
-        .position(|line| matches!(trim_end(line), b"---" | b"..."));
+    let end = all.iter().skip(1).position(|line| matches!(trim_end(line), b"---" | b"..."));
     end.map_or(0, |found| found + 2)
 }
 
 fn trim_end(line: &[u8]) -> &[u8] {
-    let end = line
-        .iter()
-        .rposition(|byte| !is_blank(*byte))
-        .map_or(0, |last| last + 1);
+    let end = line.iter().rposition(|byte| !is_blank(*byte)).map_or(0, |last| last + 1);
     &line[..end]
 }
 
@@ -129,9 +121,7 @@ fn is_plain(body: &[u8]) -> bool {
         _ => 0,
     };
     let list_item = marker > 0 && body.get(marker).is_none_or(|byte| is_blank(*byte));
-    let ruler = body
-        .iter()
-        .all(|byte| matches!(byte, b'*' | b'_' | b'-' | b'=' | b' ' | b'\t'));
+    let ruler = body.iter().all(|byte| matches!(byte, b'*' | b'_' | b'-' | b'=' | b' ' | b'\t'));
     !list_item && !ruler
 }
 
@@ -140,36 +130,25 @@ mod tests {
     use super::*;
 
     fn texts(source: &str) -> Vec<(u8, u32, String)> {
-        headings(source.as_bytes())
-            .into_iter()
-            .map(|h| (h.level, h.line, h.text))
-            .collect()
+        headings(source.as_bytes()).into_iter().map(|h| (h.level, h.line, h.text)).collect()
     }
 
     #[test]
     fn atx_and_setext_headings_are_found_with_level_and_line() {
         assert_eq!(
             texts("# One #\n\nTwo\r\n---\r\nThree\n===\n###### Six\n####### seven\n#no"),
-            [
-                (1, 1, "One".into()),
-                (2, 3, "Two".into()),
-                (1, 5, "Three".into()),
-                (6, 7, "Six".into())
-            ]
+            [(1, 1, "One".into()), (2, 3, "Two".into()), (1, 5, "Three".into()), (6, 7, "Six".into())]
         );
     }
 
     #[test]
     fn nothing_inside_a_fence_or_front_matter_is_a_heading() {
-        let source =
-            "---\ntitle: x\n---\n```sh\n# comment\n~~~\n```\n~~~~\n# in\n~~~\n# in\n~~~~\n# out";
+        let source = "---\ntitle: x\n---\n```sh\n# comment\n~~~\n```\n~~~~\n# in\n~~~\n# in\n~~~~\n# out";
         assert_eq!(texts(source), [(1, 13, "out".into())]);
     }
 
     #[test]
     fn rulers_tables_lists_and_indented_code_are_not_headings() {
-        assert!(
-            texts("a\n\n---\n- x\n---\n| a |\n---\n    # code\n> q\n---\n***\n---\n").is_empty()
-        );
+        assert!(texts("a\n\n---\n- x\n---\n| a |\n---\n    # code\n> q\n---\n***\n---\n").is_empty());
     }
 }

@@ -25,11 +25,7 @@ pub struct Cursor<'a> {
 impl<'a> Cursor<'a> {
     /// Stands at `at`.
     pub fn new(bytes: &'a [u8], at: usize) -> Self {
-        Self {
-            bytes,
-            at,
-            dollar: false,
-        }
+        Self { bytes, at, dollar: false }
     }
 
     fn in_name(&self, byte: u8) -> bool {
@@ -101,11 +97,9 @@ impl<'a> Cursor<'a> {
 /// Lines without their `\n`, with the offset of each; a last `\n` starts no further line.
 pub fn lines(bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     let mut offset = 0;
-    bytes
-        .split_inclusive(|byte| *byte == b'\n')
-        .map(move |line| {
-            let start = offset;
-            offset += line.len();
-            (start, line.strip_suffix(b"\n").unwrap_or(line))
-        })
+    bytes.split_inclusive(|byte| *byte == b'\n').map(move |line| {
+        let start = offset;
+        offset += line.len();
+        (start, line.strip_suffix(b"\n").unwrap_or(line))
+    })
 }

@@ -35,10 +35,7 @@ pub fn keywords(text: &str) -> (u64, Vec<Counted>) {
 
 /// Most frequent first, equals by the alphabet.
 pub fn ranked(counts: HashMap<String, u32>) -> Vec<Counted> {
-    let mut list: Vec<Counted> = counts
-        .into_iter()
-        .map(|(word, count)| Counted { word, count })
-        .collect();
+    let mut list: Vec<Counted> = counts.into_iter().map(|(word, count)| Counted { word, count }).collect();
     list.sort_unstable_by(|a, b| b.count.cmp(&a.count).then_with(|| a.word.cmp(&b.word)));
     list
 }
@@ -63,19 +60,18 @@ fn for_each_part(word: &str, mut f: impl FnMut(&str)) {
 
 /// Words of English and of programming that tell nothing about a file. Sorted.
 const STOP_WORDS: &[&str] = &[
-    "about", "after", "all", "also", "and", "any", "are", "args", "async", "await", "back", "been",
-    "before", "bool", "break", "but", "can", "char", "class", "const", "continue", "could", "def",
-    "default", "derive", "does", "each", "elif", "else", "enum", "err", "expect", "export",
-    "extends", "false", "final", "fmt", "for", "from", "func", "function", "get", "had", "has",
-    "have", "here", "how", "http", "https", "i32", "i64", "impl", "import", "int", "into", "isn",
-    "its", "just", "kwargs", "len", "let", "like", "loop", "match", "may", "mod", "more", "must",
-    "mut", "new", "nil", "none", "not", "now", "null", "object", "off", "one", "only", "other",
-    "our", "out", "over", "own", "package", "pass", "pub", "raise", "ref", "result", "return",
-    "self", "set", "should", "some", "static", "std", "str", "string", "struct", "such", "super",
-    "than", "that", "the", "their", "them", "then", "there", "these", "they", "this", "throw",
-    "too", "trait", "true", "try", "two", "type", "u16", "u32", "u64", "unwrap", "use", "usize",
-    "value", "var", "vec", "very", "void", "was", "were", "what", "when", "where", "which",
-    "while", "who", "why", "will", "with", "would", "yet", "yield", "you", "your",
+    "about", "after", "all", "also", "and", "any", "are", "args", "async", "await", "back", "been", "before",
+    "bool", "break", "but", "can", "char", "class", "const", "continue", "could", "def", "default", "derive",
+    "does", "each", "elif", "else", "enum", "err", "expect", "export", "extends", "false", "final", "fmt",
+    "for", "from", "func", "function", "get", "had", "has", "have", "here", "how", "http", "https", "i32",
+    "i64", "impl", "import", "int", "into", "isn", "its", "just", "kwargs", "len", "let", "like", "loop",
+    "match", "may", "mod", "more", "must", "mut", "new", "nil", "none", "not", "now", "null", "object",
+    "off", "one", "only", "other", "our", "out", "over", "own", "package", "pass", "pub", "raise", "ref",
+    "result", "return", "self", "set", "should", "some", "static", "std", "str", "string", "struct", "such",
+    "super", "than", "that", "the", "their", "them", "then", "there", "these", "they", "this", "throw",
+    "too", "trait", "true", "try", "two", "type", "u16", "u32", "u64", "unwrap", "use", "usize", "value",
+    "var", "vec", "very", "void", "was", "were", "what", "when", "where", "which", "while", "who", "why",
+    "will", "with", "would", "yet", "yield", "you", "your",
 ];
 
 /// Whether a term in lower case tells nothing.
@@ -96,16 +92,7 @@ mod tests {
     fn identifiers_are_split_into_their_words() {
         let (total, list) = keywords("lease_token LeaseToken HTTPServer leaseTTL the x1 12345 Été");
         let words: Vec<_> = list.iter().map(|k| (k.word.as_str(), k.count)).collect();
-        assert_eq!(
-            words,
-            [
-                ("lease", 3),
-                ("token", 2),
-                ("server", 1),
-                ("ttl", 1),
-                ("été", 1)
-            ]
-        );
+        assert_eq!(words, [("lease", 3), ("token", 2), ("server", 1), ("ttl", 1), ("été", 1)]);
         assert_eq!(total, 8);
     }
 }
