@@ -33,7 +33,7 @@ mod runner;
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
-use tokio_util::sync::CancellationToken;
+pub use tokio_util::sync::CancellationToken;
 
 pub use children::{Child, ChildResult};
 pub use context::Ctx;

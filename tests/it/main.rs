@@ -4,9 +4,12 @@ mod harness;
 
 mod bus;
 mod events;
+mod golden;
 mod index;
 mod indexer;
 mod nats_connection;
 mod redis_connection;
+mod sdk;
+mod server;
 mod servers;
 mod store_servers;
