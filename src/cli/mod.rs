@@ -1,1 +1,3 @@
 //! The `cli` module.
+
+pub mod demo;

@@ -1,1 +1,25 @@
-//! The `flow` module.
+//! The verbs, pure and synchronous: submit, admit, dispatch, run, settle, query.
+//!
+//! ```text
+//! input ──▶ decide(&state, &live, input, now) ──▶ records ──▶ evolve(&mut state, record)
+//!                                                     └─────▶ effects(&state, record)
+//! ```
+//!
+//! No clock, no randomness, no I/O: `now`, tokens and jitter come in with the input. Imports
+//! neither tokio nor NATS nor Redis nor tracing.
+
+pub mod admit;
+pub mod dirty;
+pub mod dispatch;
+pub mod engine;
+pub mod evolve;
+pub mod fair;
+pub mod input;
+pub mod limiter;
+pub mod live;
+pub mod query;
+pub mod record;
+pub mod run;
+pub mod settle;
+pub mod state;
+pub mod submit;

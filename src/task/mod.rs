@@ -1,1 +1,45 @@
-//! The `task` module.
+//! The nouns: names, ids, payloads, phases, leases, outcomes, limits and codes.
+//!
+//! Plain data with its own invariants. No I/O, no clock, no randomness; everything else in the
+//! crate speaks in these words.
+
+mod code;
+mod limits;
+mod name;
+mod outcome;
+mod payload;
+mod phase;
+mod retry;
+mod spec;
+mod token;
+
+pub use code::{Code, Refusal};
+pub use limits::{Overrides, Plan, TenantSettings};
+pub use name::{AgentName, InstanceId, NameError, PlanName, TaskId, TenantName};
+pub use outcome::{Outcome, TryFailure, WaitFor};
+pub use payload::Payload;
+pub use phase::{IllegalTransition, Phase, Step};
+pub use retry::Backoff;
+pub use spec::{BodyHash, Priority, Spec, TaskKey, child_id, clamp_first_try, hex, keyed_id, retry_id};
+pub use token::Token;
+
+/// Milliseconds: a duration, a point of the shard's logical time, or Unix time, as the field says.
+pub type Millis = u64;
+
+/// Input and result size accepted by default, in bytes.
+pub const MAX_PAYLOAD_BYTES: usize = 256 * 1024;
+
+/// Longest error text kept with a task, in bytes; longer text is cut.
+pub const MAX_MESSAGE_BYTES: usize = 512;
+
+/// Cuts `text` to [`MAX_MESSAGE_BYTES`] at a character boundary.
+pub fn capped_message(text: &str) -> String {
+    if text.len() <= MAX_MESSAGE_BYTES {
+        return text.to_owned();
+    }
+    let mut end = MAX_MESSAGE_BYTES - '…'.len_utf8();
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}…", &text[..end])
+}

@@ -1,1 +1,14 @@
-//! The `wire` module.
+//! What crosses the bus: subjects, headers, messages and their encoding, streams as data.
+//!
+//! No I/O. `docs/protocol.md` describes all of it; golden files hold it still.
+
+pub mod api;
+pub mod codec;
+pub mod headers;
+pub mod messages;
+pub mod subjects;
+
+pub use codec::{DecodeError, Format};
+
+/// The protocol version this crate speaks; a message without `v` speaks this one.
+pub const VERSION: u32 = 1;

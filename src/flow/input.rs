@@ -1,0 +1,168 @@
+//! What reaches the owner, and what `decide` answers.
+
+use crate::{
+    task::{
+        AgentName, Code, InstanceId, Millis, Plan, PlanName, Refusal, TaskId, TaskKey, TenantName,
+        TenantSettings, Token,
+    },
+    wire::{
+        codec::DecodeError,
+        messages::{Accept, Beat, Cmd, CtlOp, Done, Offer, Report, Submit},
+    },
+};
+
+use super::record::Record;
+
+/// Something that happened outside.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Input {
+    /// A submit from INTAKE.
+    Submit {
+        /// From the subject.
+        key: TaskKey,
+        /// From the subject.
+        agent: AgentName,
+        /// The body, or why it can't be read.
+        body: Result<Submit, DecodeError>,
+        /// When the stream stored it, Unix milliseconds.
+        stored_at: Millis,
+    },
+    /// A command from INTAKE.
+    Cmd {
+        /// From the subject.
+        key: TaskKey,
+        /// From the subject.
+        nonce: TaskId,
+        /// The body, or why it can't be read.
+        body: Result<Cmd, DecodeError>,
+    },
+    /// A report from REPORTS.
+    Report {
+        /// From the subject.
+        key: TaskKey,
+        /// The body, or why it can't be read.
+        body: Result<Report, DecodeError>,
+    },
+    /// A heartbeat.
+    Beat {
+        /// From the subject.
+        agent: AgentName,
+        /// From the subject.
+        instance: InstanceId,
+        /// The body.
+        body: Beat,
+    },
+    /// An acceptance.
+    Accept {
+        /// From the subject.
+        agent: AgentName,
+        /// From the subject.
+        instance: InstanceId,
+        /// The body.
+        body: Accept,
+    },
+    /// A plan changed in KV.
+    Plan {
+        /// Which.
+        name: PlanName,
+        /// Its limits; absent: removed.
+        plan: Option<Plan>,
+        /// Revision of the entry.
+        kv_rev: u64,
+    },
+    /// A tenant's settings changed in KV.
+    Tenant {
+        /// Which.
+        name: TenantName,
+        /// Its settings; absent: removed.
+        settings: Option<TenantSettings>,
+        /// Revision of the entry.
+        kv_rev: u64,
+    },
+}
+
+/// Random numbers, made at the edge.
+pub trait Entropy {
+    /// 128 bits nobody can guess.
+    fn token(&mut self) -> Token;
+    /// Any number, for jitter.
+    fn jitter(&mut self) -> u64;
+}
+
+/// What is told to the world. Idempotent, and derivable again from the state.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Tell {
+    /// Run this.
+    Offer {
+        /// To which agent.
+        agent: AgentName,
+        /// To which instance.
+        instance: InstanceId,
+        /// What.
+        offer: Box<Offer>,
+    },
+    /// A verdict or a stop.
+    Ctl {
+        /// To which agent.
+        agent: AgentName,
+        /// To which instance.
+        instance: InstanceId,
+        /// What.
+        op: CtlOp,
+    },
+    /// A hint at the state of a task.
+    Done {
+        /// Which.
+        key: TaskKey,
+        /// What.
+        done: Box<Done>,
+    },
+}
+
+/// What `decide` makes of an input.
+#[derive(Debug, Default)]
+pub struct Decision {
+    /// To be journaled, all in one message.
+    pub records: Vec<Record>,
+    /// To be told once everything decided so far is journaled; not derived from a record.
+    pub answers: Vec<Tell>,
+    /// It came too early: keep it, unacknowledged, until what it follows has been applied.
+    pub hold: bool,
+}
+
+impl Decision {
+    /// Nothing to do.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// One record.
+    pub fn record(record: Record) -> Self {
+        Self { records: vec![record], ..Self::default() }
+    }
+
+    /// One answer.
+    pub fn answer(tell: Tell) -> Self {
+        Self { answers: vec![tell], ..Self::default() }
+    }
+}
+
+/// A message that can't be read, as a refusal.
+pub fn unreadable(error: &DecodeError) -> Refusal {
+    match error {
+        DecodeError::TooLarge { actual, limit } => {
+            Refusal::over(Code::TooLarge, error.to_string(), *actual as u64, *limit as u64)
+        }
+        _ => Refusal::new(Code::BadMessage, error.to_string()),
+    }
+}
+
+/// Refuses protocol versions this crate does not speak.
+pub fn check_version(v: u32) -> Result<(), Refusal> {
+    if v == crate::wire::VERSION {
+        return Ok(());
+    }
+    let message =
+        format!("protocol version {v} is not spoken here; this coordinator speaks {}", crate::wire::VERSION);
+    Err(Refusal::over(Code::UnsupportedVersion, message, v.into(), crate::wire::VERSION.into()))
+}

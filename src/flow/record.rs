@@ -1,0 +1,308 @@
+//! The journal's content: what was decided, never what might be.
+//!
+//! Records are complete: `evolve` needs nothing else to reach the same state anywhere. A kind this
+//! version does not know halts the shard with both versions named; it is never skipped.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::state::Policy;
+use crate::{
+    task::{
+        BodyHash, InstanceId, Millis, Outcome, Plan, PlanName, Refusal, Spec, TaskId, TaskKey, TenantName,
+        TenantSettings, Token, TryFailure, hex,
+    },
+    wire::{codec, subjects::Shard},
+};
+
+/// Version of the journal's format.
+pub const JOURNAL_VERSION: u32 = 1;
+
+/// SHA-256 of a journal message's bytes; all zero before the first.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Hash(#[serde(with = "serde_bytes")] pub [u8; 32]);
+
+impl Hash {
+    /// Of a message's bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+}
+
+impl std::fmt::Debug for Hash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&hex(&self.0[..6]))
+    }
+}
+
+impl std::fmt::Display for Hash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&hex(&self.0))
+    }
+}
+
+/// One message of the journal: a batch of records under one compare-and-set.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JournalMessage {
+    /// Version of the format.
+    pub v: u32,
+    /// Whose journal.
+    pub shard: Shard,
+    /// 1, 2, … without gaps.
+    pub rev: u64,
+    /// Epoch of the owner that wrote it.
+    pub epoch: u64,
+    /// Hash of the message before.
+    pub prev: Hash,
+    /// Logical time of the batch, in milliseconds; never goes back.
+    pub now: Millis,
+    /// Wall clock of the owner, Unix milliseconds; for people only.
+    pub wall: Millis,
+    /// What was decided, in order.
+    pub records: Vec<Record>,
+}
+
+impl JournalMessage {
+    /// The bytes that go into the journal.
+    pub fn encode(&self) -> bytes::Bytes {
+        codec::pack(self)
+    }
+
+    /// Reads a message back. The version is looked at first, so that a newer one is named, not guessed at.
+    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Head {
+            v: u32,
+        }
+        let found = codec::unpack::<Head>(bytes).map(|head| head.v);
+        match found {
+            Ok(JOURNAL_VERSION) | Err(_) => codec::unpack(bytes).map_err(|e| e.to_string()),
+            Ok(v) => Err(format!("journal format {v}, this version reads {JOURNAL_VERSION}")),
+        }
+    }
+}
+
+/// Where a task came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// Submitted from outside.
+    Root {
+        /// Clamped first-try time, Unix milliseconds.
+        first_try: Millis,
+        /// The dead task it retries.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retry_of: Option<TaskId>,
+    },
+    /// Spawned by a task.
+    Child {
+        /// By whom.
+        parent: TaskId,
+        /// In which step.
+        step: String,
+        /// At which index.
+        index: u32,
+        /// Root of the tree.
+        root: TaskId,
+        /// Depth below the root.
+        depth: u32,
+    },
+}
+
+/// A task as admitted, or as refused at admission.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Admission {
+    /// Which task.
+    pub task: TaskId,
+    /// What it is to do. The input of a refused one is dropped.
+    pub spec: Spec,
+    /// What it was submitted with, before limits were applied to it.
+    pub body_hash: BodyHash,
+    /// Where it came from.
+    pub origin: Origin,
+    /// Absent: admitted as queued. Present: rejected, terminal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<Refusal>,
+}
+
+/// What follows from a try that went wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AfterFailure {
+    /// Queued again once `now` reaches this logical time.
+    RetryAt(Millis),
+    /// Dead: failed for good.
+    Dead,
+}
+
+/// Why a task is where it is, without the lease that was lost.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The try, as it will be remembered.
+    pub what: TryFailure,
+    /// Tries lost, this one included.
+    pub tries: u32,
+    /// What follows.
+    pub next: AfterFailure,
+}
+
+/// A decision.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Record {
+    /// A new owner starts to write. Always the first record of an epoch.
+    Opened {
+        /// Who, for people.
+        coordinator: String,
+        /// The installation's settings from now on.
+        policy: Policy,
+    },
+    /// A plan was set, or removed.
+    PlanSet {
+        /// Which.
+        name: PlanName,
+        /// Its limits; absent: removed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        plan: Option<Plan>,
+        /// Revision of the KV entry this came from; 0 for the shipped ones.
+        kv_rev: u64,
+    },
+    /// A tenant's settings were set, or removed.
+    TenantSet {
+        /// Which.
+        name: TenantName,
+        /// Its settings; absent: the default plan's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        settings: Option<TenantSettings>,
+        /// Revision of the KV entry this came from.
+        kv_rev: u64,
+    },
+    /// A submit was decided.
+    Submitted {
+        /// Whose.
+        tenant: TenantName,
+        /// Admitted or rejected.
+        admission: Admission,
+    },
+    /// A spawn report was decided: each child admitted or rejected; adopted ones are not repeated.
+    Spawned {
+        /// The parent.
+        key: TaskKey,
+        /// Its lease.
+        token: Token,
+        /// Number of the report.
+        n: u32,
+        /// New children, in order of index.
+        children: Vec<Admission>,
+    },
+    /// A task was given to an instance.
+    Dispatched {
+        /// Which.
+        key: TaskKey,
+        /// Fencing number.
+        attempt: u32,
+        /// The lease.
+        token: Token,
+        /// To whom.
+        instance: InstanceId,
+        /// Length of the lease, in milliseconds.
+        lease_ms: Millis,
+        /// A resume after waiting: free of rate.
+        resume: bool,
+    },
+    /// An offer was taken back before it was accepted; the token is void.
+    Withdrawn {
+        /// Which.
+        key: TaskKey,
+        /// The lease.
+        token: Token,
+        /// Whether the instance vanished (rather than said that it is busy).
+        vanished: bool,
+        /// Present from the third vanished instance in a row: it counts as a try.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        failure: Option<Failure>,
+    },
+    /// An attempt was ended by its own report.
+    Ended {
+        /// Which.
+        key: TaskKey,
+        /// The lease.
+        token: Token,
+        /// Number of the report.
+        n: u32,
+        /// Number of the attempt's last event.
+        last_event: u32,
+        /// What the handler said.
+        outcome: Outcome,
+        /// Hash of the outcome as reported, by which a repeated report is recognised.
+        said: BodyHash,
+        /// Present if the outcome is a failure.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        failure: Option<Failure>,
+        /// For a snooze: queued again once `now` reaches this logical time.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        wake_at: Option<Millis>,
+    },
+    /// A lease was not heard of for its length.
+    LeaseLost {
+        /// Which.
+        key: TaskKey,
+        /// The lease.
+        token: Token,
+        /// It counts as a try.
+        failure: Failure,
+    },
+    /// A backoff or snooze is over.
+    Woken {
+        /// Which.
+        key: TaskKey,
+    },
+    /// A task and its tree were cancelled, or will be should the task turn up: one tombstone.
+    Cancelled {
+        /// The top of the cancelled tree.
+        key: TaskKey,
+        /// For people.
+        reason: String,
+    },
+    /// A submission or command was refused without touching the task it names. For the audit.
+    Refused {
+        /// Which task it named.
+        key: TaskKey,
+        /// Why.
+        refusal: Refusal,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_newer_format_is_named_not_guessed_at() {
+        #[derive(Serialize)]
+        struct Future {
+            v: u32,
+            surprise: bool,
+        }
+        let error = JournalMessage::decode(&codec::pack(&Future { v: 9, surprise: true })).unwrap_err();
+        assert!(error.contains("journal format 9"), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_record_kind_is_an_error() {
+        let mut json = serde_json::to_value(JournalMessage {
+            v: 1,
+            shard: Shard(0),
+            rev: 1,
+            epoch: 1,
+            prev: Hash::default(),
+            now: 0,
+            wall: 0,
+            records: vec![],
+        })
+        .unwrap();
+        json["records"] = serde_json::json!([{"teleported": {}}]);
+        let error = serde_json::from_value::<JournalMessage>(json).unwrap_err().to_string();
+        assert!(error.contains("teleported"), "{error}");
+    }
+}

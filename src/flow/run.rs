@@ -1,0 +1,215 @@
+//! Reports of running attempts: spawn and end, in order, each applied once.
+//!
+//! A report counts only with the live (task, attempt, token, instance). n = last + 1 is applied,
+//! n ≤ last is answered from state, a higher one is held until its predecessors have come.
+
+use super::{
+    admit,
+    evolve::outcome_hash,
+    input::{Decision, Entropy, Input, Tell, check_version, unreadable},
+    record::{Admission, Origin, Record},
+    settle,
+    state::{Lease, State, Task},
+};
+use crate::{
+    task::{Code, Outcome, Refusal, Spec, TaskKey, child_id},
+    wire::messages::{CtlOp, End, RefusedChild, Report, ReportOp, Spawn, Verdict},
+};
+
+/// Reports ahead of the next one that are kept.
+pub const WINDOW: u32 = 64;
+
+/// Children in one spawn report.
+pub const MAX_SPAWN: usize = 1_000;
+
+/// Decides what REPORTS delivers.
+pub fn decide(state: &State, input: &Input, entropy: &mut dyn Entropy) -> Decision {
+    let Input::Report { key, body } = input else { return Decision::none() };
+    let report = match body {
+        Ok(report) => report,
+        Err(error) => {
+            // Nobody can be told: the body names the sender.
+            return Decision::record(Record::Refused { key: key.clone(), refusal: unreadable(error) });
+        }
+    };
+    if let Err(refusal) = check_version(report.v) {
+        return answer(report, Some(refusal), Vec::new());
+    }
+    let Some(task) = state.task(key) else { return stale(key, report) };
+    match &task.lease {
+        Some(lease) if is_of(lease, task, report) => live(state, key, task, lease, report, entropy),
+        _ => ended(key, task, report),
+    }
+}
+
+fn is_of(lease: &Lease, task: &Task, report: &Report) -> bool {
+    lease.token == report.token
+        && lease.instance == report.instance
+        && task.attempt == report.attempt
+        && task.spec.agent == report.agent
+}
+
+fn answer(report: &Report, refusal: Option<Refusal>, refused: Vec<RefusedChild>) -> Decision {
+    Decision::answer(verdict(report, refusal, refused))
+}
+
+fn verdict(report: &Report, refusal: Option<Refusal>, refused: Vec<RefusedChild>) -> Tell {
+    Tell::Ctl {
+        agent: report.agent.clone(),
+        instance: report.instance.clone(),
+        op: CtlOp::Verdict(Verdict { token: report.token, n: report.n, refusal, refused }),
+    }
+}
+
+fn stale(key: &TaskKey, report: &Report) -> Decision {
+    let message = format!("the lease of attempt {} of {key} is over; nothing was changed", report.attempt);
+    answer(report, Some(Refusal::new(Code::StaleLease, message)), Vec::new())
+}
+
+/// The lease is not live: a repeated end gets its answer, everything else is a zombie's.
+fn ended(key: &TaskKey, task: &Task, report: &Report) -> Decision {
+    let Some(last) = task.last_end.as_ref().filter(|last| last.token == report.token) else {
+        return stale(key, report);
+    };
+    if report.n > last.n {
+        return stale(key, report);
+    }
+    let differs = match &report.op {
+        ReportOp::End(end) if report.n == last.n => outcome_hash(&end.outcome) != last.outcome,
+        ReportOp::Spawn(_) if report.n == last.n => true,
+        _ => false,
+    };
+    let refusal = differs.then(|| {
+        let message = format!("{key} was ended by this lease with another outcome; the first stands");
+        Refusal::new(Code::ResultConflict, message)
+    });
+    answer(report, refusal, Vec::new())
+}
+
+fn live(
+    state: &State,
+    key: &TaskKey,
+    task: &Task,
+    lease: &Lease,
+    report: &Report,
+    entropy: &mut dyn Entropy,
+) -> Decision {
+    if report.n <= lease.n {
+        return answer(report, None, Vec::new());
+    }
+    if report.n > lease.n + WINDOW {
+        let message =
+            format!("report {} while {} is the next; at most {WINDOW} ahead", report.n, lease.n + 1);
+        return answer(report, Some(Refusal::new(Code::ReportGap, message)), Vec::new());
+    }
+    if report.n > lease.n + 1 {
+        return Decision { hold: true, ..Decision::default() };
+    }
+    match &report.op {
+        ReportOp::Spawn(op) => spawn(state, key, task, report, op),
+        ReportOp::End(op) => end(state, key, task, report, op, entropy),
+    }
+}
+
+fn spawn(state: &State, key: &TaskKey, parent: &Task, report: &Report, op: &Spawn) -> Decision {
+    let mut children = Vec::new();
+    let mut refused = Vec::new();
+    let mut admitted = 0;
+    let mut refusal = None;
+    let room = state.plan_of(&key.tenant).map_or(0, |p| p.children as usize) + admit::REFUSED_CHILDREN;
+    if op.step.is_empty() || op.step.len() > 128 {
+        refusal = Some(Refusal::new(Code::BadMessage, "a step name has 1 to 128 bytes"));
+    } else if op.children.len() > MAX_SPAWN {
+        let message = format!("{} children in one report, at most {MAX_SPAWN} are taken", op.children.len());
+        refusal = Some(Refusal::over(Code::BadMessage, message, op.children.len() as u64, MAX_SPAWN as u64));
+    } else if parent.children.len() + op.children.len() > room {
+        // Beyond this not even the refusals are remembered.
+        let message = format!("{} children > cap {room}, refused ones included", parent.children.len());
+        refusal =
+            Some(Refusal::over(Code::ChildrenExceeded, message, parent.children.len() as u64, room as u64));
+    } else {
+        for (offset, spec) in op.children.iter().enumerate() {
+            let index = op.first.saturating_add(offset as u32);
+            let id = child_id(&key.id, &op.step, index);
+            let child = TaskKey { tenant: key.tenant.clone(), id: id.clone() };
+            if children.iter().any(|a: &Admission| a.task == id) {
+                continue;
+            }
+            if let Some(known) = state.task(&child) {
+                // The first decision stands, refusals included.
+                if let Some(refusal) = known.refusal.clone().filter(|_| known.attempt == 0) {
+                    refused.push(RefusedChild { task: id, refusal });
+                }
+                continue;
+            }
+            let body_hash = spec.body_hash();
+            let (spec, refusal): (Spec, _) =
+                admit::child(state, key, parent, spec.clone(), children.len(), admitted);
+            match &refusal {
+                None => admitted += 1,
+                Some(refusal) => refused.push(RefusedChild { task: id.clone(), refusal: refusal.clone() }),
+            }
+            let origin = Origin::Child {
+                parent: key.id.clone(),
+                step: op.step.clone(),
+                index,
+                root: parent.root(&key.id).clone(),
+                depth: parent.depth() + 1,
+            };
+            children.push(Admission { task: id, spec, body_hash, origin, refusal });
+        }
+    }
+    let record = Record::Spawned { key: key.clone(), token: report.token, n: report.n, children };
+    Decision { records: vec![record], answers: vec![verdict(report, refusal, refused)], hold: false }
+}
+
+fn end(
+    state: &State,
+    key: &TaskKey,
+    task: &Task,
+    report: &Report,
+    op: &End,
+    entropy: &mut dyn Entropy,
+) -> Decision {
+    let now = state.clock_now();
+    let mut failure = None;
+    let mut wake_at = None;
+    match &op.outcome {
+        Outcome::Completed { result } => {
+            let (actual, limit) = (result.len() as u64, state.policy.max_payload);
+            if actual > limit {
+                let message = format!("the result has {actual} bytes, at most {limit} are taken");
+                failure = Some(settle::dead(state, task, Code::TooLarge, &message));
+            }
+        }
+        Outcome::Failed { message, retryable, retry_after_ms } => {
+            let failed =
+                settle::try_lost(state, task, Code::HandlerFailed, message, *retry_after_ms, entropy);
+            failure = Some(match retryable {
+                true => failed,
+                false => settle::dead(state, task, Code::HandlerFailed, message),
+            });
+        }
+        Outcome::Snooze { ms } => wake_at = Some(now.saturating_add((*ms).min(settle::MAX_SNOOZE_MS))),
+        Outcome::Wait(_) => {}
+    }
+    let record = Record::Ended {
+        key: key.clone(),
+        token: report.token,
+        n: report.n,
+        last_event: op.last_event,
+        said: outcome_hash(&op.outcome),
+        outcome: match &failure {
+            // An oversize result is not journaled, nor are long messages twice.
+            Some(failed) => Outcome::Failed {
+                message: failed.what.message.clone(),
+                retryable: false,
+                retry_after_ms: None,
+            },
+            None => op.outcome.clone(),
+        },
+        failure,
+        wake_at,
+    };
+    Decision { records: vec![record], answers: vec![verdict(report, None, Vec::new())], hold: false }
+}

@@ -1,0 +1,215 @@
+//! Submit and command: what enters from outside.
+//!
+//! Order: readable → not a duplicate → not too old → [`super::admit`]. A duplicate with the same
+//! body is the same task; with another body it is refused to that submission alone.
+
+use super::{
+    admit,
+    input::{Decision, Input, Tell, check_version, unreadable},
+    query::done_hint,
+    record::{Admission, Origin, Record},
+    state::{State, Task},
+};
+use crate::{
+    task::{
+        AgentName, Code, Millis, Payload, Phase, Refusal, Spec, TaskId, TaskKey, capped_message,
+        clamp_first_try, retry_id,
+    },
+    wire::{
+        codec::DecodeError,
+        messages::{Cmd, CmdOp, Done, Submit},
+    },
+};
+
+/// Decides what INTAKE delivers.
+pub fn decide(state: &State, input: &Input) -> Decision {
+    match input {
+        Input::Submit { key, agent, body, stored_at } => submit(state, key, agent, body, *stored_at),
+        Input::Cmd { key, nonce, body } => command(state, key, nonce, body),
+        _ => Decision::none(),
+    }
+}
+
+fn submit(
+    state: &State,
+    key: &TaskKey,
+    agent: &AgentName,
+    body: &Result<Submit, DecodeError>,
+    stored_at: Millis,
+) -> Decision {
+    let readable = match body {
+        Ok(submit) => check_version(submit.v).map(|()| submit),
+        Err(error) => Err(unreadable(error)),
+    };
+    let known = state.task(key);
+    let submit = match readable {
+        Ok(submit) => submit,
+        // An unreadable submit of a known id changes nothing about that task.
+        Err(refusal) if known.is_some_and(|t| !t.tombstone) => return refuse_only(key, refusal),
+        Err(refusal) => {
+            let spec = Spec {
+                agent: agent.clone(),
+                input: Payload::default(),
+                priority: Default::default(),
+                max_tries: None,
+            };
+            return admitted(key, spec, stored_at, Some(refusal), false);
+        }
+    };
+    let first_try = clamp_first_try(submit.first_try, stored_at);
+    let spec = submit.clone().into_spec(agent.clone());
+    match known {
+        Some(task) if task.tombstone => {
+            let refusal = task
+                .refusal
+                .clone()
+                .unwrap_or_else(|| Refusal::new(Code::Cancelled, "cancelled before it was submitted"));
+            admitted(key, spec, first_try, Some(refusal), submit.confirm)
+        }
+        Some(task) if task.body_hash == spec.body_hash() => match submit.confirm {
+            true => Decision::answer(Tell::Done { key: key.clone(), done: Box::new(done_hint(task)) }),
+            false => Decision::none(),
+        },
+        Some(task) => refuse_only(key, conflict(task, &spec)),
+        None => {
+            if let Some(refusal) = too_old(state, key, first_try) {
+                return refuse_only(key, refusal);
+            }
+            let (spec, refusal) = admit::root(state, key, spec);
+            // The hash is of what was asked for, not of what the plan made of it.
+            let hash = submit.clone().into_spec(agent.clone()).body_hash();
+            let mut decision = admitted(key, spec, first_try, refusal, submit.confirm);
+            if let Some(Record::Submitted { admission, .. }) = decision.records.first_mut() {
+                admission.body_hash = hash;
+            }
+            decision
+        }
+    }
+}
+
+fn admitted(
+    key: &TaskKey,
+    spec: Spec,
+    first_try: Millis,
+    refusal: Option<Refusal>,
+    confirm: bool,
+) -> Decision {
+    let body_hash = spec.body_hash();
+    let mut answers = Vec::new();
+    if confirm && refusal.is_none() {
+        // A refusal is terminal, and every terminal state is hinted at anyway.
+        let done = Done {
+            v: crate::wire::VERSION,
+            rev: 0,
+            state: Phase::Queued,
+            refusal: None,
+            result: None,
+            attempt: 0,
+            last_event: 0,
+            body_hash: Some(body_hash),
+        };
+        answers.push(Tell::Done { key: key.clone(), done: Box::new(done) });
+    }
+    let origin = Origin::Root { first_try, retry_of: None };
+    let admission = Admission { task: key.id.clone(), spec, body_hash, origin, refusal };
+    Decision {
+        records: vec![Record::Submitted { tenant: key.tenant.clone(), admission }],
+        answers,
+        hold: false,
+    }
+}
+
+/// Journals a refusal that leaves the task alone, and hints at it.
+fn refuse_only(key: &TaskKey, refusal: Refusal) -> Decision {
+    let done = Done {
+        v: crate::wire::VERSION,
+        rev: 0,
+        state: Phase::Rejected,
+        refusal: Some(refusal.clone()),
+        result: None,
+        attempt: 0,
+        last_event: 0,
+        body_hash: None,
+    };
+    Decision {
+        records: vec![Record::Refused { key: key.clone(), refusal }],
+        answers: vec![Tell::Done { key: key.clone(), done: Box::new(done) }],
+        hold: false,
+    }
+}
+
+fn conflict(task: &Task, spec: &Spec) -> Refusal {
+    let message = format!(
+        "this id was submitted before with another body (agent {}, hash {}); this one has agent {}, hash {}. \
+         Use a new id, or repeat the same body",
+        task.spec.agent,
+        task.body_hash,
+        spec.agent,
+        spec.body_hash()
+    );
+    Refusal::new(Code::IdempotencyConflict, message)
+}
+
+fn too_old(state: &State, key: &TaskKey, first_try: Millis) -> Option<Refusal> {
+    let forgotten = state.tenant(&key.tenant)?.forgotten?;
+    if first_try > forgotten {
+        return None;
+    }
+    let message = format!(
+        "first tried at {first_try}, but duplicates are remembered only after {forgotten} (Unix ms): \
+         whether this id ran before can't be told. Submit it under a new id if it shall run"
+    );
+    Some(Refusal::over(Code::TooOld, message, first_try, forgotten))
+}
+
+fn command(state: &State, key: &TaskKey, nonce: &TaskId, body: &Result<Cmd, DecodeError>) -> Decision {
+    let readable = match body {
+        Ok(cmd) => check_version(cmd.v).map(|()| cmd),
+        Err(error) => Err(unreadable(error)),
+    };
+    let op = match readable {
+        Ok(cmd) => &cmd.op,
+        Err(refusal) => return Decision::record(Record::Refused { key: key.clone(), refusal }),
+    };
+    match op {
+        CmdOp::Cancel { reason } => cancel(state, key, reason),
+        CmdOp::Retry {} => retry(state, key, nonce),
+    }
+}
+
+fn cancel(state: &State, key: &TaskKey, reason: &str) -> Decision {
+    let Some(task) = state.task(key) else {
+        // Tombstones are remembered like tasks; a tenant nobody knows gets none.
+        if state.plan_of(&key.tenant).is_none() {
+            let refusal = Refusal::new(Code::UnknownTenant, format!("there is no tenant {}", key.tenant));
+            return Decision::record(Record::Refused { key: key.clone(), refusal });
+        }
+        return Decision::record(Record::Cancelled { key: key.clone(), reason: capped_message(reason) });
+    };
+    if task.phase.is_terminal() && task.live_children == 0 {
+        // Both callers of a race get the true outcome.
+        return Decision::answer(Tell::Done { key: key.clone(), done: Box::new(done_hint(task)) });
+    }
+    Decision::record(Record::Cancelled { key: key.clone(), reason: capped_message(reason) })
+}
+
+fn retry(state: &State, key: &TaskKey, nonce: &TaskId) -> Decision {
+    let refuse = |refusal| Decision::record(Record::Refused { key: key.clone(), refusal });
+    let Some(dead) = state.task(key).filter(|t| !t.tombstone) else {
+        return refuse(Refusal::new(Code::NotFound, format!("there is no task {key}")));
+    };
+    if dead.phase != Phase::Failed {
+        let message = format!("{key} is {}; only a failed task can be retried", dead.phase);
+        return refuse(Refusal::new(Code::NotDead, message));
+    }
+    let id = TaskKey { tenant: key.tenant.clone(), id: retry_id(&key.id, nonce.as_str()) };
+    if state.task(&id).is_some() {
+        return Decision::none();
+    }
+    let asked = dead.spec.clone();
+    let body_hash = asked.body_hash();
+    let (spec, refusal) = admit::root(state, &id, asked);
+    let origin = Origin::Root { first_try: state.wall, retry_of: Some(key.id.clone()) };
+    let admission = Admission { task: id.id, spec, body_hash, origin, refusal };
+    Decision::record(Record::Submitted { tenant: key.tenant.clone(), admission })
+}

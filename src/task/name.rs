@@ -1,0 +1,201 @@
+//! Names and ids: one grammar, `[a-z0-9][a-z0-9_-]{0,62}`, five types so that they can't be mixed up.
+//!
+//! Every name can be a subject token, a Redis key part and a KV key without quoting. Display text
+//! goes elsewhere.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Why a text is no name. Never repeats more than a short, escaped piece of the input.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// The text is empty.
+    #[error("a {what} must not be empty")]
+    Empty {
+        /// Which kind of name was expected.
+        what: &'static str,
+    },
+    /// The text is longer than 63 bytes.
+    #[error("a {what} is at most 63 bytes long, this one has {len}")]
+    TooLong {
+        /// Which kind of name was expected.
+        what: &'static str,
+        /// Its length in bytes.
+        len: usize,
+    },
+    /// A byte outside the grammar.
+    #[error(
+        "a {what} is made of a-z, 0-9, '_' and '-' and starts with a letter or digit; found {found} at byte {at}"
+    )]
+    Byte {
+        /// Which kind of name was expected.
+        what: &'static str,
+        /// The offending character, escaped.
+        found: String,
+        /// Its byte offset.
+        at: usize,
+    },
+}
+
+fn check(what: &'static str, text: &str) -> Result<(), NameError> {
+    if text.is_empty() {
+        return Err(NameError::Empty { what });
+    }
+    if text.len() > 63 {
+        return Err(NameError::TooLong { what, len: text.len() });
+    }
+    for (at, c) in text.char_indices() {
+        let fits = c.is_ascii_lowercase() || c.is_ascii_digit() || (at > 0 && (c == '_' || c == '-'));
+        if !fits {
+            return Err(NameError::Byte { what, found: format!("{c:?}"), at });
+        }
+    }
+    Ok(())
+}
+
+macro_rules! name_type {
+    ($(#[$doc:meta])* $type:ident, $what:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $type(Arc<str>);
+
+        impl $type {
+            /// Checks `text` against the grammar.
+            pub fn new(text: impl AsRef<str>) -> Result<Self, NameError> {
+                check($what, text.as_ref())?;
+                Ok(Self(Arc::from(text.as_ref())))
+            }
+
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = NameError;
+
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                Self::new(text)
+            }
+        }
+
+        impl AsRef<str> for $type {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Visitor;
+                impl serde::de::Visitor<'_> for Visitor {
+                    type Value = $type;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str(concat!("a ", $what))
+                    }
+
+                    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<$type, E> {
+                        $type::new(text).map_err(E::custom)
+                    }
+                }
+                deserializer.deserialize_str(Visitor)
+            }
+        }
+    };
+}
+
+name_type!(
+    /// Whose work it is; the unit of fairness, caps, rates and isolation.
+    TenantName,
+    "tenant name"
+);
+name_type!(
+    /// A named kind of worker.
+    AgentName,
+    "agent name"
+);
+name_type!(
+    /// One running process of an agent; fresh per process start.
+    InstanceId,
+    "instance id"
+);
+name_type!(
+    /// A named set of limits.
+    PlanName,
+    "plan name"
+);
+name_type!(
+    /// One task, unique within its tenant.
+    TaskId,
+    "task id"
+);
+
+impl InstanceId {
+    /// An id no process had before.
+    pub fn fresh() -> Self {
+        Self(Arc::from(uuid::Uuid::new_v4().simple().to_string()))
+    }
+}
+
+impl TaskId {
+    /// A new id, ordered by time.
+    pub fn fresh() -> Self {
+        Self(Arc::from(uuid::Uuid::now_v7().simple().to_string()))
+    }
+
+    /// Only for text that is 32 lower-case hex digits by construction.
+    pub(super) fn from_hex(hex: String) -> Self {
+        debug_assert!(check("task id", &hex).is_ok());
+        Self(Arc::from(hex))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_grammar_takes_subject_safe_names_only() {
+        for good in ["a", "0", "acme", "a-b_c", "0abc", &"x".repeat(63)] {
+            assert!(TenantName::new(good).is_ok(), "{good}");
+        }
+        let long = "x".repeat(10_000);
+        for bad in ["", "-a", "_a", "A", "a.b", "*", ">", "a b", "a\n", "a\0", "ä", "аcme", "{a}", &long] {
+            assert!(TenantName::new(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_error_escapes_what_it_quotes() {
+        let error = TaskId::new("a\u{1b}[31m").unwrap_err().to_string();
+        assert!(error.contains("'\\u{1b}'") && !error.contains('\u{1b}'), "{error}");
+    }
+
+    #[test]
+    fn decoding_refuses_what_the_constructor_refuses() {
+        assert!(serde_json::from_str::<TaskId>("\"ok-1\"").is_ok());
+        let error = serde_json::from_str::<TaskId>("\"a.b\"").unwrap_err().to_string();
+        assert!(error.contains("task id"), "{error}");
+    }
+}

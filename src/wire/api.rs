@@ -1,0 +1,274 @@
+//! Requests and replies of the query service, `sv.api.<tenant>.<verb>`.
+//!
+//! A refusal is answered with the error headers of NATS services and a [`Refusal`] as body.
+
+use serde::{Deserialize, Serialize};
+
+use super::messages::Event;
+use crate::task::{
+    AgentName, BodyHash, InstanceId, Millis, Payload, Phase, Priority, Refusal, TaskId, TenantName,
+    TryFailure,
+};
+
+/// The verbs, each an endpoint of the NATS service.
+pub mod verb {
+    /// Submit a task and wait for its admission.
+    pub const SUBMIT: &str = "submit";
+    /// One task.
+    pub const GET: &str = "get";
+    /// A page of tasks, newest first.
+    pub const LIST: &str = "list";
+    /// A page of one task's children, oldest first, with results if asked for.
+    pub const CHILDREN: &str = "children";
+    /// A page of one task's events.
+    pub const EVENTS: &str = "events";
+    /// Cancel a task and its tree.
+    pub const CANCEL: &str = "cancel";
+    /// Submit a dead task again.
+    pub const RETRY: &str = "retry";
+    /// Counts per state.
+    pub const STATS: &str = "stats";
+    /// All of them.
+    pub const ALL: [&str; 8] = [SUBMIT, GET, LIST, CHILDREN, EVENTS, CANCEL, RETRY, STATS];
+}
+
+/// `submit`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SubmitRequest {
+    /// Who is to run it.
+    pub agent: AgentName,
+    /// The id; made if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<TaskId>,
+    /// Derive the id from this key instead: the same key is the same task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Opaque.
+    #[serde(default)]
+    pub input: Payload,
+    /// Class within the tenant.
+    #[serde(default)]
+    pub priority: Priority,
+    /// Tries before it is dead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tries: Option<u32>,
+}
+
+/// Answer to `submit`, `cancel` and `retry`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskReply {
+    /// The task's id; for `retry` the new one's.
+    pub task: TaskId,
+    /// Its state. For a submit that was stored but not decided within the wait: `null`.
+    pub state: Option<Phase>,
+    /// Why it was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<Refusal>,
+}
+
+/// `get`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GetRequest {
+    /// Which task.
+    pub task: TaskId,
+    /// Answer from this journal revision or later, if a hint named one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_rev: Option<u64>,
+}
+
+/// One task, as far as a reader may see it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskView {
+    /// Whose.
+    pub tenant: TenantName,
+    /// Which.
+    pub task: TaskId,
+    /// Who runs it.
+    pub agent: AgentName,
+    /// Where it is.
+    pub state: Phase,
+    /// Journal revision of its last change.
+    pub rev: u64,
+    /// Class.
+    #[serde(default)]
+    pub priority: Priority,
+    /// Spawned by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<TaskId>,
+    /// Root of its tree.
+    pub root: TaskId,
+    /// 0 for a root.
+    #[serde(default)]
+    pub depth: u32,
+    /// Dispatches so far.
+    #[serde(default)]
+    pub attempt: u32,
+    /// Tries lost so far.
+    #[serde(default)]
+    pub tries: u32,
+    /// Runs on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<InstanceId>,
+    /// Unix milliseconds.
+    #[serde(default)]
+    pub created_at: Millis,
+    /// First dispatch, Unix milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Millis>,
+    /// Terminal since, Unix milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Millis>,
+    /// Why it was refused or went wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<Refusal>,
+    /// The tries that went wrong, oldest first, at most ten.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<TryFailure>,
+    /// The dead task this one retries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_of: Option<TaskId>,
+    /// Number of the last attempt's last event.
+    #[serde(default)]
+    pub last_event: u32,
+    /// What the id was submitted with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body_hash: Option<BodyHash>,
+    /// In `get` and `children` only, never in lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<Payload>,
+}
+
+/// `list`: newest first.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ListRequest {
+    /// Only these states; empty: all but cancelled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub states: Vec<Phase>,
+    /// Only this agent's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentName>,
+    /// Only this tree, by its root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<TaskId>,
+    /// At most this many, 1 to 100; 10 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// Skip this many. Excludes `cursor`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u32>,
+    /// Go on where a page ended (its `next`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+}
+
+/// Answer to `list` and `children`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskPage {
+    /// The tasks.
+    pub tasks: Vec<TaskView>,
+    /// Where the next page starts; absent at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+    /// False if the scan stopped at its cap before the page was full.
+    pub complete: bool,
+    /// How many ids were looked at.
+    pub scanned: u32,
+}
+
+/// `children`: in order of (spawn, index).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChildrenRequest {
+    /// Whose children.
+    pub task: TaskId,
+    /// Skip this many.
+    #[serde(default)]
+    pub after: u32,
+    /// At most this many, 1 to 1000; pages are cut at 512 KiB. 100 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// Whether to send results.
+    #[serde(default)]
+    pub results: bool,
+}
+
+/// Answer to `children`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChildrenPage {
+    /// In order.
+    pub children: Vec<ChildView>,
+    /// `after` of the next page; absent at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<u32>,
+}
+
+/// A child as its parent sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChildView {
+    /// Its id.
+    pub task: TaskId,
+    /// Who runs it.
+    pub agent: AgentName,
+    /// Step it was spawned in.
+    pub step: String,
+    /// Index within the step.
+    pub index: u32,
+    /// Where it is.
+    pub state: Phase,
+    /// Why it went wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<Refusal>,
+    /// Its result, if asked for and completed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<Payload>,
+}
+
+/// `events`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EventsRequest {
+    /// Which task.
+    pub task: TaskId,
+    /// After this (attempt, n).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<(u32, u32)>,
+    /// At most this many, 1 to 1000; 100 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+}
+
+/// Answer to `events`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EventsPage {
+    /// Oldest first.
+    pub events: Vec<Event>,
+    /// Whether more are stored already.
+    pub more: bool,
+}
+
+/// `cancel`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CancelRequest {
+    /// Which task; its tree goes with it.
+    pub task: TaskId,
+    /// For people.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// `retry`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RetryRequest {
+    /// The dead task.
+    pub task: TaskId,
+    /// The same nonce is the same retry; made if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nonce: Option<TaskId>,
+}
+
+/// Answer to `stats`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct StatsReply {
+    /// Tasks in the index, by state.
+    pub states: std::collections::BTreeMap<String, u64>,
+    /// All of them.
+    pub total: u64,
+}

@@ -1,0 +1,206 @@
+//! MessagePack (named maps) and JSON, told apart by header or first byte, answered in kind.
+//!
+//! Decoding is strict: one value, no trailing bytes, bounded depth, errors that name the field.
+//! Encoders write to memory and can't fail on our own types; they return bytes.
+
+use bytes::Bytes;
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::headers;
+
+/// Maps, arrays and tagged values nested in each other, at most.
+const MAX_DEPTH: usize = 16;
+
+/// How a message is encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// MessagePack with named maps: the default.
+    #[default]
+    MsgPack,
+    /// JSON, for people and other languages.
+    Json,
+}
+
+/// A message that can't be read. Never repeats the message's content.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// No bytes.
+    #[error("the message is empty")]
+    Empty,
+    /// More bytes than this message may have.
+    #[error("the message has {actual} bytes, at most {limit} are accepted")]
+    TooLarge {
+        /// Bytes found.
+        actual: usize,
+        /// Bytes allowed.
+        limit: usize,
+    },
+    /// Bytes after the value.
+    #[error("{extra} bytes follow the {format} value")]
+    Trailing {
+        /// How many.
+        extra: usize,
+        /// In which encoding.
+        format: &'static str,
+    },
+    /// Not the expected shape.
+    #[error("not valid {format} at `{path}`: {reason}")]
+    Shape {
+        /// In which encoding.
+        format: &'static str,
+        /// The field, as a path.
+        path: String,
+        /// What was wrong with it.
+        reason: String,
+    },
+}
+
+impl Format {
+    /// By content type if given and known, else by the first byte: `{` or white space means JSON.
+    pub fn of(content_type: Option<&str>, body: &[u8]) -> Self {
+        match content_type {
+            Some(t) if t.starts_with(headers::JSON) => Self::Json,
+            Some(t) if t.starts_with(headers::MSGPACK) => Self::MsgPack,
+            _ => match body.first() {
+                Some(b'{' | b' ' | b'\t' | b'\r' | b'\n' | b'[' | b'"') => Self::Json,
+                _ => Self::MsgPack,
+            },
+        }
+    }
+
+    /// For the `Content-Type` header.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::MsgPack => headers::MSGPACK,
+            Self::Json => headers::JSON,
+        }
+    }
+
+    /// Encodes one of our own messages.
+    pub fn encode<T: Serialize>(self, message: &T) -> Bytes {
+        match self {
+            Self::MsgPack => pack(message),
+            Self::Json => Bytes::from(serde_json::to_vec(message).unwrap_or_else(|error| {
+                // Our messages have string keys and no failing serializers.
+                unreachable!("own message not encodable: {error}")
+            })),
+        }
+    }
+
+    /// Decodes one message of at most `limit` bytes.
+    pub fn decode<T: DeserializeOwned>(self, body: &[u8], limit: usize) -> Result<T, DecodeError> {
+        if body.is_empty() {
+            return Err(DecodeError::Empty);
+        }
+        if body.len() > limit {
+            return Err(DecodeError::TooLarge { actual: body.len(), limit });
+        }
+        match self {
+            Self::MsgPack => unpack(body),
+            Self::Json => from_json(body),
+        }
+    }
+}
+
+/// Decodes a message in whichever encoding it is in.
+pub fn decode_any<T: DeserializeOwned>(
+    content_type: Option<&str>,
+    body: &[u8],
+    limit: usize,
+) -> (Format, Result<T, DecodeError>) {
+    let format = Format::of(content_type, body);
+    (format, format.decode(body, limit))
+}
+
+/// Encodes as MessagePack with named maps.
+pub fn pack<T: Serialize>(message: &T) -> Bytes {
+    match rmp_serde::to_vec_named(message) {
+        Ok(bytes) => Bytes::from(bytes),
+        // Writing to a Vec can't fail and our types have no failing serializers.
+        Err(error) => unreachable!("own message not encodable: {error}"),
+    }
+}
+
+/// Decodes MessagePack: one value, depth at most 16, nothing after it.
+pub fn unpack<T: DeserializeOwned>(body: &[u8]) -> Result<T, DecodeError> {
+    let mut rest = std::io::Cursor::new(body);
+    let mut de = rmp_serde::Deserializer::new(&mut rest);
+    de.set_max_depth(MAX_DEPTH);
+    let value = serde_path_to_error::deserialize(&mut de).map_err(|e| shape("MessagePack", &e))?;
+    let read = rest.position() as usize;
+    if read < body.len() {
+        return Err(DecodeError::Trailing { extra: body.len() - read, format: "MessagePack" });
+    }
+    Ok(value)
+}
+
+fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, DecodeError> {
+    let mut de = serde_json::Deserializer::from_slice(body);
+    let value = serde_path_to_error::deserialize(&mut de).map_err(|e| shape("JSON", &e))?;
+    de.end().map_err(|_| DecodeError::Trailing { extra: trailing(body), format: "JSON" })?;
+    Ok(value)
+}
+
+fn trailing(body: &[u8]) -> usize {
+    let mut stream = serde_json::Deserializer::from_slice(body).into_iter::<serde::de::IgnoredAny>();
+    let _first = stream.next();
+    body.len() - stream.byte_offset()
+}
+
+fn shape<E: std::fmt::Display>(format: &'static str, error: &serde_path_to_error::Error<E>) -> DecodeError {
+    let mut reason: String = error.inner().to_string().chars().take(200).collect();
+    reason.retain(|c| !c.is_control());
+    DecodeError::Shape { format, path: error.path().to_string().chars().take(100).collect(), reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+    struct Probe {
+        name: String,
+        #[serde(default)]
+        n: u32,
+    }
+
+    #[test]
+    fn both_encodings_carry_the_same_message() {
+        let probe = Probe { name: "a".into(), n: 3 };
+        for format in [Format::MsgPack, Format::Json] {
+            let bytes = format.encode(&probe);
+            let (found, back) = decode_any::<Probe>(None, &bytes, 100);
+            assert_eq!((found, back), (format, Ok(Probe { name: "a".into(), n: 3 })));
+        }
+    }
+
+    #[test]
+    fn trailing_bytes_are_refused() {
+        let probe = Probe { name: "a".into(), n: 3 };
+        for format in [Format::MsgPack, Format::Json] {
+            let mut bytes = format.encode(&probe).to_vec();
+            bytes.extend_from_slice(b"{}x");
+            assert!(matches!(
+                format.decode::<Probe>(&bytes, 100),
+                Err(DecodeError::Trailing { extra: 3, .. })
+            ));
+        }
+    }
+
+    #[test]
+    fn an_error_names_the_field() {
+        let error = Format::Json.decode::<Probe>(br#"{"name":"a","n":"x"}"#, 100).unwrap_err();
+        assert!(error.to_string().contains("`n`"), "{error}");
+    }
+
+    #[test]
+    fn a_bomb_is_refused_without_allocation() {
+        let mut deep = vec![0x91; 100_000];
+        deep.push(0xc0);
+        assert!(unpack::<serde_json::Value>(&deep).is_err());
+        let huge = [0xdd, 0xff, 0xff, 0xff, 0xff, 0xc0];
+        assert!(unpack::<Vec<u64>>(&huge).is_err());
+        assert_eq!(Format::MsgPack.decode::<Probe>(&[], 10), Err(DecodeError::Empty));
+        assert!(matches!(Format::MsgPack.decode::<Probe>(&[0; 11], 10), Err(DecodeError::TooLarge { .. })));
+    }
+}

@@ -1,0 +1,19 @@
+//! Header names, in one place.
+
+/// `application/json` or `application/msgpack`; decides the encoding of the answer.
+pub const CONTENT_TYPE: &str = "Content-Type";
+
+/// Refusal code as a number, by the convention of NATS services.
+pub const SERVICE_ERROR_CODE: &str = "Nats-Service-Error-Code";
+
+/// Refusal text, by the convention of NATS services.
+pub const SERVICE_ERROR: &str = "Nats-Service-Error";
+
+/// Compare-and-set on the last message of a subject.
+pub const EXPECTED_LAST_SUBJECT_SEQUENCE: &str = "Nats-Expected-Last-Subject-Sequence";
+
+/// JSON.
+pub const JSON: &str = "application/json";
+
+/// MessagePack.
+pub const MSGPACK: &str = "application/msgpack";

@@ -1,0 +1,326 @@
+//! The messages of a task's way. Unknown fields are skipped, missing optional ones defaulted.
+//!
+//! Tenant, agent, task and instance come from the subject, never from a body.
+
+use serde::{Deserialize, Serialize};
+
+use super::VERSION;
+use crate::task::{
+    AgentName, Code, InstanceId, Millis, Outcome, Payload, Phase, Priority, Refusal, Spec, TaskId,
+    TenantName, Token,
+};
+
+fn version() -> u32 {
+    VERSION
+}
+
+/// `sv.submit.<tenant>.<agent>.<task>`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Submit {
+    /// Protocol version.
+    #[serde(default = "version")]
+    pub v: u32,
+    /// Opaque to the coordinator.
+    #[serde(default)]
+    pub input: Payload,
+    /// Class within the tenant.
+    #[serde(default)]
+    pub priority: Priority,
+    /// See [`Spec::max_tries`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tries: Option<u32>,
+    /// When this id was first tried, Unix milliseconds; the time of storage if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_try: Option<Millis>,
+    /// Ask for a hint on `sv.done` at admission too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub confirm: bool,
+}
+
+impl Submit {
+    /// The spec this submit asks for, given the agent from the subject.
+    pub fn into_spec(self, agent: AgentName) -> Spec {
+        Spec { agent, input: self.input, priority: self.priority, max_tries: self.max_tries }
+    }
+}
+
+/// `sv.cmd.<tenant>.<task>.<nonce>`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Cmd {
+    /// Protocol version.
+    #[serde(default = "version")]
+    pub v: u32,
+    /// What to do.
+    pub op: CmdOp,
+}
+
+/// A command to a task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CmdOp {
+    /// Cancel the task and everything below it.
+    Cancel {
+        /// For people; cut to 512 bytes.
+        #[serde(default)]
+        reason: String,
+    },
+    /// Submit the dead task again, as a new task linked to it.
+    Retry {},
+}
+
+/// `sv.beat.<agent>.<instance>`: one heartbeat for the whole instance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Beat {
+    /// Protocol version.
+    #[serde(default = "version")]
+    pub v: u32,
+    /// How many attempts it runs at once.
+    pub slots: u32,
+    /// The leases it holds, until each one's verdict.
+    #[serde(default)]
+    pub tokens: Vec<Token>,
+    /// Lease length it asks for, in milliseconds; heartbeats come every third of it.
+    #[serde(default = "default_lease")]
+    pub lease_ms: Millis,
+    /// It takes no new work.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub draining: bool,
+}
+
+/// Lease length if an agent says nothing, in milliseconds.
+pub const DEFAULT_LEASE_MS: Millis = 15_000;
+
+fn default_lease() -> Millis {
+    DEFAULT_LEASE_MS
+}
+
+/// The answer to a heartbeat sent as a request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BeatReply {
+    /// Protocol version.
+    #[serde(default = "version")]
+    pub v: u32,
+    /// The owner's epoch.
+    pub epoch: u64,
+    /// Leases that are over: stop working on them.
+    #[serde(default)]
+    pub stop: Vec<Token>,
+}
+
+/// `sv.offer.<agent>.<instance>`: run this.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Offer {
+    /// Protocol version.
+    #[serde(default = "version")]
+    pub v: u32,
+    /// The owner's epoch; lower than one seen: ignore.
+    pub epoch: u64,
+    /// Whose task.
+    pub tenant: TenantName,
+    /// Which task.
+    pub task: TaskId,
+    /// Fencing number, +1 per dispatch.
+    pub attempt: u32,
+    /// The lease.
+    pub token: Token,
+    /// Length of the lease in milliseconds.
+    pub lease_ms: Millis,
+    /// Tries lost so far.
+    #[serde(default)]
+    pub tries: u32,
+    /// The task it was spawned by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<TaskId>,
+    /// The root of its tree (itself for a root).
+    pub root: TaskId,
+    /// 0 for a root.
+    #[serde(default)]
+    pub depth: u32,
+    /// How many children it has; fetch them with `sv.api.<tenant>.children`.
+    #[serde(default)]
+    pub children: u32,
+    /// Opaque.
+    #[serde(default)]
+    pub input: Payload,
+}
+
+/// `sv.accept.<agent>.<instance>`
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Accept {
+    /// Protocol version.
+    #[serde(default = "version")]
+    pub v: u32,
+    /// Offers taken.
+    #[serde(default)]
+    pub taken: Vec<Token>,
+    /// Offers beyond the slots, or while draining: give them to somebody else.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub busy: Vec<Token>,
+}
+
+/// `sv.report.<tenant>.<task>`: what a running attempt tells the coordinator, in order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Protocol version.
+    #[serde(default = "version")]
+    pub v: u32,
+    /// The lease.
+    pub token: Token,
+    /// The attempt the lease is for.
+    pub attempt: u32,
+    /// Who runs it.
+    pub agent: AgentName,
+    /// Which process.
+    pub instance: InstanceId,
+    /// 1, 2, … per lease.
+    pub n: u32,
+    /// What happened.
+    pub op: ReportOp,
+}
+
+/// The content of a report.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReportOp {
+    /// Children to create or adopt.
+    Spawn(Spawn),
+    /// The attempt is over.
+    End(End),
+}
+
+/// Children of one step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Spawn {
+    /// Names the place in the handler; with the index it decides the child's id.
+    pub step: String,
+    /// Index of the first child.
+    #[serde(default)]
+    pub first: u32,
+    /// In order of index.
+    pub children: Vec<Spec>,
+}
+
+/// The end of an attempt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct End {
+    /// Number of the attempt's last event, 0 if none: watchers know when they have seen all.
+    #[serde(default)]
+    pub last_event: u32,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// `sv.ctl.<agent>.<instance>`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ctl {
+    /// Protocol version.
+    #[serde(default = "version")]
+    pub v: u32,
+    /// The owner's epoch; lower than one seen: ignore.
+    pub epoch: u64,
+    /// What to hear.
+    pub op: CtlOp,
+}
+
+/// What an owner tells an instance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CtlOp {
+    /// The answer to a report.
+    Verdict(Verdict),
+    /// The lease is over: stop, report nothing more.
+    Stop {
+        /// Which lease.
+        token: Token,
+        /// `CANCELLED`, `LEASE_LOST`, `OFFER_LOST` or `STALE_LEASE`.
+        code: Code,
+    },
+}
+
+/// What became of a report.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// Which lease.
+    pub token: Token,
+    /// Reports up to here are decided.
+    pub n: u32,
+    /// Absent if applied, now or before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<Refusal>,
+    /// For a spawn: the children that were refused, with their ids.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<RefusedChild>,
+}
+
+/// A child that stays rejected.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedChild {
+    /// Its id.
+    pub task: TaskId,
+    /// Why.
+    pub refusal: Refusal,
+}
+
+/// `sv.owner.<shard>`: heartbeat now, to me.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OwnerHello {
+    /// Protocol version.
+    #[serde(default = "version")]
+    pub v: u32,
+    /// The new epoch.
+    pub epoch: u64,
+    /// Who, for people.
+    pub coordinator: String,
+}
+
+/// Results up to this size ride on the hint, in bytes.
+pub const MAX_HINT_RESULT: usize = 64 * 1024;
+
+/// `sv.done.<tenant>.<task>`: a hint, at most once; ask `get` to be sure.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Done {
+    /// Protocol version.
+    #[serde(default = "version")]
+    pub v: u32,
+    /// Journal revision this state is from.
+    pub rev: u64,
+    /// The state.
+    pub state: Phase,
+    /// Why, if it went wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<Refusal>,
+    /// The result, if completed and at most 64 KiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<Payload>,
+    /// The attempt that ended it.
+    #[serde(default)]
+    pub attempt: u32,
+    /// Number of its last event.
+    #[serde(default)]
+    pub last_event: u32,
+    /// What the id was submitted with: another hash means your submit was a conflict.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body_hash: Option<crate::task::BodyHash>,
+}
+
+/// Largest encoded event, in bytes.
+pub const MAX_EVENT_BYTES: usize = 16 * 1024;
+
+/// `sv.event.<tenant>.<task>`: progress, a token delta, a log line.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Protocol version.
+    #[serde(default = "version")]
+    pub v: u32,
+    /// The attempt that emits.
+    pub attempt: u32,
+    /// 1, 2, … per attempt.
+    pub n: u32,
+    /// Unix milliseconds, by the instance's clock.
+    pub at: Millis,
+    /// A word of the agent's choosing: `progress`, `token`, `log`.
+    pub kind: String,
+    /// Opaque.
+    #[serde(default)]
+    pub data: Payload,
+}

@@ -1,0 +1,223 @@
+//! Every subject, built and parsed side by side. Nothing else in the crate spells one.
+//!
+//! ```text
+//! INTAKE   sv.submit.<tenant>.<agent>.<task>     sv.cmd.<tenant>.<task>.<nonce>
+//! REPORTS  sv.report.<tenant>.<task>
+//! JOURNAL  sv.journal.<shard>
+//! EVENTS   sv.event.<tenant>.<task>
+//! core     sv.beat.<agent>.<instance>    sv.accept.<agent>.<instance>
+//!          sv.offer.<agent>.<instance>   sv.ctl.<agent>.<instance>
+//!          sv.owner.<shard>   sv.done.<tenant>.<task>   sv.api.<tenant>.<verb>
+//! ```
+
+use crate::task::{AgentName, InstanceId, NameError, TaskId, TaskKey, TenantName};
+
+/// Which part of the keyspace a coordinator owns. One shard exists for now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct Shard(pub u16);
+
+/// Stream filter for submits.
+pub const SUBMIT_ALL: &str = "sv.submit.*.*.*";
+/// Stream filter for commands.
+pub const CMD_ALL: &str = "sv.cmd.*.*.*";
+/// Stream filter for reports.
+pub const REPORT_ALL: &str = "sv.report.*.*";
+/// Stream filter for the journal.
+pub const JOURNAL_ALL: &str = "sv.journal.*";
+/// Stream filter for events.
+pub const EVENT_ALL: &str = "sv.event.*.*";
+/// Every heartbeat.
+pub const BEAT_ALL: &str = "sv.beat.*.*";
+/// Every acceptance.
+pub const ACCEPT_ALL: &str = "sv.accept.*.*";
+/// Every owner's announcement.
+pub const OWNER_ALL: &str = "sv.owner.*";
+/// Every query.
+pub const API_ALL: &str = "sv.api.*.*";
+
+/// Where a task is submitted.
+pub fn submit(tenant: &TenantName, agent: &AgentName, task: &TaskId) -> String {
+    format!("sv.submit.{tenant}.{agent}.{task}")
+}
+
+/// Where a command to a task goes; the nonce makes a repeat recognisable.
+pub fn cmd(tenant: &TenantName, task: &TaskId, nonce: &TaskId) -> String {
+    format!("sv.cmd.{tenant}.{task}.{nonce}")
+}
+
+/// Where a running task reports.
+pub fn report(tenant: &TenantName, task: &TaskId) -> String {
+    format!("sv.report.{tenant}.{task}")
+}
+
+/// The journal of a shard.
+pub fn journal(shard: Shard) -> String {
+    format!("sv.journal.{}", shard.0)
+}
+
+/// Where a running task emits events.
+pub fn event(tenant: &TenantName, task: &TaskId) -> String {
+    format!("sv.event.{tenant}.{task}")
+}
+
+/// Where an instance says that it lives.
+pub fn beat(agent: &AgentName, instance: &InstanceId) -> String {
+    format!("sv.beat.{agent}.{instance}")
+}
+
+/// Where an instance accepts offers.
+pub fn accept(agent: &AgentName, instance: &InstanceId) -> String {
+    format!("sv.accept.{agent}.{instance}")
+}
+
+/// Where an instance is offered tasks.
+pub fn offer(agent: &AgentName, instance: &InstanceId) -> String {
+    format!("sv.offer.{agent}.{instance}")
+}
+
+/// Where an instance hears verdicts and stops.
+pub fn ctl(agent: &AgentName, instance: &InstanceId) -> String {
+    format!("sv.ctl.{agent}.{instance}")
+}
+
+/// Where a new owner announces its epoch.
+pub fn owner(shard: Shard) -> String {
+    format!("sv.owner.{}", shard.0)
+}
+
+/// Where the end of a task is hinted at.
+pub fn done(tenant: &TenantName, task: &TaskId) -> String {
+    format!("sv.done.{tenant}.{task}")
+}
+
+/// Every end of a tenant's tasks.
+pub fn done_of_tenant(tenant: &TenantName) -> String {
+    format!("sv.done.{tenant}.*")
+}
+
+/// Where queries go.
+pub fn api(tenant: &TenantName, verb: &str) -> String {
+    format!("sv.api.{tenant}.{verb}")
+}
+
+/// A subject that is none of ours, or holds a bad name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SubjectError {
+    /// The tokens don't match.
+    #[error("the subject is not of the form {expected}")]
+    Shape {
+        /// The form.
+        expected: &'static str,
+    },
+    /// A token is no name.
+    #[error(transparent)]
+    Name(#[from] NameError),
+}
+
+/// What an INTAKE subject says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Intake {
+    /// A submit of this task for this agent.
+    Submit(TaskKey, AgentName),
+    /// A command to this task, with its nonce.
+    Cmd(TaskKey, TaskId),
+}
+
+/// Parses `sv.submit.…` and `sv.cmd.…`.
+pub fn parse_intake(subject: &str) -> Result<Intake, SubjectError> {
+    let tokens: Vec<&str> = subject.split('.').collect();
+    match tokens.as_slice() {
+        ["sv", "submit", tenant, agent, task] => {
+            Ok(Intake::Submit(key(tenant, task)?, AgentName::new(agent)?))
+        }
+        ["sv", "cmd", tenant, task, nonce] => Ok(Intake::Cmd(key(tenant, task)?, TaskId::new(nonce)?)),
+        _ => Err(SubjectError::Shape {
+            expected: "sv.submit.<tenant>.<agent>.<task> or sv.cmd.<tenant>.<task>.<nonce>",
+        }),
+    }
+}
+
+/// Parses `sv.report.<tenant>.<task>`.
+pub fn parse_report(subject: &str) -> Result<TaskKey, SubjectError> {
+    parse_task(subject, "report", "sv.report.<tenant>.<task>")
+}
+
+/// Parses `sv.event.<tenant>.<task>`.
+pub fn parse_event(subject: &str) -> Result<TaskKey, SubjectError> {
+    parse_task(subject, "event", "sv.event.<tenant>.<task>")
+}
+
+/// Parses `sv.done.<tenant>.<task>`.
+pub fn parse_done(subject: &str) -> Result<TaskKey, SubjectError> {
+    parse_task(subject, "done", "sv.done.<tenant>.<task>")
+}
+
+fn parse_task(subject: &str, kind: &str, expected: &'static str) -> Result<TaskKey, SubjectError> {
+    let tokens: Vec<&str> = subject.split('.').collect();
+    match tokens.as_slice() {
+        ["sv", k, tenant, task] if *k == kind => key(tenant, task),
+        _ => Err(SubjectError::Shape { expected }),
+    }
+}
+
+/// Parses `sv.beat.<agent>.<instance>` and `sv.accept.<agent>.<instance>`.
+pub fn parse_instance(subject: &str) -> Result<(AgentName, InstanceId), SubjectError> {
+    let tokens: Vec<&str> = subject.split('.').collect();
+    match tokens.as_slice() {
+        ["sv", "beat" | "accept" | "offer" | "ctl", agent, instance] => {
+            Ok((AgentName::new(agent)?, InstanceId::new(instance)?))
+        }
+        _ => Err(SubjectError::Shape { expected: "sv.beat.<agent>.<instance>" }),
+    }
+}
+
+/// Parses `sv.api.<tenant>.<verb>`; the verb is not checked.
+pub fn parse_api(subject: &str) -> Result<(TenantName, String), SubjectError> {
+    let tokens: Vec<&str> = subject.split('.').collect();
+    match tokens.as_slice() {
+        ["sv", "api", tenant, verb] => Ok((TenantName::new(tenant)?, (*verb).to_owned())),
+        _ => Err(SubjectError::Shape { expected: "sv.api.<tenant>.<verb>" }),
+    }
+}
+
+fn key(tenant: &str, task: &str) -> Result<TaskKey, SubjectError> {
+    Ok(TaskKey { tenant: TenantName::new(tenant)?, id: TaskId::new(task)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_built_parses_back() {
+        let tenant = TenantName::new("acme").unwrap();
+        let agent = AgentName::new("reader").unwrap();
+        let task = TaskId::new("t-1").unwrap();
+        let key = TaskKey { tenant: tenant.clone(), id: task.clone() };
+        let instance = InstanceId::fresh();
+        assert_eq!(
+            parse_intake(&submit(&tenant, &agent, &task)),
+            Ok(Intake::Submit(key.clone(), agent.clone()))
+        );
+        assert_eq!(parse_intake(&cmd(&tenant, &task, &task)), Ok(Intake::Cmd(key.clone(), task.clone())));
+        assert_eq!(parse_report(&report(&tenant, &task)), Ok(key.clone()));
+        assert_eq!(parse_event(&event(&tenant, &task)), Ok(key.clone()));
+        assert_eq!(parse_done(&done(&tenant, &task)), Ok(key));
+        assert_eq!(parse_instance(&beat(&agent, &instance)), Ok((agent, instance)));
+        assert_eq!(parse_api(&api(&tenant, "get")), Ok((tenant, "get".to_owned())));
+    }
+
+    #[test]
+    fn wildcards_and_extra_tokens_are_no_names() {
+        for bad in [
+            "sv.submit.*.reader.t",
+            "sv.submit.a.b.>",
+            "sv.submit.a.b",
+            "sv.submit.a.b.c.d",
+            "x.submit.a.b.c",
+        ] {
+            assert!(parse_intake(bad).is_err(), "{bad}");
+        }
+    }
+}
