@@ -34,13 +34,7 @@ pub struct Problem {
 
 impl Problem {
     pub(super) fn new(code: &'static str, message: impl Into<String>, place: impl Into<String>) -> Self {
-        Problem {
-            code,
-            message: message.into(),
-            place: place.into(),
-            help: None,
-            quote: None,
-        }
+        Problem { code, message: message.into(), place: place.into(), help: None, quote: None }
     }
 
     pub(super) fn in_file(
@@ -101,10 +95,7 @@ impl Diagnostic for Problem {
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
         let (_, span, label) = self.quote.as_ref()?;
-        Some(Box::new(std::iter::once(LabeledSpan::new_with_span(
-            Some(label.clone()),
-            *span,
-        ))))
+        Some(Box::new(std::iter::once(LabeledSpan::new_with_span(Some(label.clone()), *span))))
     }
 }
 
@@ -117,9 +108,7 @@ pub struct ConfigError {
 
 impl From<Problem> for ConfigError {
     fn from(problem: Problem) -> Self {
-        ConfigError {
-            problems: vec![problem],
-        }
+        ConfigError { problems: vec![problem] }
     }
 }
 

@@ -27,10 +27,7 @@ pub(super) fn read(name: &str, text: &str) -> (Arc<Source>, Vec<Written>, Vec<Pr
     let document = match DeTable::parse(text) {
         Ok(document) => document,
         Err(error) => {
-            let source = Arc::new(Source {
-                name: name.to_owned(),
-                text: text.to_owned(),
-            });
+            let source = Arc::new(Source { name: name.to_owned(), text: text.to_owned() });
             let message = error.message().lines().collect::<Vec<_>>().join(", ");
             let span = error.span().unwrap_or(0..0);
             let problem = Problem::in_file(
@@ -44,10 +41,7 @@ pub(super) fn read(name: &str, text: &str) -> (Arc<Source>, Vec<Written>, Vec<Pr
             return (source, Vec::new(), vec![problem]);
         }
     };
-    let source = Arc::new(Source {
-        name: name.to_owned(),
-        text: mask(text, document.get_ref()),
-    });
+    let source = Arc::new(Source { name: name.to_owned(), text: mask(text, document.get_ref()) });
     let mut written = Vec::new();
     let mut problems = Vec::new();
     for (section, value) in document.get_ref().iter() {
@@ -78,10 +72,7 @@ pub(super) fn read(name: &str, text: &str) -> (Arc<Source>, Vec<Written>, Vec<Pr
 /// The map is sorted by key; people read top to bottom.
 fn problem_order(problem: &Problem) -> usize {
     use miette::Diagnostic;
-    problem
-        .labels()
-        .and_then(|mut labels| labels.next())
-        .map_or(0, |label| label.offset())
+    problem.labels().and_then(|mut labels| labels.next()).map_or(0, |label| label.offset())
 }
 
 fn read_section(
@@ -93,24 +84,12 @@ fn read_section(
 ) {
     for (key, value) in table {
         let Some(option) = options::find(section, key.get_ref()) else {
-            let known = options::all()
-                .filter(|option| option.section == section)
-                .map(|option| option.name);
-            problems.push(unknown(
-                source,
-                key.span(),
-                &format!("key in [{section}]"),
-                key.get_ref(),
-                known,
-            ));
+            let known = options::all().filter(|option| option.section == section).map(|option| option.name);
+            problems.push(unknown(source, key.span(), &format!("key in [{section}]"), key.get_ref(), known));
             continue;
         };
         match to_text(option.kind, value.get_ref()) {
-            Some(text) => written.push(Written {
-                option,
-                text,
-                span: value.span(),
-            }),
+            Some(text) => written.push(Written { option, text, span: value.span() }),
             None => problems.push(wrong_type(option, source, value.span(), value.get_ref().type_str())),
         }
     }
@@ -125,18 +104,14 @@ fn wrong_type(option: &OptionDef, source: &Source, span: Range<usize>, found: &s
         span,
         &format!("this is of type {found}"),
     )
-    .help(format!(
-        "for example: {} = {}",
-        option.name,
-        option.kind.to_toml(option.example)
-    ))
+    .help(format!("for example: {} = {}", option.name, option.kind.to_toml(option.example)))
 }
 
 fn to_text(kind: Kind, value: &DeValue<'_>) -> Option<String> {
     match (kind, value) {
-        (Kind::Count, DeValue::Integer(number)) => i64::from_str_radix(number.as_str(), number.radix())
-            .ok()
-            .map(|n| n.to_string()),
+        (Kind::Count, DeValue::Integer(number)) => {
+            i64::from_str_radix(number.as_str(), number.radix()).ok().map(|n| n.to_string())
+        }
         (Kind::Flag, DeValue::Boolean(flag)) => Some(flag.to_string()),
         (Kind::Count | Kind::Flag, _) => None,
         (Kind::Urls, DeValue::Array(items)) => {
@@ -210,11 +185,8 @@ fn mask(text: &str, document: &DeTable<'_>) -> String {
                     .any(|word| key.get_ref().contains(word)),
                 _ => false,
             };
-            for byte in bytes
-                .get_mut(value.span())
-                .into_iter()
-                .flatten()
-                .filter(|byte| secret && **byte != b'\n')
+            for byte in
+                bytes.get_mut(value.span()).into_iter().flatten().filter(|byte| secret && **byte != b'\n')
             {
                 *byte = b'*';
             }
@@ -256,7 +228,8 @@ mod tests {
 
     #[test]
     fn numbers_may_be_written_as_toml_allows() {
-        let (_, written, problems) = read("t.toml", "[redis]\nstream_maxlen = 1_000\ntms_max_index_scan = 0x10\n");
+        let (_, written, problems) =
+            read("t.toml", "[redis]\nstream_maxlen = 1_000\ntms_max_index_scan = 0x10\n");
         assert!(problems.is_empty());
         let texts: Vec<_> = written.iter().map(|w| w.text.as_str()).collect();
         assert_eq!(texts, ["1000", "16"]);
@@ -265,10 +238,7 @@ mod tests {
     #[test]
     fn suggestions_are_made_only_for_likely_typing_errors() {
         assert_eq!(nearest("urll", &["url", "stream_maxlen"]), Some("url"));
-        assert_eq!(
-            nearest("stream_max_len", &["url", "stream_maxlen"]),
-            Some("stream_maxlen")
-        );
+        assert_eq!(nearest("stream_max_len", &["url", "stream_maxlen"]), Some("stream_maxlen"));
         assert_eq!(nearest("banana", &["url", "stream_maxlen"]), None);
     }
 }

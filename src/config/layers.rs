@@ -76,24 +76,14 @@ pub struct Sources {
 impl Sources {
     /// The environment of this process, and the usual places for a file.
     pub fn of_process(file: Option<PathBuf>) -> Self {
-        let env = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
-            .collect();
-        Sources {
-            file,
-            search: true,
-            env,
-            flags: Vec::new(),
-        }
+        let env =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect();
+        Sources { file, search: true, env, flags: Vec::new() }
     }
 
     /// Adds a flag, if it was given.
     pub fn flag(&mut self, key: &'static str, flag: &'static str, text: Option<impl Into<String>>) {
-        self.flags.extend(text.map(|text| FlagValue {
-            key,
-            flag,
-            text: text.into(),
-        }));
+        self.flags.extend(text.map(|text| FlagValue { key, flag, text: text.into() }));
     }
 
     /// A variable that is set and not empty.
@@ -114,15 +104,8 @@ impl Sources {
         }
         let home = || self.variable("HOME").map(|home| Path::new(home).join(".config"));
         let user = self.variable("XDG_CONFIG_HOME").map(PathBuf::from).or_else(home);
-        let places = [
-            Some(PathBuf::from(FILE_NAME)),
-            user.map(|dir| dir.join("selvedge").join(FILE_NAME)),
-        ];
-        places
-            .into_iter()
-            .flatten()
-            .find(|path| path.is_file())
-            .map(|path| (path, false))
+        let places = [Some(PathBuf::from(FILE_NAME)), user.map(|dir| dir.join("selvedge").join(FILE_NAME))];
+        places.into_iter().flatten().find(|path| path.is_file()).map(|path| (path, false))
     }
 }
 
@@ -161,6 +144,7 @@ pub fn load(
         given.put(flag.key, flag.text.clone(), Place::Flag(flag.flag));
     }
     given.read_context(contexts);
+    given.keep_one_login();
     let settings = Settings::build(&mut given);
     match settings {
         Some(settings) if given.problems.is_empty() => Ok(Loaded {
@@ -173,9 +157,7 @@ pub fn load(
                 .map(|(key, value)| (key, (value.text, value.place.origin())))
                 .collect(),
         }),
-        _ => Err(ConfigError {
-            problems: given.problems,
-        }),
+        _ => Err(ConfigError { problems: given.problems }),
     }
 }
 
@@ -189,11 +171,7 @@ fn unknown_variables(sources: &Sources) -> Vec<String> {
             .iter()
             .any(|(section, _, _)| name.starts_with(&format!("SELVEDGE_{}_", section.to_ascii_uppercase())))
     };
-    let unknown = sources
-        .env
-        .keys()
-        .filter(ours)
-        .filter(|name| !known.contains(&name.as_str()));
+    let unknown = sources.env.keys().filter(ours).filter(|name| !known.contains(&name.as_str()));
     unknown
         .map(|name| match file::nearest(name, &known) {
             Some(near) => format!("{name} sets nothing; did you mean {near}?"),
@@ -212,10 +190,22 @@ enum Place {
 }
 
 impl Place {
+    /// A higher one outranks a lower one.
+    fn rank(&self) -> u8 {
+        match self {
+            Place::Context(_) => 1,
+            Place::File(..) => 2,
+            Place::Env(_) => 3,
+            Place::Flag(_) => 4,
+        }
+    }
+
     fn origin(&self) -> Origin {
         match self {
             Place::Context(name) => Origin::Context(name.clone()),
-            Place::File(source, span) => Origin::File(format!("{}:{}", source.name, source.position(span.start).0)),
+            Place::File(source, span) => {
+                Origin::File(format!("{}:{}", source.name, source.position(span.start).0))
+            }
             Place::Env(name) => Origin::Env(name.clone()),
             Place::Flag(name) => Origin::Flag((*name).to_owned()),
         }
@@ -298,18 +288,41 @@ impl Resolved {
                 let place = self
                     .values
                     .get("nats.context")
-                    .map_or("selected NATS context".to_owned(), |value| {
-                        value.place.origin().to_string()
-                    });
+                    .map_or("selected NATS context".to_owned(), |value| value.place.origin().to_string());
                 self.problems.push(
-                    Problem::new(
-                        "CONFIG_CONTEXT",
-                        format!("cannot use the NATS context: {message}"),
-                        place,
-                    )
-                    .help("`nats context ls` lists the contexts; --no-context ignores them"),
+                    Problem::new("CONFIG_CONTEXT", format!("cannot use the NATS context: {message}"), place)
+                        .help("`nats context ls` lists the contexts; --no-context ignores them"),
                 );
             }
+        }
+    }
+
+    /// A layer that says how to log in shuts out the other ways below it: a user name given as a flag must not meet
+    /// the credentials file of a context. User and password are one way, so they may come from two layers.
+    fn keep_one_login(&mut self) {
+        const WAYS: [&[&str]; 5] = [
+            &["nats.user", "nats.password", "nats.password_file"],
+            &["nats.token"],
+            &["nats.creds"],
+            &["nats.nkey"],
+            &["nats.user_jwt", "nats.seed"],
+        ];
+        let rank =
+            |key: &str, values: &BTreeMap<String, Value>| values.get(key).map(|value| value.place.rank());
+        let highest = |way: &[&str]| way.iter().filter_map(|key| rank(key, &self.values)).max();
+        let in_url = self
+            .values
+            .get("nats.urls")
+            .filter(|value| value.text.contains('@'))
+            .map(|value| value.place.rank());
+        let Some(top) = WAYS.iter().filter_map(|way| highest(way)).chain(in_url).max() else { return };
+        let shut_out: Vec<&str> = WAYS
+            .iter()
+            .filter(|way| highest(way).is_some_and(|rank| rank < top))
+            .flat_map(|way| way.iter().copied())
+            .collect();
+        for key in shut_out {
+            self.values.remove(key);
         }
     }
 
@@ -324,11 +337,7 @@ impl Resolved {
         let key = option.key();
         let Some(value) = self.values.get(&key) else {
             // The defaults are checked by a test; here they cannot fail.
-            return if option.default.is_empty() {
-                T::unset()
-            } else {
-                T::parse(option.default).ok()
-            };
+            return if option.default.is_empty() { T::unset() } else { T::parse(option.default).ok() };
         };
         let parsed = T::parse(&value.text).and_then(|parsed| check(&parsed).map(|()| parsed));
         match parsed {
@@ -343,11 +352,7 @@ impl Resolved {
 
     /// Notes that two options cannot stand together.
     pub fn conflict(&mut self, one: &str, other: &str, help: &str) {
-        let place = |key: &str| {
-            self.values
-                .get(key)
-                .map(|value| format!("{key} ({})", value.place.origin()))
-        };
+        let place = |key: &str| self.values.get(key).map(|value| format!("{key} ({})", value.place.origin()));
         let places: Vec<String> = [place(one), place(other)].into_iter().flatten().collect();
         self.problems.push(
             Problem::new(
@@ -375,22 +380,14 @@ fn bad_value(option: &OptionDef, value: &Value, expected: &str) -> Problem {
             "this value",
         )
         .help(format!("for example: {} = {example}", option.name)),
-        Place::Env(name) => Problem::new(
-            "CONFIG_BAD_VALUE",
-            format!("{name}={shown}: {expected}"),
-            format!("env {name}"),
-        )
-        .help(format!(
-            "{name} sets `{}`; for example {name}={}",
-            option.key(),
-            option.example
-        )),
-        Place::Flag(flag) => Problem::new(
-            "CONFIG_BAD_VALUE",
-            format!("{flag} {shown}: {expected}"),
-            format!("flag {flag}"),
-        )
-        .help(format!("for example: {flag} {}", option.example)),
+        Place::Env(name) => {
+            Problem::new("CONFIG_BAD_VALUE", format!("{name}={shown}: {expected}"), format!("env {name}"))
+                .help(format!("{name} sets `{}`; for example {name}={}", option.key(), option.example))
+        }
+        Place::Flag(flag) => {
+            Problem::new("CONFIG_BAD_VALUE", format!("{flag} {shown}: {expected}"), format!("flag {flag}"))
+                .help(format!("for example: {flag} {}", option.example))
+        }
         Place::Context(name) => Problem::new(
             "CONFIG_BAD_VALUE",
             format!("`{}` is {shown}: {expected}", option.key()),

@@ -9,7 +9,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::layers::Resolved;
-use super::value::{ByteSize, Kind, LogFormat, NatsUrls, Provision, RedisUrl, Secret, Setting, UnknownTenants};
+use super::value::{
+    ByteSize, Kind, LogFormat, NatsUrls, Provision, RedisUrl, Secret, Setting, UnknownTenants,
+};
+use crate::task::PlanName;
 
 /// What is known about one option.
 #[derive(Debug, Clone, Copy)]
@@ -170,7 +173,7 @@ section! {
         /// What becomes of a submit by a tenant nobody has set up.
         unknown_tenants: UnknownTenants = "default-plan", unit "", env "", example "refuse";
         /// The plan of tenants nobody has set up.
-        default_plan: String = "free", unit "", env "", example "pro", check |name| is_name(name);
+        default_plan: PlanName = "free", unit "", env "", example "pro";
         /// How long an instance may take to accept an offer before it is withdrawn.
         offer_timeout: Duration = "5s", unit "", env "", example "2s", check |d| at_least(*d, Duration::from_millis(100));
         /// How long a submit's id is remembered, so that a repeated submit is the same task.
@@ -250,12 +253,7 @@ impl Settings {
         let redis = Redis::build(given);
         let coordinator = Coordinator::build(given);
         let log = Log::build(given);
-        let settings = Settings {
-            nats: nats?,
-            redis: redis?,
-            coordinator: coordinator?,
-            log: log?,
-        };
+        let settings = Settings { nats: nats?, redis: redis?, coordinator: coordinator?, log: log? };
         settings.check_together(given);
         Some(settings)
     }
@@ -288,19 +286,11 @@ fn positive(d: Duration) -> Result<(), String> {
 }
 
 fn at_least(d: Duration, least: Duration) -> Result<(), String> {
-    if d >= least {
-        Ok(())
-    } else {
-        Err(format!("must be at least {least:?}"))
-    }
+    if d >= least { Ok(()) } else { Err(format!("must be at least {least:?}")) }
 }
 
 fn at_least_bytes(size: ByteSize, least: u64) -> Result<(), String> {
-    if size.0 >= least {
-        Ok(())
-    } else {
-        Err(format!("must be at least {}", ByteSize(least)))
-    }
+    if size.0 >= least { Ok(()) } else { Err(format!("must be at least {}", ByteSize(least))) }
 }
 
 fn between(n: u64, least: u64, most: u64) -> Result<(), String> {
@@ -309,15 +299,5 @@ fn between(n: u64, least: u64, most: u64) -> Result<(), String> {
         _ if least == most => Err(format!("must be {least}")),
         (true, _) => Err(format!("must be at least {least}")),
         _ => Err(format!("must be at most {most}")),
-    }
-}
-
-fn is_name(text: &str) -> Result<(), String> {
-    let ok = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    let valid = text.len() <= 63 && text.starts_with(ok) && text.chars().all(|c| ok(c) || c == '_' || c == '-');
-    if valid {
-        Ok(())
-    } else {
-        Err("expected a name: a-z, 0-9, _ and -, at most 63, beginning with a letter or digit".into())
     }
 }

@@ -26,11 +26,7 @@ pub fn template() -> String {
                 let _ = writeln!(out, "#{line}");
             }
             let _ = writeln!(out, "# {}; env {}", describe(option), option.env());
-            let value = if option.default.is_empty() {
-                option.example
-            } else {
-                option.default
-            };
+            let value = if option.default.is_empty() { option.example } else { option.default };
             let _ = writeln!(out, "#{} = {}", option.name, option.kind.to_toml(value));
         }
     }
@@ -85,12 +81,7 @@ pub fn markdown() -> String {
                 let _ = write!(meaning, " In {}.", option.unit);
             }
             let _ = write!(meaning, " Example: `{}`.", option.kind.to_toml(option.example));
-            let _ = writeln!(
-                out,
-                "| `{}` | {default} | `{}` | {meaning} |",
-                option.name,
-                option.env()
-            );
+            let _ = writeln!(out, "| `{}` | {default} | `{}` | {meaning} |", option.name, option.env());
         }
     }
     out
@@ -112,11 +103,7 @@ pub fn rows(loaded: &Loaded) -> Vec<Row> {
     let row = |option: &OptionDef| {
         let (text, origin) = loaded.given(option);
         let value = (!text.is_empty()).then(|| option.kind.to_toml(&option.kind.redact(text)));
-        Row {
-            key: option.key(),
-            value,
-            origin: origin.to_string(),
-        }
+        Row { key: option.key(), value, origin: origin.to_string() }
     };
     options::all().map(row).collect()
 }

@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::task::PlanName;
+
 /// What a value looks like in `selvedge.toml`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -49,11 +51,7 @@ impl Kind {
             Kind::Flag => "true or false".into(),
             Kind::Duration => "a duration such as \"15s\" or \"1h30m\"".into(),
             Kind::Size => "a size such as \"256KiB\" or \"1GiB\"".into(),
-            Kind::Choice(words) => words
-                .iter()
-                .map(|w| format!("\"{w}\""))
-                .collect::<Vec<_>>()
-                .join(" or "),
+            Kind::Choice(words) => words.iter().map(|w| format!("\"{w}\"")).collect::<Vec<_>>().join(" or "),
         }
     }
 
@@ -75,11 +73,7 @@ impl Kind {
         match self {
             Kind::Secret => "********".to_owned(),
             Kind::Url => redact_url(text),
-            Kind::Urls => text
-                .split(',')
-                .map(|url| redact_url(url.trim()))
-                .collect::<Vec<_>>()
-                .join(","),
+            Kind::Urls => text.split(',').map(|url| redact_url(url.trim())).collect::<Vec<_>>().join(","),
             _ => text.to_owned(),
         }
     }
@@ -120,19 +114,14 @@ impl Setting for String {
 impl Setting for PathBuf {
     const KIND: Kind = Kind::Path;
     fn parse(text: &str) -> Result<Self, String> {
-        if text.is_empty() {
-            Err("must not be empty".into())
-        } else {
-            Ok(PathBuf::from(text))
-        }
+        if text.is_empty() { Err("must not be empty".into()) } else { Ok(PathBuf::from(text)) }
     }
 }
 
 impl Setting for SocketAddr {
     const KIND: Kind = Kind::Address;
     fn parse(text: &str) -> Result<Self, String> {
-        text.parse()
-            .map_err(|_| "expected an IP address and a port, such as 127.0.0.1:7717".into())
+        text.parse().map_err(|_| "expected an IP address and a port, such as 127.0.0.1:7717".into())
     }
 }
 
@@ -140,9 +129,7 @@ impl Setting for u64 {
     const KIND: Kind = Kind::Count;
     fn parse(text: &str) -> Result<Self, String> {
         // TOML allows 10_000; whoever moves such a value to the environment should not be surprised.
-        text.replace('_', "")
-            .parse()
-            .map_err(|_| "expected a whole number, zero or more".into())
+        text.replace('_', "").parse().map_err(|_| "expected a whole number, zero or more".into())
     }
 }
 
@@ -161,6 +148,13 @@ impl Setting for Duration {
     const KIND: Kind = Kind::Duration;
     fn parse(text: &str) -> Result<Self, String> {
         parse_duration(text)
+    }
+}
+
+impl Setting for PlanName {
+    const KIND: Kind = Kind::Text;
+    fn parse(text: &str) -> Result<Self, String> {
+        PlanName::new(text).map_err(|error| error.to_string())
     }
 }
 
@@ -229,7 +223,8 @@ impl ServerUrl {
             return Err(expected());
         }
         match text.split_once("://") {
-            Some((scheme, rest)) if !rest.is_empty() && schemes.contains(&format!("{scheme}://").as_str()) => {}
+            Some((scheme, rest))
+                if !rest.is_empty() && schemes.contains(&format!("{scheme}://").as_str()) => {}
             Some(_) => return Err(format!("{}; supported: {}", expected(), schemes.join(" "))),
             None => return Ok(ServerUrl(format!("{}{text}", schemes[0]))),
         }
@@ -256,10 +251,8 @@ pub struct NatsUrls(pub Vec<ServerUrl>);
 impl Setting for NatsUrls {
     const KIND: Kind = Kind::Urls;
     fn parse(text: &str) -> Result<Self, String> {
-        let urls: Result<Vec<_>, _> = text
-            .split(',')
-            .map(|url| ServerUrl::parse(url, &["nats://", "tls://"]))
-            .collect();
+        let urls: Result<Vec<_>, _> =
+            text.split(',').map(|url| ServerUrl::parse(url, &["nats://", "tls://"])).collect();
         urls.map(NatsUrls)
     }
 }
@@ -293,14 +286,8 @@ pub fn redact_url(text: &str) -> String {
     }
 }
 
-const DURATIONS: [(&str, u64); 6] = [
-    ("ms", 1),
-    ("s", 1_000),
-    ("m", 60_000),
-    ("h", 3_600_000),
-    ("d", 86_400_000),
-    ("w", 604_800_000),
-];
+const DURATIONS: [(&str, u64); 6] =
+    [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000), ("w", 604_800_000)];
 
 /// Reads `250ms`, `15s`, `1h30m`, `7d`; a number without a unit is refused, except 0.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
@@ -319,11 +306,8 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         let (number, tail) = split_number(rest);
         let unit_len = tail.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(tail.len());
         let (unit, tail) = tail.split_at(unit_len);
-        let factor = DURATIONS
-            .iter()
-            .find(|(name, _)| *name == unit)
-            .map(|(_, factor)| *factor)
-            .ok_or(EXPECTED)?;
+        let factor =
+            DURATIONS.iter().find(|(name, _)| *name == unit).map(|(_, factor)| *factor).ok_or(EXPECTED)?;
         // Units fall from left to right, each at most once: "30m1h" and "1s1s" are typing errors.
         if factor >= last_factor {
             return Err(EXPECTED.into());
@@ -354,8 +338,7 @@ const SIZES: [(&str, u64); 9] = [
 
 /// Reads `4096B`, `256KiB`, `1GB`; a number without a unit is refused, except 0.
 pub fn parse_size(text: &str) -> Result<u64, String> {
-    const EXPECTED: &str =
-        "expected a size with its unit, such as \"256KiB\" or \"1GiB\" (units: B kB KiB MB MiB GB GiB TB TiB)";
+    const EXPECTED: &str = "expected a size with its unit, such as \"256KiB\" or \"1GiB\" (units: B kB KiB MB MiB GB GiB TB TiB)";
     let text = text.trim();
     if text == "0" {
         return Ok(0);
@@ -487,10 +470,7 @@ mod tests {
 
     #[test]
     fn a_url_never_shows_its_password() {
-        assert_eq!(
-            redact_url("nats://amy:pa@ss@host:4222"),
-            "nats://amy:********@host:4222"
-        );
+        assert_eq!(redact_url("nats://amy:pa@ss@host:4222"), "nats://amy:********@host:4222");
         assert_eq!(redact_url("redis://:hunter2@host/0"), "redis://:********@host/0");
         assert_eq!(redact_url("nats://t0ken@host"), "nats://********@host");
         assert_eq!(redact_url("amy:pass@host"), "amy:********@host");
