@@ -53,7 +53,8 @@ fn submit(
                 priority: Default::default(),
                 max_tries: None,
             };
-            return admitted(key, spec, stored_at, Some(refusal), false);
+            let hash = spec.body_hash();
+            return admitted(key, spec, hash, stored_at, Some(refusal), false);
         }
     };
     let first_try = clamp_first_try(submit.first_try, stored_at);
