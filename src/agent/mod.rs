@@ -99,7 +99,8 @@ impl Agent {
                 };
                 Box::pin(async move {
                     let result = handled.await?;
-                    Payload::json(&result).map_err(|e| AgentError::fatal(format!("the result is no JSON: {e}")))
+                    Payload::json(&result)
+                        .map_err(|e| AgentError::fatal(format!("the result is no JSON: {e}")))
                 })
             }),
         )

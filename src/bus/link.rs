@@ -199,7 +199,11 @@ impl Link {
     }
 }
 
-async fn open_one(url: &str, name: &str, count: std::sync::Arc<watch::Sender<u64>>) -> Result<Nats, BusError> {
+async fn open_one(
+    url: &str,
+    name: &str,
+    count: std::sync::Arc<watch::Sender<u64>>,
+) -> Result<Nats, BusError> {
     let servers: Vec<String> = url.split(',').map(|s| s.trim().to_owned()).collect();
     ConnectOptions::new()
         .name(name)

@@ -26,6 +26,9 @@ use crate::{
 /// Field of a stream entry that holds the encoded event.
 const FIELD: &str = "e";
 
+/// Id and fields, as XRANGE answers.
+type Entry = (String, Vec<(String, Vec<u8>)>);
+
 /// How long a stream gets and how long it lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EventPolicy {
@@ -117,7 +120,7 @@ impl EventStore {
         limit: u32,
     ) -> Result<EventsPage, StoreError> {
         let start = after.map_or("-".to_owned(), |(attempt, n)| format!("({attempt}-{n}"));
-        let entries: Vec<(String, Vec<(String, Vec<u8>)>)> = redis::cmd("XRANGE")
+        let entries: Vec<Entry> = redis::cmd("XRANGE")
             .arg(keys::events(key))
             .arg(start)
             .arg("+")
@@ -130,8 +133,7 @@ impl EventStore {
         for (_, fields) in entries.into_iter().take(limit as usize) {
             let encoded = fields.into_iter().find(|(name, _)| name == FIELD);
             let encoded = encoded.ok_or_else(|| StoreError::Corrupt("an entry holds no event".into()))?;
-            let event: Event =
-                codec::unpack(&encoded.1).map_err(|e| StoreError::Corrupt(e.to_string()))?;
+            let event: Event = codec::unpack(&encoded.1).map_err(|e| StoreError::Corrupt(e.to_string()))?;
             events.push(event);
         }
         Ok(EventsPage { events, more })
