@@ -1,7 +1,6 @@
 //! A Redis or Valkey, and a NATS server, of a test's own.
 
 use std::{
-    path::PathBuf,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -14,18 +13,6 @@ pub struct Redis {
     dir: tempfile::TempDir,
     port: u16,
     args: Vec<String>,
-}
-
-fn binary(variable: &str, names: &[&str]) -> PathBuf {
-    if let Some(path) = std::env::var_os(variable) {
-        return path.into();
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = names.iter().flat_map(|n| std::env::split_paths(&path).map(move |d| d.join(n)));
-    found
-        .into_iter()
-        .find(|p| p.is_file())
-        .unwrap_or_else(|| panic!("none of {names:?} in PATH; set {variable}"))
 }
 
 fn free_port() -> u16 {
@@ -46,7 +33,7 @@ impl Redis {
 
     /// Starts it again after `kill`, with what its directory holds.
     pub async fn up(&mut self) {
-        let mut command = Command::new(binary("SELVEDGE_REDIS_SERVER", &["valkey-server", "redis-server"]));
+        let mut command = Command::new(crate::harness::redis_executable());
         command
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""])
             .arg("--dir")
@@ -104,7 +91,7 @@ impl Nats {
     pub async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let port = free_port();
-        let child = Command::new(binary("SELVEDGE_NATS_SERVER", &["nats-server"]))
+        let child = Command::new(crate::harness::nats_executable())
             .args(["-a", "127.0.0.1", "-p", &port.to_string(), "-js", "-sd"])
             .arg(dir.path())
             .stdout(Stdio::null())
