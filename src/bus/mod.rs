@@ -1,18 +1,24 @@
 //! The only place that knows async-nats.
 //!
 //! ```text
+//! options    how to reach a NATS                    context   what the `nats` command line stores of that
+//! connect    one connection, watched                error     what can go wrong, by kind
 //! api        the JetStream API in plain JSON        link      the two connections of a role
 //! clock      real or accelerated time               ordered   numbered publishing, in order, resent
 //! journal    append by compare-and-set, read back   publish   into streams, with an honest "unknown"
 //! ownership  the shard lease                        provision streams, consumers, buckets
-//! service    the query plane as a NATS service            consume   durable pull consumers that keep going
+//! consume    durable pulls that keep going          service   the query plane as a NATS service
 //! ```
 
 pub mod api;
 pub mod clock;
+pub mod connect;
 pub mod consume;
+pub mod context;
+pub mod error;
 pub mod journal;
 pub mod link;
+pub mod options;
 pub mod ordered;
 pub mod ownership;
 pub mod provision;
@@ -20,5 +26,8 @@ pub mod publish;
 pub mod service;
 
 pub use clock::Clock;
+pub use connect::{BusEvent, Connection, Counts, connect};
+pub use error::{Error, ErrorKind};
 pub use link::{AskError, BusError, Lane, Link, Message, Subscription};
+pub use options::{NatsOptions, Secret};
 pub use publish::{Posted, StoreError};

@@ -1,7 +1,5 @@
 //! The `cli` module.
 
-<<<<<<< HEAD
-pub mod servers;
-=======
 pub mod demo;
->>>>>>> main
+pub mod nats_args;
+pub mod servers;

@@ -111,11 +111,8 @@ fn readable(delivery: &Delivery) -> Option<EventWrite> {
 
 fn parse(delivery: &Delivery) -> Result<EventWrite, (&'static str, String)> {
     let key = subjects::parse_event(&delivery.subject).map_err(|e| ("subject", e.to_string()))?;
-    let (format, event) = codec::decode_any::<Event>(
-        delivery.content_type.as_deref(),
-        &delivery.payload,
-        MAX_EVENT_BYTES,
-    );
+    let (format, event) =
+        codec::decode_any::<Event>(delivery.content_type.as_deref(), &delivery.payload, MAX_EVENT_BYTES);
     let event = event.map_err(|e| ("body", e.to_string()))?;
     if event.attempt == 0 || event.n == 0 {
         return Err(("number", "attempt and n start at 1".to_owned()));

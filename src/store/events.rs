@@ -133,8 +133,7 @@ impl EventStore {
         for (_, fields) in entries.into_iter().take(limit as usize) {
             let encoded = fields.into_iter().find(|(name, _)| name == FIELD);
             let encoded = encoded.ok_or_else(|| StoreError::Corrupt("an entry holds no event".into()))?;
-            let event: Event =
-                codec::unpack(&encoded.1).map_err(|e| StoreError::Corrupt(e.to_string()))?;
+            let event: Event = codec::unpack(&encoded.1).map_err(|e| StoreError::Corrupt(e.to_string()))?;
             events.push(event);
         }
         Ok(EventsPage { events, more })

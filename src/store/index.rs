@@ -224,8 +224,7 @@ impl IndexWriter {
         generation: Generation,
     ) -> Result<Self, StoreError> {
         let mut c = connection.clone();
-        let _: Value =
-            redis::cmd("UNLINK").arg(keys::restart_point(shard)).query_async(&mut c).await?;
+        let _: Value = redis::cmd("UNLINK").arg(keys::restart_point(shard)).query_async(&mut c).await?;
         let _: Value = redis::cmd("UNLINK").arg(keys::due(shard)).query_async(&mut c).await?;
         let wiped = wipe(&mut c).await?;
         tracing::info!(shard = shard.0, %generation, keys = wiped, "the index begins anew");

@@ -1,6 +1,7 @@
 //! The only place that knows Redis (or Valkey): what is kept there, how it is written and read.
 //!
 //! ```text
+//! connect  how to reach it, and whether it is fit
 //! keys     every key name, and how each kind is bounded
 //! record   one task as stored: a header the script can read, then the view
 //! index    the one writer: a script call per touched tenant (`index.lua` beside it)
@@ -11,6 +12,7 @@
 //! Nothing in here is the truth: everything can be wiped and comes back from the journal, except
 //! the history of events. Callers: the coordinator's indexer, event writer and query service.
 
+pub mod connect;
 pub mod cursor;
 pub mod events;
 pub mod index;

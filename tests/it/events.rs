@@ -152,7 +152,8 @@ impl Bench {
         let stop = CancellationToken::new();
         let (out, deliveries) = mpsc::channel(1_024);
         let (_policy, policy) = watch::channel(EventPolicy::default());
-        let options = PullOptions { expires: Duration::from_secs(2), ..PullOptions::new("EVENTS", "event-writer") };
+        let options =
+            PullOptions { expires: Duration::from_secs(2), ..PullOptions::new("EVENTS", "event-writer") };
         let tasks = vec![
             tokio::spawn(consume::pull(js.clone(), options, out, stop.clone())),
             tokio::spawn(event_writer::run(store.clone(), policy, deliveries, stop.clone())),
@@ -197,7 +198,8 @@ async fn events_reach_redis_in_order_and_bad_ones_are_skipped() {
     b.publish("t", "not an event".into()).await;
     b.publish("t", bytes::Bytes::new()).await;
     b.publish("t", codec::pack(&event(0, 0))).await;
-    b.publish("t", codec::pack(&Event { data: Payload::json(&"x".repeat(20_000)).unwrap(), ..event(1, 2) })).await;
+    b.publish("t", codec::pack(&Event { data: Payload::json(&"x".repeat(20_000)).unwrap(), ..event(1, 2) }))
+        .await;
     b.js.publish("sv.event.ACME.t", codec::pack(&event(1, 1))).await.unwrap().await.unwrap();
     let mut json = async_nats::HeaderMap::new();
     json.insert(headers::CONTENT_TYPE, headers::JSON);
@@ -214,7 +216,7 @@ async fn events_reach_redis_in_order_and_bad_ones_are_skipped() {
     b.end().await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_wait_in_the_stream_while_redis_is_down_and_none_is_doubled() {
     let mut redis = Redis::start().await;
     let b = Bench::new(&redis).await;
@@ -224,7 +226,7 @@ async fn events_wait_in_the_stream_while_redis_is_down_and_none_is_doubled() {
     for n in 2..=300 {
         b.publish("t", codec::pack(&event(1, n))).await;
     }
-    redis.up().await;
+    redis.up();
     b.until_drained().await;
     let page = b.store.read(&key("t"), None, 1_000).await.unwrap();
     let numbers: Vec<u32> = page.events.iter().map(|e| e.n).collect();

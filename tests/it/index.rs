@@ -89,8 +89,7 @@ impl Bench {
 
     async fn with(redis: Redis) -> Self {
         let connection = redis.connect().await;
-        let writer =
-            IndexWriter::begin(connection.clone(), SHARD, 1, Generation::fresh()).await.unwrap();
+        let writer = IndexWriter::begin(connection.clone(), SHARD, 1, Generation::fresh()).await.unwrap();
         let reader = IndexReader::new(connection.clone());
         Self { redis, connection, writer, reader, seq: 0 }
     }
@@ -230,7 +229,8 @@ async fn a_batch_sent_again_after_a_lost_answer_is_taken_again() {
 #[tokio::test]
 async fn retention_keeps_the_newest_terminal_tasks_and_every_live_one() {
     let mut b = Bench::new().await;
-    let mut views: Vec<_> = (0..20).map(|i| task(&format!("d{i:02}"), Phase::Completed, i + 1, NOW + i)).collect();
+    let mut views: Vec<_> =
+        (0..20).map(|i| task(&format!("d{i:02}"), Phase::Completed, i + 1, NOW + i)).collect();
     views.push(task("live", Phase::Waiting, 30, 1));
     let mut batch = b.batch(views);
     batch.retain.insert(tenant("acme"), Retention { tasks: 5, ms: 86_400_000 });
@@ -325,14 +325,14 @@ async fn a_flushall_is_noticed_by_the_next_batch_and_by_the_idle_check() {
     assert_eq!(b.writer.write(&batch(generation, 2, vec![other])).await.unwrap(), Written::Lost);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_went_back_in_time_is_noticed() {
     let mut b = Bench::with(Redis::start().await).await;
     b.write(vec![task("t1", Phase::Queued, 1, 100)]).await;
     let _: () = redis::cmd("SAVE").query_async(&mut b.connection.clone()).await.unwrap();
     b.write(vec![task("t1", Phase::Completed, 2, 100)]).await;
     b.redis.kill();
-    b.redis.up().await;
+    b.redis.up();
     let mut failures = 0;
     let outcome = loop {
         match b.writer.check().await {
@@ -419,9 +419,7 @@ async fn a_page_reads_ten_ids_and_ten_records_whatever_is_stored() {
         let before = b.calls().await;
         let page = b.reader.list(&acme, &request, limits).await.unwrap();
         let after = b.calls().await;
-        let delta = |name: &str| {
-            after.get(name).map_or(0, |c| c.0) - before.get(name).map_or(0, |c| c.0)
-        };
+        let delta = |name: &str| after.get(name).map_or(0, |c| c.0) - before.get(name).map_or(0, |c| c.0);
         assert_eq!((page.scanned, page.tasks.len()), (scanned, found), "{request:?}");
         assert_eq!(delta("evalsha"), 1, "{request:?}");
         assert!(delta("mget") <= 1 && delta("zrange") == 1 && delta("get") == 0, "{request:?}");
@@ -455,7 +453,8 @@ async fn a_cursor_walks_every_task_once_while_others_are_inserted() {
     assert_eq!(pages, 13, "and no empty page at the end");
 
     // Sifted pages end where they stopped looking, and the walk still sees everything.
-    let request = ListRequest { states: vec![Phase::Queued, Phase::Failed], limit: Some(100), ..Default::default() };
+    let request =
+        ListRequest { states: vec![Phase::Queued, Phase::Failed], limit: Some(100), ..Default::default() };
     let mut found = 0;
     let mut cursor = None;
     loop {
@@ -475,12 +474,12 @@ async fn senseless_queries_are_refused_not_guessed_at() {
     b.write((0..30).map(|i| task(&format!("t{i}"), Phase::Queued, i + 1, i)).collect()).await;
     let (acme, limits) = (tenant("acme"), ScanLimits::default());
     let mine = b.reader.list(&acme, &ListRequest::default(), limits).await.unwrap().next.unwrap();
-    let refused = async |tenant: &TenantName, request: ListRequest| {
-        match b.reader.list(tenant, &request, limits).await {
+    let refused =
+        async |tenant: &TenantName, request: ListRequest| match b.reader.list(tenant, &request, limits).await
+        {
             Err(ReadError::Query(refusal)) => assert_eq!(refusal.code, Code::BadQuery),
             other => panic!("{request:?}: {other:?}"),
-        }
-    };
+        };
     let cursor = |c: &str| ListRequest { cursor: Some(c.to_owned()), ..Default::default() };
     refused(&tenant("umbrella"), cursor(&mine)).await;
     refused(&acme, ListRequest { states: vec![Phase::Failed], ..cursor(&mine) }).await;
@@ -496,18 +495,15 @@ async fn senseless_queries_are_refused_not_guessed_at() {
 async fn one_task_from_queued_to_completed_costs_few_commands() {
     let mut b = Bench::new().await;
     b.write(vec![task("warm", Phase::Queued, 1, 1)]).await;
-    let _: () = redis::cmd("CONFIG")
-        .arg("RESETSTAT")
-        .query_async(&mut b.connection.clone())
-        .await
-        .unwrap();
+    let _: () = redis::cmd("CONFIG").arg("RESETSTAT").query_async(&mut b.connection.clone()).await.unwrap();
     let n = 2_000;
     for chunk in (0..n).collect::<Vec<u64>>().chunks(250) {
         b.write(chunk.iter().map(|i| task(&format!("t{i}"), Phase::Queued, i + 2, *i)).collect()).await;
     }
     let queued = b.calls().await;
     for chunk in (0..n).collect::<Vec<u64>>().chunks(250) {
-        b.write(chunk.iter().map(|i| task(&format!("t{i}"), Phase::Completed, n + i + 2, *i)).collect()).await;
+        b.write(chunk.iter().map(|i| task(&format!("t{i}"), Phase::Completed, n + i + 2, *i)).collect())
+            .await;
     }
     let completed = b.calls().await;
     for (what, stats) in [("queued", &queued), ("queued, then completed", &completed)] {

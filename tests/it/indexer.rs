@@ -6,8 +6,8 @@ use std::{
 };
 
 use selvedge::{
-    coordinator::{
-        indexer::{FollowReply, IndexAsk, IndexHealth, IndexState, Indexer, IndexerEnd, IndexerOptions},
+    coordinator::indexer::{
+        FollowReply, IndexAsk, IndexHealth, IndexState, Indexer, IndexerEnd, IndexerOptions,
     },
     flow::dirty::Dirty,
     store::{
@@ -55,8 +55,8 @@ impl Owner {
         match ask {
             IndexAsk::Follow { generation, from, reply } => {
                 self.generation = Some(generation);
-                // Nobody waits for an answer to a question of before.
-                self.waiting = None;
+                // Nobody waits for an answer to a question of before (but a second indexer, in one test).
+                self.parked.extend(self.waiting.take());
                 match from {
                     None => self.dirty.restart(self.tasks.keys().cloned().collect()),
                     Some(seq) => self.dirty.prune(seq),
@@ -178,6 +178,14 @@ impl Bench {
         tokio::time::timeout(Duration::from_secs(10), wait).await.expect("the state changes").unwrap();
     }
 
+    /// Waits for the rebuild with this number (from 1) to be over.
+    async fn until_following(&mut self, rebuilds: usize) {
+        let wait = self.follows.wait_for(|f| f.len() >= rebuilds);
+        tokio::time::timeout(Duration::from_secs(10), wait).await.expect("the loss is noticed").unwrap();
+        let head = self.head;
+        self.until(|h| h.state == IndexState::Following && h.upto_seq == head).await;
+    }
+
     /// Every task, from Redis, page by page.
     async fn indexed(&self) -> BTreeMap<String, TaskView> {
         let reader = IndexReader::new(self.redis.connect().await);
@@ -195,8 +203,10 @@ impl Bench {
 
     async fn assert_equal(&self) {
         let indexed = self.indexed().await;
-        let wrong: Vec<_> = self.expected.iter().filter(|(id, view)| indexed.get(*id) != Some(*view)).collect();
-        let wrong: Vec<_> = wrong.iter().map(|(id, view)| (*id, view.rev, indexed.get(*id).map(|v| v.rev))).collect();
+        let wrong: Vec<_> =
+            self.expected.iter().filter(|(id, view)| indexed.get(*id) != Some(*view)).collect();
+        let wrong: Vec<_> =
+            wrong.iter().map(|(id, view)| (*id, view.rev, indexed.get(*id).map(|v| v.rev))).collect();
         let sizes = (indexed.len(), self.expected.len());
         assert!(wrong.is_empty() && sizes.0 == sizes.1, "{sizes:?} {wrong:?}");
     }
@@ -226,14 +236,12 @@ async fn the_index_equals_the_owners_state_after_a_flushall_at_any_moment() {
     assert!(follows > 1, "the losses were noticed");
     // Nothing is written any more: the idle check finds this one.
     b.flushall().await;
-    let wait = b.follows.wait_for(|f| f.len() > follows);
-    tokio::time::timeout(Duration::from_secs(10), wait).await.expect("the loss is noticed").unwrap();
-    b.until(|h| h.state == IndexState::Following && h.upto_seq == 800).await;
+    b.until_following(follows + 1).await;
     b.assert_equal().await;
     assert!(!b.indexer.is_finished());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_redis_degrades_the_index_and_an_empty_one_is_filled_again() {
     let mut b = Bench::new(Redis::start().await).await;
     for i in 0..100 {
@@ -245,10 +253,44 @@ async fn a_killed_redis_degrades_the_index_and_an_empty_one_is_filled_again() {
     for i in 0..50 {
         b.change(&format!("t{i}"), Phase::Running).await;
     }
-    b.redis.up().await;
-    b.until(|h| h.state == IndexState::Following && h.upto_seq >= 150).await;
+    b.redis.up();
+    b.until_following(2).await;
     b.assert_equal().await;
     assert_eq!(*b.follows.borrow(), [None, None], "two rebuilds: at the start and after the loss");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_restarted_with_old_data_is_wiped_and_filled_again() {
+    let mut b = Bench::new(Redis::start().await).await;
+    for i in 0..60 {
+        b.change(&format!("t{i}"), Phase::Running).await;
+    }
+    b.until_written().await;
+    let _: () = redis::cmd("SAVE").query_async(&mut b.connection.clone()).await.unwrap();
+    for i in 0..60 {
+        b.change(&format!("t{i}"), Phase::Completed).await;
+    }
+    b.until_written().await;
+    b.redis.kill();
+    b.redis.up();
+    b.until_following(2).await;
+    b.assert_equal().await;
+}
+
+#[tokio::test]
+async fn a_redis_that_stands_still_loses_nothing_and_needs_no_rebuild() {
+    let mut b = Bench::new(Redis::start().await).await;
+    b.change("t0", Phase::Queued).await;
+    b.until_written().await;
+    b.redis.pause();
+    for i in 0..120 {
+        b.change(&format!("t{i}"), Phase::Running).await;
+    }
+    b.until(|h| h.state == IndexState::Degraded { reason: "unavailable" }).await;
+    b.redis.resume();
+    b.until_written().await;
+    b.assert_equal().await;
+    assert_eq!(*b.follows.borrow(), [None]);
 }
 
 #[tokio::test]

@@ -1,6 +1,11 @@
-//! Tests against real servers: each test starts its own, on free ports, in a directory that goes away.
+//! Tests against real servers, all in one binary. Each test starts its own on free ports, so they run in parallel.
+
+mod harness;
 
 mod events;
 mod index;
 mod indexer;
+mod nats_connection;
+mod redis_connection;
+mod servers;
 mod store_servers;

@@ -94,7 +94,8 @@ fn install(resolver: &Resolver, program: Program, pin: &Pin, bin: &Path) -> Resu
         move |error: std::io::Error| vec![format!("{what} in {at}: {error}")]
     };
     fs::create_dir_all(bin).map_err(told("cannot create the cache"))?;
-    let lock = File::create(bin.join(format!(".{}.lock", pin.product))).map_err(told("cannot lock the cache"))?;
+    let lock =
+        File::create(bin.join(format!(".{}.lock", pin.product))).map_err(told("cannot lock the cache"))?;
     lock.lock().map_err(told("cannot lock the cache"))?;
     let home = bin.join(pin.directory());
     // Somebody else may have finished while we waited for the lock, which `lock` gives back when it is dropped.
@@ -122,7 +123,8 @@ fn install(resolver: &Resolver, program: Program, pin: &Pin, bin: &Path) -> Resu
     let staged = ready.join(pin.executable);
     fs::rename(&fetched, &staged).map_err(told("cannot move the executable"))?;
     // Some installers drop the executable bit of package data.
-    fs::set_permissions(&staged, fs::Permissions::from_mode(0o755)).map_err(told("cannot make it executable"))?;
+    fs::set_permissions(&staged, fs::Permissions::from_mode(0o755))
+        .map_err(told("cannot make it executable"))?;
     inspect(program, &staged, Origin::Installed).map_err(|reason| vec![reason])?;
     let _ = fs::remove_dir_all(&home);
     fs::rename(&ready, &home).map_err(told("cannot move into place"))?;
@@ -135,7 +137,15 @@ fn fetch(resolver: &Resolver, work: &Path, requirements: &Path, target: &Path) -
     let mut attempt = |name: &str, mut command: Command| -> bool {
         let _ = fs::remove_dir_all(target);
         command
-            .args(["install", "--quiet", "--require-hashes", "--no-deps", "--only-binary", ":all:", "--target"])
+            .args([
+                "install",
+                "--quiet",
+                "--require-hashes",
+                "--no-deps",
+                "--only-binary",
+                ":all:",
+                "--target",
+            ])
             .arg(target)
             .arg("-r")
             .arg(requirements);
@@ -199,7 +209,8 @@ fn run(resolver: &Resolver, mut command: Command) -> Result<(), String> {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    let line = said.lines().rev().map(str::trim).find(|line| !line.is_empty() && !line.starts_with("[notice]"));
+    let line =
+        said.lines().rev().map(str::trim).find(|line| !line.is_empty() && !line.starts_with("[notice]"));
     Err(line.map_or_else(|| output.status.to_string(), str::to_owned))
 }
 

@@ -98,7 +98,9 @@ impl Error {
 }
 
 /// Runs blocking work beside an asynchronous caller.
-async fn off_the_loop<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+async fn off_the_loop<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(Error::Io { what: "the starting thread ended".to_owned(), source: error.into() }),

@@ -50,7 +50,8 @@ impl PortInUse {
 
     /// What to do about it.
     pub fn help(&self) -> String {
-        let other = self.flag.map_or("choose another port".to_owned(), |flag| format!("choose another with {flag}"));
+        let other =
+            self.flag.map_or("choose another port".to_owned(), |flag| format!("choose another with {flag}"));
         match &self.holder {
             Some(holder) => format!("stop it (kill {}), or {other}", holder.pid),
             None => other,
@@ -82,9 +83,14 @@ pub fn holder(port: u16) -> Option<Holder> {
     })?;
     let wanted = format!("socket:[{inode}]");
     for process in std::fs::read_dir("/proc").ok()?.flatten() {
-        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
         let Ok(files) = std::fs::read_dir(process.path().join("fd")) else { continue };
-        if files.flatten().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|to| to.as_os_str() == wanted.as_str())) {
+        if files
+            .flatten()
+            .any(|fd| std::fs::read_link(fd.path()).is_ok_and(|to| to.as_os_str() == wanted.as_str()))
+        {
             let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
             return Some(Holder { pid, name: name.trim().to_owned() });
         }

@@ -228,7 +228,11 @@ mod tests {
     #[test]
     fn a_child_survives_the_thread_that_asked_for_it_and_dies_with_its_guard() {
         let process = std::thread::spawn(|| Process::spawn(sleeper()).unwrap()).join().unwrap();
-        assert_eq!(process.wait(Duration::from_millis(100)), None, "the asking thread is gone, the child is not");
+        assert_eq!(
+            process.wait(Duration::from_millis(100)),
+            None,
+            "the asking thread is gone, the child is not"
+        );
         let pid = process.pid();
         drop(process);
         assert!(!alive(pid));

@@ -53,7 +53,8 @@ impl RedisConfig {
     fn text(&self, port: u16) -> String {
         let word = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
         let path = |path: &Path| word(&path.to_string_lossy());
-        let mut text = format!("bind 127.0.0.1\nprotected-mode yes\ndaemonize no\ndir {}\nsave \"\"\n", path(&self.dir));
+        let mut text =
+            format!("bind 127.0.0.1\nprotected-mode yes\ndaemonize no\ndir {}\nsave \"\"\n", path(&self.dir));
         text += &format!("appendonly {}\n", if self.persist { "yes" } else { "no" });
         text += &format!("maxmemory-policy {}\n", self.policy);
         if let Some(maxmemory) = &self.maxmemory {
@@ -97,7 +98,8 @@ pub struct RedisServer {
 impl RedisServer {
     /// Starts it and waits until it answers. Blocks.
     pub fn start(config: RedisConfig) -> Result<RedisServer, Error> {
-        fs::create_dir_all(&config.dir).map_err(Error::io(format!("cannot create {}", config.dir.display())))?;
+        fs::create_dir_all(&config.dir)
+            .map_err(Error::io(format!("cannot create {}", config.dir.display())))?;
         if config.tls.is_some() && !supports_tls(&config.executable) {
             return Err(Error::Unsupported { path: config.executable.clone(), feature: "TLS" });
         }
@@ -218,7 +220,9 @@ fn answers(config: &RedisConfig, port: u16, pid: u32) -> bool {
     if config.tls.is_some() {
         let log = fs::read(log_of(config)).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
-        return log.lines().any(|line| line.starts_with(&format!("{pid}:")) && line.contains("Ready to accept"));
+        return log
+            .lines()
+            .any(|line| line.starts_with(&format!("{pid}:")) && line.contains("Ready to accept"));
     }
     let ask = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;

@@ -42,7 +42,9 @@ impl Program {
     pub fn how_to_get(self) -> String {
         let pip = install::by_hand(self);
         match self {
-            Program::Nats => format!("install it with `brew install nats-server`, or `{pip}` and set {}", self.variable()),
+            Program::Nats => {
+                format!("install it with `brew install nats-server`, or `{pip}` and set {}", self.variable())
+            }
             Program::Redis => format!(
                 "install it with `apt install redis-server` or `brew install valkey`, or `{pip}` and set {}",
                 self.variable()
@@ -136,6 +138,7 @@ type Reporter = Arc<dyn Fn(&str) + Send + Sync>;
 #[derive(Clone)]
 pub struct Resolver {
     explicit: Option<(String, PathBuf)>,
+    variables: bool,
     path: OsString,
     pub(super) cache: Option<PathBuf>,
     pub(super) offline: bool,
@@ -153,6 +156,7 @@ impl Resolver {
     pub fn from_env() -> Resolver {
         Resolver {
             explicit: None,
+            variables: true,
             path: std::env::var_os("PATH").unwrap_or_default(),
             cache: cache_dir(|name| std::env::var_os(name)),
             offline: false,
@@ -163,6 +167,12 @@ impl Resolver {
     /// An executable named by a flag (`by` is the flag, for messages); it beats the variable.
     pub fn explicit(mut self, by: &str, path: Option<PathBuf>) -> Resolver {
         self.explicit = path.map(|path| (by.to_owned(), path));
+        self
+    }
+
+    /// Takes no notice of the variables that name executables.
+    pub fn without_variables(mut self) -> Resolver {
+        self.variables = false;
         self
     }
 
@@ -193,11 +203,15 @@ impl Resolver {
     /// Finds the program, installing it if it must. Blocks (up to a minute when it installs).
     pub fn resolve(&self, program: Program) -> Result<Found, Error> {
         let named = self.explicit.clone().or_else(|| {
-            let value = std::env::var_os(program.variable()).filter(|value| !value.is_empty())?;
+            let value = std::env::var_os(program.variable()).filter(|value| self.variables && !value.is_empty())?;
             Some((program.variable().to_owned(), PathBuf::from(value)))
         });
         if let Some((by, path)) = named {
-            return inspect(program, &path, Origin::Explicit).map_err(|reason| Error::Explicit { by, path, reason });
+            return inspect(program, &path, Origin::Explicit).map_err(|reason| Error::Explicit {
+                by,
+                path,
+                reason,
+            });
         }
         let mut passed_over = Vec::new();
         for candidate in self.on_path(program.executables()) {
@@ -246,8 +260,8 @@ fn cache_dir(var: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
 /// Asks an executable for its version and holds it against the floor.
 pub(super) fn inspect(program: Program, path: &Path, origin: Origin) -> Result<Found, String> {
     let said = ask_version(path).map_err(|why| format!("{} does not run: {why}", path.display()))?;
-    let (product, version) = read_version(program, &said)
-        .ok_or_else(|| format!("{} is not a {program}", path.display()))?;
+    let (product, version) =
+        read_version(program, &said).ok_or_else(|| format!("{} is not a {program}", path.display()))?;
     let floor = match product {
         "nats-server" => Version(2, 15, 1),
         "Redis" => Version(7, 0, 0),
@@ -323,7 +337,9 @@ mod tests {
     #[test]
     fn the_cache_directory_follows_the_variables_in_order() {
         let with = |vars: &'static [(&str, &str)]| {
-            cache_dir(move |name| vars.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value)))
+            cache_dir(move |name| {
+                vars.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value))
+            })
         };
         assert_eq!(with(&[("HOME", "/h")]), Some("/h/.cache/selvedge".into()));
         assert_eq!(with(&[("HOME", "/h"), ("XDG_CACHE_HOME", "/x")]), Some("/x/selvedge".into()));

@@ -100,7 +100,8 @@ pub struct NatsServer {
 impl NatsServer {
     /// Starts it and waits until JetStream is healthy. Blocks.
     pub fn start(config: NatsConfig) -> Result<NatsServer, Error> {
-        fs::create_dir_all(&config.dir).map_err(Error::io(format!("cannot create {}", config.dir.display())))?;
+        fs::create_dir_all(&config.dir)
+            .map_err(Error::io(format!("cannot create {}", config.dir.display())))?;
         write_private(&config.dir.join("nats.conf"), &config.text())?;
         if let Some(port) = config.port {
             ports::check_free(port)?;
@@ -273,7 +274,10 @@ pub(super) fn last_words(log: &Path) -> Option<String> {
     let text = String::from_utf8_lossy(&text[text.len().saturating_sub(8192)..]).into_owned();
     let lines = || text.lines().rev().map(str::trim).filter(|line| !line.is_empty());
     let telling = ["[FTL]", "[ERR]", "FATAL", "Fatal", "rror", "Could not", "Bad directive"];
-    lines().find(|line| telling.iter().any(|mark| line.contains(mark))).or_else(|| lines().next()).map(str::to_owned)
+    lines()
+        .find(|line| telling.iter().any(|mark| line.contains(mark)))
+        .or_else(|| lines().next())
+        .map(str::to_owned)
 }
 
 /// A string of the server's configuration language.

@@ -179,7 +179,10 @@ impl Supervisor {
     /// How often the child was restarted.
     pub fn restarts(&self, name: &str) -> u32 {
         let children = self.lock();
-        children.iter().find(|keeper| keeper.desk.name == name).map_or(0, |keeper| keeper.desk.lock().restarts)
+        children
+            .iter()
+            .find(|keeper| keeper.desk.name == name)
+            .map_or(0, |keeper| keeper.desk.lock().restarts)
     }
 
     /// Ends the child as a crash would; it is restarted.
@@ -324,7 +327,9 @@ mod tests {
         assert!(matches!(next(&mut events).await, Event::Started { restarts: 0, .. }));
         let killed = Instant::now();
         assert!(supervisor.kill9("worker"));
-        assert!(matches!(next(&mut events).await, Event::Died { pid, how, .. } if pid == first && how.contains('9')));
+        assert!(
+            matches!(next(&mut events).await, Event::Died { pid, how, .. } if pid == first && how.contains('9'))
+        );
         let Event::Started { pid: second, restarts: 1, .. } = next(&mut events).await else { panic!() };
         assert!(killed.elapsed() < Duration::from_secs(1));
         assert_ne!(first, second);
@@ -360,7 +365,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let supervisor = Supervisor::new();
         supervisor.start(shell("store", "exec sleep 600", &dir.path().join("a"))).unwrap();
-        supervisor.start(shell("stubborn", "trap '' TERM; while :; do sleep 1; done", &dir.path().join("b"))).unwrap();
+        supervisor
+            .start(shell("stubborn", "trap '' TERM; while :; do sleep 1; done", &dir.path().join("b")))
+            .unwrap();
         let mut events = supervisor.events();
         supervisor.stop(Duration::from_millis(300));
         assert_eq!(next(&mut events).await, Event::Stopped { name: "stubborn".into() });
