@@ -35,6 +35,8 @@ struct Owner {
     dirty: Dirty,
     head: u64,
     generation: Option<Generation>,
+    /// Nothing was handed out of this generation yet.
+    fresh: bool,
     waiting: Option<(usize, oneshot::Sender<IndexBatch>)>,
     parked: Vec<(usize, oneshot::Sender<IndexBatch>)>,
     written: watch::Sender<u64>,
@@ -55,6 +57,7 @@ impl Owner {
         match ask {
             IndexAsk::Follow { generation, from, reply } => {
                 self.generation = Some(generation);
+                self.fresh = true;
                 // Nobody waits for an answer to a question of before (but a second indexer, in one test).
                 self.parked.extend(self.waiting.take());
                 match from {
@@ -72,10 +75,11 @@ impl Owner {
     }
 
     fn hand_out(&mut self) {
-        if self.dirty.is_empty() {
+        if self.dirty.is_empty() && !self.fresh {
             return;
         }
         let (Some((max, reply)), Some(generation)) = (self.waiting.take(), self.generation) else { return };
+        self.fresh = false;
         let taken = self.dirty.take(max, usize::MAX);
         let writes: Vec<_> = taken.iter().map(|(key, _)| write(self.tasks[key].clone())).collect();
         let keep = Retention { tasks: 100_000, ms: 86_400_000 };
@@ -126,8 +130,10 @@ impl Bench {
         let mut owner = Owner {
             tasks: HashMap::new(),
             dirty: Dirty::default(),
-            head: 0,
+            // The message that opened the journal.
+            head: 1,
             generation: None,
+            fresh: false,
             waiting: None,
             parked: Vec::new(),
             written,
@@ -153,7 +159,7 @@ impl Bench {
             follows: follows_rx,
             health: health_rx,
             expected: BTreeMap::new(),
-            head: 0,
+            head: 1,
             stop,
             indexer,
             asks,
@@ -214,6 +220,13 @@ impl Bench {
     async fn flushall(&self) {
         let _: () = redis::cmd("FLUSHALL").query_async(&mut self.connection.clone()).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn an_index_of_no_tasks_is_complete() {
+    let mut b = Bench::new(Redis::start().await).await;
+    b.until_following(1).await;
+    assert!(b.indexed().await.is_empty());
 }
 
 #[tokio::test]
@@ -329,7 +342,7 @@ async fn a_next_owner_goes_on_from_the_restart_point_and_the_old_one_ends() {
     let second = tokio::spawn(second.run(stop.clone()));
     let wait = b.follows.wait_for(|f| f.len() == 2);
     tokio::time::timeout(Duration::from_secs(10), wait).await.expect("it asks to follow").unwrap();
-    assert_eq!(*b.follows.borrow(), [None, Some(100)]);
+    assert_eq!(*b.follows.borrow(), [None, Some(101)]);
     let end = tokio::time::timeout(Duration::from_secs(10), &mut b.indexer).await.expect("it ends").unwrap();
     assert_eq!(end, IndexerEnd::Fenced);
     b.change("t5", Phase::Completed).await;
