@@ -48,9 +48,6 @@ const EVENT_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the end waits for the events before it.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long a handler may notice that it is handed back.
-const HAND_BACK_GRACE: Duration = Duration::from_secs(1);
-
 /// Reaches every resender within this time after a take-over, each at a moment of its own.
 pub(super) const JITTER_MS: u64 = 200;
 
@@ -101,7 +98,10 @@ pub(super) struct Timers {
     clock: Clock,
     /// A third of the lease: no verdict for that long is worth another publish.
     every: Duration,
+    /// How long a handler may go on after a cancel.
     grace: Duration,
+    /// How long a handler may go on when its task is handed back.
+    hand_back: Duration,
     reports_at: Instant,
     events_at: Option<Instant>,
     /// Since when no event could be stored.
@@ -109,8 +109,9 @@ pub(super) struct Timers {
 }
 
 impl Timers {
-    pub(super) fn new(clock: Clock, every: Duration, grace: Duration) -> Self {
-        Self { clock, every, grace, reports_at: clock.after(every), events_at: None, events_fail_since: None }
+    pub(super) fn new(clock: Clock, every: Duration, grace: Duration, hand_back: Duration) -> Self {
+        let reports_at = clock.after(every);
+        Self { clock, every, grace, hand_back, reports_at, events_at: None, events_fail_since: None }
     }
 }
 
@@ -154,7 +155,7 @@ impl Attempt {
                 () = self.signals.hand_back.cancelled(), if !handing_back => {
                     self.ctx.0.cancel.cancel();
                     handing_back = true;
-                    abort_at = Some(Instant::now() + HAND_BACK_GRACE);
+                    abort_at = Some(self.timers.clock.after(self.timers.hand_back));
                 }
                 () = at(abort_at) => {
                     abort_at = None;

@@ -15,7 +15,9 @@ use tokio::sync::oneshot;
 use super::{AgentError, Ctx, attempt::Command, error::refused};
 use crate::{
     client::{Error, check_size},
-    task::{AgentName, MAX_PAYLOAD_BYTES, Payload, Phase, Priority, Refusal, Spec, TaskId, WaitFor, child_id},
+    task::{
+        AgentName, MAX_PAYLOAD_BYTES, Payload, Phase, Priority, Refusal, Spec, TaskId, WaitFor, child_id,
+    },
     wire::{
         api::ChildView,
         codec,
@@ -281,10 +283,8 @@ mod tests {
         let cuts: Vec<(u32, usize)> =
             split("s", 5, vec![spec(1); 130]).iter().map(|s| (s.first, s.children.len())).collect();
         assert_eq!(cuts, [(5, 64), (69, 64), (133, 2)]);
-        let cuts: Vec<(u32, usize)> = split("s", 0, vec![spec(100_000); 5])
-            .iter()
-            .map(|s| (s.first, s.children.len()))
-            .collect();
+        let cuts: Vec<(u32, usize)> =
+            split("s", 0, vec![spec(100_000); 5]).iter().map(|s| (s.first, s.children.len())).collect();
         assert_eq!(cuts, [(0, 2), (2, 2), (4, 1)]);
         assert!(split("s", 0, vec![]).is_empty());
     }

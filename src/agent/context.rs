@@ -103,7 +103,8 @@ impl Ctx {
     /// Emits an event: kept in a capped stream, shown to watchers, never truth. Does not wait for it
     /// to be stored; waits while too many are on their way.
     pub async fn emit<T: Serialize + ?Sized>(&self, kind: &str, data: &T) -> Result<(), AgentError> {
-        let data = Payload::json(data).map_err(|e| AgentError::fatal(format!("the event is no JSON: {e}")))?;
+        let data =
+            Payload::json(data).map_err(|e| AgentError::fatal(format!("the event is no JSON: {e}")))?;
         self.emit_raw(kind, data).await
     }
 

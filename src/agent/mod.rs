@@ -33,7 +33,7 @@ mod runner;
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
-use tokio_util::sync::CancellationToken;
+pub use tokio_util::sync::CancellationToken;
 
 pub use children::{Child, ChildResult};
 pub use context::Ctx;
@@ -99,7 +99,8 @@ impl Agent {
                 };
                 Box::pin(async move {
                     let result = handled.await?;
-                    Payload::json(&result).map_err(|e| AgentError::fatal(format!("the result is no JSON: {e}")))
+                    Payload::json(&result)
+                        .map_err(|e| AgentError::fatal(format!("the result is no JSON: {e}")))
                 })
             }),
         )

@@ -181,6 +181,9 @@ impl Runner {
                 start.push(offer);
             }
         }
+        if answer.taken.is_empty() && answer.busy.is_empty() {
+            return Ok(());
+        }
         let lane = self.link.main.clone();
         lane.tell(subjects::accept(&self.name, &self.instance), codec::pack(&answer)).await?;
         if !matches!(tokio::time::timeout(FLUSH, lane.flush()).await, Ok(Ok(()))) {
@@ -238,7 +241,12 @@ impl Runner {
             handler,
             reports: Ordered::new(bulk.clone(), subjects::report(&tenant, &task), WINDOW, SettledBy::Verdict),
             events: Ordered::new(bulk.clone(), subjects::event(&tenant, &task), WINDOW, SettledBy::Ack),
-            timers: Timers::new(self.settings.clock, lease / 3, self.settings.grace),
+            timers: Timers::new(
+                self.settings.clock,
+                lease / 3,
+                self.settings.grace,
+                self.settings.drain / 20,
+            ),
             undecided: Vec::new(),
         };
         tracing::debug!(%tenant, %task, attempt = attempt.reporter.attempt, "attempt started");

@@ -88,7 +88,15 @@ pub(super) async fn call<T: Serialize + ?Sized>(
 
 /// Has everything unacknowledged redelivered at once: what a new owner does first. Needs 2.14.
 pub async fn consumer_reset(js: &Context, stream: &str, consumer: &str) -> Result<(), ApiError> {
-    call(js, &format!("CONSUMER.RESET.{stream}.{consumer}"), &serde_json::json!({})).await.map(|_| ())
+    let nothing = serde_json::json!({});
+    match call(js, &format!("CONSUMER.RESET.{stream}.{consumer}"), &nothing).await {
+        // The server leaves a reset of a consumer it does not have unanswered; ask which it is.
+        Err(unanswered @ ApiError::Unavailable { .. }) => {
+            call(js, &format!("CONSUMER.INFO.{stream}.{consumer}"), &nothing).await?;
+            Err(unanswered)
+        }
+        answered => answered.map(|_| ()),
+    }
 }
 
 /// Resets the owner's consumers of a shard.
@@ -99,4 +107,12 @@ pub async fn reset_owner_consumers(
     let consumer = topology::owner_consumer(shard);
     consumer_reset(js, topology::INTAKE, &consumer).await?;
     consumer_reset(js, topology::REPORTS, &consumer).await
+}
+
+/// The last sequence of a work queue that still holds messages; `None` if it is empty.
+pub async fn last_waiting(js: &Context, stream: &str) -> Result<Option<u64>, ApiError> {
+    let info = call(js, &format!("STREAM.INFO.{stream}"), &serde_json::json!({})).await?;
+    let state = &info["state"];
+    let messages = state["messages"].as_u64().unwrap_or(0);
+    Ok((messages > 0).then(|| state["last_seq"].as_u64().unwrap_or(0)))
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, context::ContextBuilder};
 use async_nats::{Client, ConnectErrorKind, ConnectOptions};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 use super::error::Error;
 use super::options::{NatsOptions, Secret, split_user_info};
@@ -79,15 +79,26 @@ struct Watch {
     trouble: AtomicU64,
     last_forbidden: Mutex<Option<(Instant, String)>>,
     events: broadcast::Sender<BusEvent>,
+    /// Times connected, possibly shared by several connections of one role.
+    returns: Arc<watch::Sender<u64>>,
 }
 
 /// Connects, under this name, to a server that is new enough.
 ///
 /// Fails rather than retries if no server answers now; once connected, it is kept up for ever.
 pub async fn connect(options: &NatsOptions, name: &str) -> Result<Connection, Error> {
+    connect_counting(options, name, Arc::new(watch::Sender::new(0))).await
+}
+
+/// Connects; `returns` is raised every time the connection stands (again).
+pub(super) async fn connect_counting(
+    options: &NatsOptions,
+    name: &str,
+    returns: Arc<watch::Sender<u64>>,
+) -> Result<Connection, Error> {
     install_crypto();
     let servers = options.servers().join(", ");
-    let watch = Arc::new(Watch::new(name));
+    let watch = Arc::new(Watch::new(name, returns));
     let connect_options = build(options, name, &watch).await?;
     let client = connect_options
         .connect(options.servers())
@@ -101,7 +112,8 @@ pub async fn connect(options: &NatsOptions, name: &str) -> Result<Connection, Er
     tracing::info!(connection = name, server = %info.server_name, version = %info.version, "connected to NATS");
     let timeout = options.timeout();
     let api_prefix = jetstream_prefix(options);
-    let jetstream = ContextBuilder::new().timeout(timeout).api_prefix(api_prefix.clone()).build(client.clone());
+    let jetstream =
+        ContextBuilder::new().timeout(timeout).api_prefix(api_prefix.clone()).build(client.clone());
     Ok(Connection { client, jetstream, api_prefix, watch, servers, timeout })
 }
 
@@ -114,6 +126,11 @@ impl Connection {
     /// JetStream, in the domain or behind the prefix that was asked for.
     pub fn jetstream(&self) -> &jetstream::Context {
         &self.jetstream
+    }
+
+    /// Where the JetStream API is: `$JS.API`, or where a domain or prefix moves it.
+    pub fn api_prefix(&self) -> &str {
+        &self.api_prefix
     }
 
     /// Where it was told to connect, without credentials.
@@ -187,7 +204,8 @@ impl Connection {
             }
             _ => return Err(self.explain_timeout("the JetStream account", began)),
         };
-        let info: Info = serde_json::from_slice(&message.payload).map_err(|error| cannot(error.to_string()))?;
+        let info: Info =
+            serde_json::from_slice(&message.payload).map_err(|error| cannot(error.to_string()))?;
         if let Some(error) = info.error {
             return Err(cannot(error["description"].as_str().unwrap_or("refused").to_owned()));
         }
@@ -204,7 +222,10 @@ impl Connection {
             if self.client.drain().await.is_err() {
                 return;
             }
-            while !matches!(events.recv().await, Ok(BusEvent::Closed) | Err(broadcast::error::RecvError::Closed)) {}
+            while !matches!(
+                events.recv().await,
+                Ok(BusEvent::Closed) | Err(broadcast::error::RecvError::Closed)
+            ) {}
         };
         if tokio::time::timeout(deadline, closing).await.is_err() {
             tracing::warn!(connection = %self.watch.name, "NATS connection not drained in time");
@@ -213,7 +234,7 @@ impl Connection {
 }
 
 impl Watch {
-    fn new(name: &str) -> Watch {
+    fn new(name: &str, returns: Arc<watch::Sender<u64>>) -> Watch {
         Watch {
             name: name.to_owned(),
             connected: AtomicU64::new(0),
@@ -224,6 +245,7 @@ impl Watch {
             trouble: AtomicU64::new(0),
             last_forbidden: Mutex::new(None),
             events: broadcast::Sender::new(256),
+            returns,
         }
     }
 
@@ -232,7 +254,10 @@ impl Watch {
         use async_nats::{Event, ServerError};
         let connection = self.name.as_str();
         let (counter, label, told) = match event {
-            Event::Connected => (&self.connected, "connected", BusEvent::Connected),
+            Event::Connected => {
+                self.returns.send_modify(|count| *count += 1);
+                (&self.connected, "connected", BusEvent::Connected)
+            }
             Event::Disconnected => {
                 tracing::warn!(connection, "NATS connection lost, reconnecting");
                 (&self.disconnected, "disconnected", BusEvent::Disconnected)
@@ -248,7 +273,9 @@ impl Watch {
             Event::ServerError(ServerError::AuthorizationViolation) => {
                 self.forbid("authorization violation".to_owned())
             }
-            Event::ServerError(ServerError::Other(said)) if said.to_lowercase().contains("permissions violation") => {
+            Event::ServerError(ServerError::Other(said))
+                if said.to_lowercase().contains("permissions violation") =>
+            {
                 self.forbid(said)
             }
             Event::ServerError(error) => self.complain(error.to_string()),
@@ -317,7 +344,10 @@ async fn build(options: &NatsOptions, name: &str, watch: &Arc<Watch>) -> Result<
     if let Some(prefix) = &options.inbox_prefix {
         let bad = |c: char| c.is_whitespace() || c.is_control() || c == '*' || c == '>';
         if prefix.is_empty() || prefix.starts_with('.') || prefix.ends_with('.') || prefix.contains(bad) {
-            return Err(Error::config("inbox prefix", format!("{prefix:?} is not a subject without wildcards")));
+            return Err(Error::config(
+                "inbox prefix",
+                format!("{prefix:?} is not a subject without wildcards"),
+            ));
         }
         built = built.custom_inbox_prefix(prefix);
     }
@@ -331,10 +361,16 @@ async fn log_in(built: ConnectOptions, options: &NatsOptions) -> Result<ConnectO
         return built.credentials_file(file).await.map_err(|error| Error::config(at, error.to_string()));
     }
     if let Some(jwt) = &options.jwt {
-        let jwt = inline_or_file(jwt, "eyJ").ok_or_else(|| Error::config("JWT", "neither a JWT nor a file with one"))?;
-        let seed = options.seed.as_ref().ok_or_else(|| Error::config("JWT", "needs the seed to sign with (NATS_SEED)"))?;
-        let seed = inline_or_file(seed, "SU").ok_or_else(|| Error::config("seed", "neither a seed nor a file with one"))?;
-        let keys = nkeys::KeyPair::from_seed(&seed).map_err(|error| Error::config("seed", error.to_string()))?;
+        let jwt = inline_or_file(jwt, "eyJ")
+            .ok_or_else(|| Error::config("JWT", "neither a JWT nor a file with one"))?;
+        let seed = options
+            .seed
+            .as_ref()
+            .ok_or_else(|| Error::config("JWT", "needs the seed to sign with (NATS_SEED)"))?;
+        let seed = inline_or_file(seed, "SU")
+            .ok_or_else(|| Error::config("seed", "neither a seed nor a file with one"))?;
+        let keys =
+            nkeys::KeyPair::from_seed(&seed).map_err(|error| Error::config("seed", error.to_string()))?;
         let keys = Arc::new(keys);
         return Ok(built.jwt(jwt, move |nonce| {
             let keys = Arc::clone(&keys);
@@ -342,7 +378,8 @@ async fn log_in(built: ConnectOptions, options: &NatsOptions) -> Result<ConnectO
         }));
     }
     if let Some(nkey) = &options.nkey {
-        let seed = inline_or_file(nkey, "SU").ok_or_else(|| Error::config("nkey", "neither a seed nor a file with one"))?;
+        let seed = inline_or_file(nkey, "SU")
+            .ok_or_else(|| Error::config("nkey", "neither a seed nor a file with one"))?;
         nkeys::KeyPair::from_seed(&seed).map_err(|error| Error::config("nkey", error.to_string()))?;
         return Ok(built.nkey(seed));
     }
@@ -351,7 +388,9 @@ async fn log_in(built: ConnectOptions, options: &NatsOptions) -> Result<ConnectO
     }
     let in_url = options.urls.iter().find_map(|url| split_user_info(url).1);
     Ok(match (&options.user, &options.password, in_url) {
-        (Some(user), Some(password), _) => built.user_and_password(user.clone(), password.expose().to_owned()),
+        (Some(user), Some(password), _) => {
+            built.user_and_password(user.clone(), password.expose().to_owned())
+        }
         (Some(token), None, _) => built.token(token.clone()),
         (None, _, Some((user, Some(password)))) => built.user_and_password(user, password),
         (None, _, Some((token, None))) => built.token(token),
@@ -410,7 +449,11 @@ fn explain(error: &async_nats::ConnectError, servers: &str, options: &NatsOption
         ConnectErrorKind::Tls => Error::Tls { servers, reason },
         ConnectErrorKind::ServerParse => Error::config("NATS server URL", reason),
         // async-nats reports a failed handshake as an I/O error.
-        ConnectErrorKind::Io if ["certificate", "tls", "handshake"].iter().any(|word| reason.to_lowercase().contains(word)) => {
+        ConnectErrorKind::Io
+            if ["certificate", "tls", "handshake"]
+                .iter()
+                .any(|word| reason.to_lowercase().contains(word)) =>
+        {
             Error::Tls { servers, reason }
         }
         _ => Error::Unreachable { servers, reason },

@@ -19,7 +19,8 @@ const UNSUPPORTED: [(&str, &str); 5] = [
 ];
 
 /// Keys that have no bearing on what Selvedge does.
-const DECORATION: [&str; 4] = ["description", "color_scheme", "jetstream_event_prefix", "windows_ca_certs_match"];
+const DECORATION: [&str; 4] =
+    ["description", "color_scheme", "jetstream_event_prefix", "windows_ca_certs_match"];
 
 /// `$XDG_CONFIG_HOME/nats`, else `~/.config/nats`.
 pub fn config_dir() -> Option<PathBuf> {
@@ -59,7 +60,10 @@ pub fn load(dir: &Path, name: &str) -> Result<NatsOptions, Error> {
             continue;
         }
         if let Some((_, instead)) = UNSUPPORTED.iter().find(|(unsupported, _)| *unsupported == key) {
-            return Err(Error::config(origin(), format!("uses {key:?}, which Selvedge does not support: {instead}")));
+            return Err(Error::config(
+                origin(),
+                format!("uses {key:?}, which Selvedge does not support: {instead}"),
+            ));
         }
         let Some(text) = value.as_str().map(str::to_owned) else {
             return Err(Error::config(origin(), format!("{key:?} is not a string")));
@@ -117,14 +121,19 @@ mod tests {
         .unwrap();
         assert_eq!(options.urls.len(), 2);
         assert_eq!((options.user.as_deref(), options.tls_first), (Some("u"), Some(true)));
-        assert_eq!((options.js_domain.as_deref(), options.inbox_prefix.as_deref()), (Some("hub"), Some("_I")));
+        assert_eq!(
+            (options.js_domain.as_deref(), options.inbox_prefix.as_deref()),
+            (Some("hub"), Some("_I"))
+        );
         assert_eq!(options.context.as_deref(), Some("prod"));
     }
 
     #[test]
     fn keys_we_cannot_honour_are_refused_by_name() {
         let error = with(r#"{"url":"a","nsc":"nsc://op/acc/user"}"#).unwrap_err().to_string();
-        assert!(error.contains("\"prod\"") && error.contains("\"nsc\"") && error.contains("nsc generate creds"));
+        assert!(
+            error.contains("\"prod\"") && error.contains("\"nsc\"") && error.contains("nsc generate creds")
+        );
         let error = with(r#"{"socks_proxy":"socks5://x"}"#).unwrap_err().to_string();
         assert!(error.contains("socks_proxy"));
         let error = with("{").unwrap_err().to_string();

@@ -109,12 +109,18 @@ impl Error {
             Error::Unreachable { .. } => {
                 Some("check --server or NATS_URL and that the server runs; `selvedge dev` starts one for you")
             }
-            Error::Denied { .. } => Some("check --user, --creds, --nkey, --token, the NATS_* variables and the context"),
-            Error::Tls { .. } => Some("give the server's authority with --tlsca or NATS_CA; --tlsfirst if it wants TLS at once"),
-            Error::OldServer { .. } => {
-                Some("upgrade nats-server (`brew upgrade nats-server`, or a release >= 2.15.1); `selvedge dev` brings one")
+            Error::Denied { .. } => {
+                Some("check --user, --creds, --nkey, --token, the NATS_* variables and the context")
             }
-            Error::JetStream { .. } => Some("enable JetStream on the server (`-js`) and for this account; check --js-domain"),
+            Error::Tls { .. } => Some(
+                "give the server's authority with --tlsca or NATS_CA; --tlsfirst if it wants TLS at once",
+            ),
+            Error::OldServer { .. } => Some(
+                "upgrade nats-server (`brew upgrade nats-server`, or a release >= 2.15.1); `selvedge dev` brings one",
+            ),
+            Error::JetStream { .. } => {
+                Some("enable JetStream on the server (`-js`) and for this account; check --js-domain")
+            }
             Error::Forbidden { .. } => Some("nats/permissions.md lists the subjects each role needs"),
             Error::Config { .. } | Error::Timeout { .. } | Error::Other { .. } => None,
         }

@@ -64,11 +64,17 @@ pub struct Lane {
 
 impl Lane {
     fn new(nats: Nats) -> Self {
+        Self::behind(nats, "$JS.API")
+    }
+
+    /// A lane whose JetStream API is behind this prefix.
+    fn behind(nats: Nats, api_prefix: &str) -> Self {
         let streams = ContextBuilder::new()
             .timeout(ACK_TIMEOUT)
             .ack_timeout(ACK_TIMEOUT)
             .max_ack_inflight(MAX_UNACKED)
             .backpressure_on_inflight(false)
+            .api_prefix(api_prefix)
             .build(nats.clone());
         Self { nats, streams }
     }
@@ -164,6 +170,18 @@ impl Link {
         Self { main: Lane::new(main), bulk: Lane::new(bulk), reconnects }
     }
 
+    /// Connects twice as the options say: credentials, TLS, JetStream domain, a server that is new enough.
+    pub async fn connect(options: &super::NatsOptions, name: &str) -> Result<Self, super::Error> {
+        let (count, reconnects) = watch::channel(0);
+        let count = std::sync::Arc::new(count);
+        let main = super::connect::connect_counting(options, name, count.clone()).await?;
+        let bulk = super::connect::connect_counting(options, &format!("{name}/bulk"), count).await?;
+        let lane = |connection: &super::Connection| {
+            Lane::behind(connection.client().clone(), connection.api_prefix())
+        };
+        Ok(Self { main: lane(&main), bulk: lane(&bulk), reconnects })
+    }
+
     /// Connects twice to `url` (a comma separates several), without credentials of its own.
     pub async fn open(url: &str, name: &str) -> Result<Self, BusError> {
         let (count, reconnects) = watch::channel(0);
@@ -181,7 +199,11 @@ impl Link {
     }
 }
 
-async fn open_one(url: &str, name: &str, count: std::sync::Arc<watch::Sender<u64>>) -> Result<Nats, BusError> {
+async fn open_one(
+    url: &str,
+    name: &str,
+    count: std::sync::Arc<watch::Sender<u64>>,
+) -> Result<Nats, BusError> {
     let servers: Vec<String> = url.split(',').map(|s| s.trim().to_owned()).collect();
     ConnectOptions::new()
         .name(name)

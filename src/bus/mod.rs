@@ -1,13 +1,14 @@
-//! The only place that knows async-nats.
+//! The only place that knows async-nats: connecting, and what the fabric asks of NATS beyond a
+//! publish and a subscribe.
 //!
 //! ```text
-//! options    how to reach a NATS                    context   what the `nats` command line stores of that
-//! connect    one connection, watched                error     what can go wrong, by kind
-//! api        the JetStream API in plain JSON        link      the two connections of a role
-//! clock      real or accelerated time               ordered   numbered publishing, in order, resent
-//! journal    append by compare-and-set, read back   publish   into streams, with an honest "unknown"
-//! ownership  the shard lease                        provision streams, consumers, buckets
-//! consume    durable pulls that keep going          service   the query plane as a NATS service
+//! options, context, connect   how a user says where NATS is; a connection that stays up
+//! link        the two connections of a role       clock     real or accelerated time
+//! provision   streams, consumers, buckets         consume   durable pull consumers that keep going
+//! journal     append by compare-and-set, read     publish   into streams, with an honest "unknown"
+//! ownership   who may write it                    ordered   numbered publishing, in order, resent
+//! limits      plans and tenants in KV             service   queries as a NATS service
+//! api         the JetStream API in its own words
 //! ```
 
 pub mod api;
@@ -17,6 +18,7 @@ pub mod consume;
 pub mod context;
 pub mod error;
 pub mod journal;
+pub mod limits;
 pub mod link;
 pub mod options;
 pub mod ordered;
@@ -24,6 +26,9 @@ pub mod ownership;
 pub mod provision;
 pub mod publish;
 pub mod service;
+
+/// A JetStream context: domain, prefix and time-outs of a connection.
+pub type JetStream = async_nats::jetstream::Context;
 
 pub use clock::Clock;
 pub use connect::{BusEvent, Connection, Counts, connect};

@@ -116,7 +116,8 @@ impl NatsOptions {
 
     /// Lays these over `lower`: what is said here stands, what is not comes from there.
     pub fn or(self, lower: NatsOptions) -> NatsOptions {
-        let NatsOptions { mut user, mut password, mut token, mut creds, mut nkey, mut jwt, mut seed, .. } = self.clone();
+        let NatsOptions { mut user, mut password, mut token, mut creds, mut nkey, mut jwt, mut seed, .. } =
+            self.clone();
         // User and password may come from different layers (a flag and a variable); other kinds shut each other out.
         if !self.logs_in() {
             (user, password, token) = (lower.user.clone(), lower.password.clone(), lower.token.clone());
@@ -208,7 +209,10 @@ impl NatsOptions {
     fn logs_in(&self) -> bool {
         let NatsOptions { user, password, token, creds, nkey, jwt, seed, urls, .. } = self;
         let secrets = [password, token, nkey, jwt, seed].iter().any(|secret| secret.is_some());
-        secrets || user.is_some() || creds.is_some() || urls.iter().any(|url| split_user_info(url).1.is_some())
+        secrets
+            || user.is_some()
+            || creds.is_some()
+            || urls.iter().any(|url| split_user_info(url).1.is_some())
     }
 }
 
@@ -286,8 +290,10 @@ mod tests {
     #[test]
     fn a_higher_layer_wins_field_by_field_and_credentials_are_never_mixed() {
         let flag = NatsOptions { user: Some("flag".into()), ..options(&["flag:1"]) };
-        let env = NatsOptions { password: Some("env".into()), token: Some("t".into()), ..options(&["env:1"]) };
-        let context = NatsOptions { creds: Some("c".into()), js_domain: Some("hub".into()), ..options(&["ctx:1"]) };
+        let env =
+            NatsOptions { password: Some("env".into()), token: Some("t".into()), ..options(&["env:1"]) };
+        let context =
+            NatsOptions { creds: Some("c".into()), js_domain: Some("hub".into()), ..options(&["ctx:1"]) };
         let all = flag.or(env).or(context);
         assert_eq!((all.urls.as_slice(), all.user.as_deref()), (&["flag:1".to_owned()][..], Some("flag")));
         assert_eq!(all.password, Some("env".into()));
@@ -312,7 +318,8 @@ mod tests {
 
     #[test]
     fn secrets_are_neither_printed_nor_left_in_server_names() {
-        let options = NatsOptions { password: Some("hunter2".into()), ..options(&["nats://u:p%40ss@h:4222"]) };
+        let options =
+            NatsOptions { password: Some("hunter2".into()), ..options(&["nats://u:p%40ss@h:4222"]) };
         assert!(!format!("{:?}", options.password).contains("hunter2"));
         assert_eq!(options.servers(), ["nats://h:4222"]);
         let login = split_user_info("nats://u:p%40ss@h:4222").1;

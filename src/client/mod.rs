@@ -70,12 +70,7 @@ impl Client {
 
     /// Speaks over connections that exist already.
     pub fn on(link: Link, tenant: TenantName) -> Self {
-        Self {
-            link,
-            tenant,
-            submit_within: Duration::from_secs(30),
-            ask_within: Duration::from_secs(5),
-        }
+        Self { link, tenant, submit_within: Duration::from_secs(30), ask_within: Duration::from_secs(5) }
     }
 
     /// The same connection, speaking for `tenant`.

@@ -86,7 +86,9 @@ impl Client {
                 what: verb.to_owned(),
                 ms: u64::try_from(self.ask_within.as_millis()).unwrap_or(u64::MAX),
             }),
-            Err(error @ (AskError::TooLarge | AskError::Closed)) => Err(Error::Unavailable(error.to_string())),
+            Err(error @ (AskError::TooLarge | AskError::Closed)) => {
+                Err(Error::Unavailable(error.to_string()))
+            }
         }
     }
 }

@@ -14,8 +14,8 @@ use super::{Client, Error, Result, TaskHandle, wait};
 use crate::{
     bus::{Lane, StoreError},
     task::{
-        AgentName, BodyHash, Code, MAX_PAYLOAD_BYTES, Millis, Payload, Phase, Priority, Refusal, Spec, TaskId,
-        keyed_id,
+        AgentName, BodyHash, Code, MAX_PAYLOAD_BYTES, Millis, Payload, Phase, Priority, Refusal, Spec,
+        TaskId, keyed_id,
     },
     wire::{VERSION, codec, messages::Submit, subjects},
 };
@@ -186,9 +186,7 @@ impl Client {
 
     async fn store(&self, lane: &Lane, ready: Ready) -> Result<TaskHandle> {
         match lane.store(&ready.subject, ready.body, self.submit_within).await {
-            Ok(()) => {
-                Ok(TaskHandle { client: self.clone(), id: ready.id, body_hash: Some(ready.hash) })
-            }
+            Ok(()) => Ok(TaskHandle { client: self.clone(), id: ready.id, body_hash: Some(ready.hash) }),
             Err(error) => Err(not_stored(error, ready.id)),
         }
     }
@@ -229,7 +227,8 @@ fn not_stored(error: StoreError, task: TaskId) -> Error {
             "the message is above the server's max_payload; send a reference instead of the data",
         )),
         StoreError::NoStream => Error::Unavailable(
-            "no stream takes submits here; has a coordinator ever run on this NATS server or account?".to_owned(),
+            "no stream takes submits here; has a coordinator ever run on this NATS server or account?"
+                .to_owned(),
         ),
         StoreError::Refused(why) => Error::Unavailable(format!("the server refused the submit: {why}")),
     }
@@ -269,7 +268,9 @@ mod tests {
     #[test]
     fn an_unknown_outcome_is_never_called_a_refusal() {
         let task = TaskId::fresh();
-        assert!(matches!(not_stored(StoreError::Unknown, task.clone()), Error::Unknown { task: t } if t == task));
+        assert!(
+            matches!(not_stored(StoreError::Unknown, task.clone()), Error::Unknown { task: t } if t == task)
+        );
         assert_eq!(not_stored(StoreError::Full, task).code(), Some(Code::Backpressure));
     }
 }

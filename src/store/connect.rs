@@ -126,11 +126,17 @@ impl Error {
     /// What the reader can do about it.
     pub fn help(&self) -> &'static str {
         match self {
-            Error::Unreachable { .. } => "check REDIS_URL and that the server runs; `selvedge dev` starts one for you",
+            Error::Unreachable { .. } => {
+                "check REDIS_URL and that the server runs; `selvedge dev` starts one for you"
+            }
             Error::Denied { .. } => "put user and password into REDIS_URL: redis://user:password@host:port",
-            Error::Config { .. } => "use redis://host:port/db or rediss://host:port/db, special characters percent-encoded",
+            Error::Config { .. } => {
+                "use redis://host:port/db or rediss://host:port/db, special characters percent-encoded"
+            }
             Error::OldServer { .. } => "upgrade to Redis >= 7.0 or Valkey; `selvedge dev` brings one",
-            Error::Evicts { .. } => "give Selvedge a Redis of its own with `CONFIG SET maxmemory-policy noeviction`",
+            Error::Evicts { .. } => {
+                "give Selvedge a Redis of its own with `CONFIG SET maxmemory-policy noeviction`"
+            }
         }
     }
 }
@@ -166,7 +172,8 @@ pub async fn inspect(
     options: &RedisOptions,
 ) -> Result<Server, Error> {
     // INFO, not CONFIG GET: managed services forbid the latter.
-    let info: String = redis::cmd("INFO").query_async(connection).await.map_err(|error| explain(&error, options))?;
+    let info: String =
+        redis::cmd("INFO").query_async(connection).await.map_err(|error| explain(&error, options))?;
     let server = read_info(&info);
     let address = options.address();
     let mut numbers = server.version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
@@ -183,7 +190,8 @@ pub async fn inspect(
 }
 
 fn read_info(info: &str) -> Server {
-    let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
+    let field =
+        |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
     let (product, version) = match field("valkey_version") {
         Some(version) => ("Valkey", version),
         None => ("Redis", field("redis_version").unwrap_or("unknown")),
@@ -232,7 +240,9 @@ fn manager_config(options: &RedisOptions) -> ConnectionManagerConfig {
 fn explain(error: &RedisError, options: &RedisOptions) -> Error {
     let address = options.address();
     let code = error.code().unwrap_or_default();
-    if error.kind() == redis::ErrorKind::AuthenticationFailed || ["NOAUTH", "WRONGPASS", "NOPERM"].contains(&code) {
+    if error.kind() == redis::ErrorKind::AuthenticationFailed
+        || ["NOAUTH", "WRONGPASS", "NOPERM"].contains(&code)
+    {
         return Error::Denied { address };
     }
     let mut reason = if error.is_timeout() { "no answer in time".to_owned() } else { error.to_string() };

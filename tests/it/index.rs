@@ -218,6 +218,18 @@ async fn replay_of_old_revisions_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_result_may_come_after_its_task() {
+    let mut b = Bench::new().await;
+    let mut batch = b.batch(vec![task("t1", Phase::Completed, 8, 100)]);
+    let result = batch.writes[0].result.take();
+    b.writer.write(&batch).await.unwrap();
+    batch.writes[0].result = result.clone();
+    b.writer.write(&batch).await.unwrap();
+    let view = b.reader.get(&tenant("acme"), &id("t1")).await.unwrap().unwrap();
+    assert_eq!(view.result, result);
+}
+
+#[tokio::test]
 async fn a_batch_sent_again_after_a_lost_answer_is_taken_again() {
     let mut b = Bench::new().await;
     b.write(vec![task("t0", Phase::Queued, 1, 99)]).await;

@@ -22,7 +22,9 @@ async fn a_password_opens_and_a_wrong_one_is_refused_without_being_repeated() {
 
     let refused = bus::connect(&with("wrong-secret"), "test").await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Denied);
-    assert!(refused.to_string().contains("user and password") && !refused.to_string().contains("wrong-secret"));
+    assert!(
+        refused.to_string().contains("user and password") && !refused.to_string().contains("wrong-secret")
+    );
     let refused = bus::connect(&options_at(&server.url()), "test").await.unwrap_err();
     assert!(refused.to_string().contains("none given"), "{refused}");
 }
@@ -65,7 +67,8 @@ async fn a_server_that_wants_tls_first_gets_it() {
         config.tls_first = true;
     })
     .await;
-    let options = NatsOptions { tls_ca: Some(certs.ca.clone()), tls_first: Some(true), ..options_at(&server.url()) };
+    let options =
+        NatsOptions { tls_ca: Some(certs.ca.clone()), tls_first: Some(true), ..options_at(&server.url()) };
     bus::connect(&options, "test").await.unwrap();
 }
 
@@ -129,7 +132,8 @@ async fn a_server_without_jetstream_is_named_as_such() {
         config.extra = "accounts { A { users: [ { user: a, password: b } ] } }\n".into();
     })
     .await;
-    let options = NatsOptions { user: Some("a".into()), password: Some("b".into()), ..options_at(&server.url()) };
+    let options =
+        NatsOptions { user: Some("a".into()), password: Some("b".into()), ..options_at(&server.url()) };
     let connection = bus::connect(&options, "test").await.unwrap();
     let refused = connection.check_jetstream().await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Unsupported, "{refused}");
@@ -188,7 +192,8 @@ async fn what_the_server_forbids_is_named_and_not_mistaken_for_a_timeout() {
 #[tokio::test]
 async fn flags_beat_variables_beat_the_file_beat_the_context() {
     let dir = tempfile::tempdir().unwrap();
-    let server = nats(&dir.path().join("nats"), |config| config.login = Some(("ann".into(), "right".into()))).await;
+    let server =
+        nats(&dir.path().join("nats"), |config| config.login = Some(("ann".into(), "right".into()))).await;
     let home = dir.path().join("config");
     std::fs::create_dir_all(home.join("context")).unwrap();
     let context = format!(r#"{{"url":"{}","user":"ann","password":"right"}}"#, server.url());
@@ -204,10 +209,26 @@ async fn flags_beat_variables_beat_the_file_beat_the_context() {
     let resolved = env.clone().or(file.clone()).with_context_in(&home).unwrap();
     bus::connect(&resolved, "test").await.expect("the variable's URL with the context's credentials");
 
-    let flags = NatsOptions { user: Some("ann".into()), password: Some("wrong".into()), ..NatsOptions::default() };
+    let flags =
+        NatsOptions { user: Some("ann".into()), password: Some("wrong".into()), ..NatsOptions::default() };
     let resolved = flags.or(env).or(file.clone()).with_context_in(&home).unwrap();
     assert_eq!(bus::connect(&resolved, "test").await.unwrap_err().kind(), ErrorKind::Denied);
 
     let without = NatsOptions { no_context: true, ..file };
     assert_eq!(without.with_context_in(&home).unwrap().user, None);
+}
+
+#[tokio::test]
+async fn both_connections_of_a_link_follow_the_options_and_count_their_returns() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut nats = nats(dir.path(), |config| config.login = Some(("ann".into(), "secret".into()))).await;
+    let options =
+        NatsOptions { user: Some("ann".into()), password: Some("secret".into()), ..options_at(&nats.url()) };
+    let link = bus::Link::connect(&options, "pair").await.unwrap();
+    link.main.flush().await.unwrap();
+    link.bulk.flush().await.unwrap();
+    let mut reconnects = link.reconnects();
+    let nats = tokio::task::spawn_blocking(move || nats.restart().map(|()| nats)).await.unwrap().unwrap();
+    soon("a return is counted", reconnects.changed()).await.unwrap();
+    drop(nats);
 }

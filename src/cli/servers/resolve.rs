@@ -203,7 +203,8 @@ impl Resolver {
     /// Finds the program, installing it if it must. Blocks (up to a minute when it installs).
     pub fn resolve(&self, program: Program) -> Result<Found, Error> {
         let named = self.explicit.clone().or_else(|| {
-            let value = std::env::var_os(program.variable()).filter(|value| self.variables && !value.is_empty())?;
+            let value =
+                std::env::var_os(program.variable()).filter(|value| self.variables && !value.is_empty())?;
             Some((program.variable().to_owned(), PathBuf::from(value)))
         });
         if let Some((by, path)) = named {
