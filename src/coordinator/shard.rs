@@ -270,7 +270,7 @@ async fn term(
         epoch,
         asks,
         context.index_health.clone(),
-        IndexerOptions::default(),
+        IndexerOptions { clock: context.clock, ..IndexerOptions::default() },
     );
     let indexing = over.clone();
     tasks.spawn(async move {
