@@ -18,13 +18,16 @@ mod options;
 mod render;
 mod value;
 
+#[cfg(test)]
+mod tests;
+
 pub use error::{ConfigError, Problem};
 pub use layers::{ContextLayer, FlagValue, Loaded, Origin, Sources, load};
 pub use options::{Coordinator, Log, Nats, OptionDef, Redis, SECTIONS, SectionDef, Settings, all};
 pub use render::{Row, markdown, rows, show_json, template};
 pub use value::{
-    ByteSize, Kind, LogFormat, NatsUrls, Provision, RedisUrl, Secret, ServerUrl, Setting, UnknownTenants,
-    parse_duration, parse_size, redact_url,
+    ByteSize, Kind, LogFilter, LogFormat, NatsUrls, Provision, RedisUrl, Secret, ServerUrl, Setting,
+    UnknownTenants, parse_duration, parse_size, redact_url,
 };
 
 /// The configuration file's name, looked for in the working directory and in the user's configuration directory.

@@ -158,6 +158,22 @@ impl Setting for PlanName {
     }
 }
 
+/// What is logged; checked like any other value, so that a mistake is told with its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogFilter(pub String);
+
+impl Setting for LogFilter {
+    const KIND: Kind = Kind::Text;
+    fn parse(text: &str) -> Result<Self, String> {
+        match tracing_subscriber::EnvFilter::builder().parse(text) {
+            Ok(_) => Ok(LogFilter(text.to_owned())),
+            Err(error) => {
+                Err(format!("expected a level (error, warn, info, debug, trace) or module=level: {error}"))
+            }
+        }
+    }
+}
+
 /// A number of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteSize(pub u64);
