@@ -1,7 +1,7 @@
 //! The configuration: `selvedge.toml`, the environment, flags and the NATS context, resolved into [`Settings`].
 //!
-//! Two layers. *As written* ([`file`]): keys, values and where they stand, checked against the table of options.
-//! *As meant* ([`Settings`]): typed and complete. In between, [`layers`] decides which writing of an option counts:
+//! Two layers. *As written* (`file`): keys, values and where they stand, checked against the table of options.
+//! *As meant* ([`Settings`]): typed and complete. In between, `layers` decides which writing of an option counts:
 //!
 //! ```text
 //! flag  >  environment  >  file  >  NATS context  >  default
@@ -22,7 +22,7 @@ mod value;
 mod tests;
 
 pub use error::{ConfigError, Problem};
-pub use layers::{ContextLayer, FlagValue, Loaded, Origin, Sources, load};
+pub use layers::{ContextLayer, ContextLoader, FlagValue, Loaded, Origin, Sources, load};
 pub use options::{Coordinator, Log, Nats, OptionDef, Redis, SECTIONS, SectionDef, Settings, all};
 pub use render::{Row, markdown, rows, show_json, template};
 pub use value::{

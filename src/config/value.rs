@@ -187,10 +187,9 @@ impl Setting for ByteSize {
 
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unit = SIZES
-            .iter()
-            .rev()
-            .find(|(_, factor)| self.0 >= *factor && self.0 % factor == 0 && factor.is_power_of_two());
+        let unit = SIZES.iter().rev().find(|(_, factor)| {
+            self.0 >= *factor && self.0.is_multiple_of(*factor) && factor.is_power_of_two()
+        });
         match unit {
             Some((name, factor)) => write!(f, "{}{name}", self.0 / factor),
             None => write!(f, "{}B", self.0),
