@@ -1,0 +1,253 @@
+//! The journal's bytes: appending them under a compare-and-set, and reading them back in order.
+//!
+//! [`JournalWriter::append`] ends in certainty: stored at a sequence, or certainly not going to
+//! count, or told to stop. An append without an answer is repeated with the identical bytes and
+//! expectation; only one copy can fit behind the expected head. What the bytes mean (revision,
+//! chain, epoch) is checked by whoever decodes them, never here.
+
+use std::time::Duration;
+
+use async_nats::{
+    connection::State,
+    jetstream::{
+        Context, ErrorCode,
+        context::{PublishError, PublishErrorKind},
+        message::PublishMessage,
+        stream::{LastRawMessageErrorKind, Stream},
+    },
+};
+use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+
+use super::api::{self, ApiError};
+use crate::{
+    task::Millis,
+    wire::{
+        subjects::{self, Shard},
+        topology,
+    },
+};
+
+mod reader;
+
+pub use reader::{Extent, JournalReader, Tail};
+
+/// Shortest and longest pause before an append is repeated.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(250));
+/// How long an acknowledgement is waited for before the append counts as unanswered.
+const ACK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// One message of a shard's journal, as stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Stream sequence: what the next append expects, if this is the head.
+    pub seq: u64,
+    /// The message.
+    pub bytes: Bytes,
+    /// When the server stored it, Unix milliseconds by the server's clock.
+    pub at: Millis,
+}
+
+/// Why an append did not happen. After all but [`AppendError::Stopped`] the bytes will not count.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// Somebody else appended: this coordinator owns the shard no more. Drop everything, step down.
+    #[error("the journal moved on: expected its head at {expected}, found {found:?}")]
+    Lost {
+        /// What the append was based on.
+        expected: u64,
+        /// Where the head is. Lower than expected: the journal went back in time.
+        found: Option<u64>,
+    },
+    /// The stream or the server's storage is full. The same append can succeed later.
+    #[error("the journal is full: {reason}")]
+    Full {
+        /// The server's words.
+        reason: String,
+    },
+    /// The message is larger than the server takes; it never succeeds.
+    #[error("a journal message of {bytes} bytes is larger than the server takes: {reason}")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// What was said.
+        reason: String,
+    },
+    /// Told to stop. If an attempt went out, it may be stored or not.
+    #[error("stopped before the journal answered")]
+    Stopped,
+}
+
+/// Why the journal could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// A call failed.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// An answer made no sense.
+    #[error("the server's answer to {call} has no {field}")]
+    Malformed {
+        /// Which call.
+        call: &'static str,
+        /// What was looked for.
+        field: &'static str,
+    },
+}
+
+/// Appends to one shard's journal. One append at a time; the caller keeps the head.
+pub struct JournalWriter {
+    js: Context,
+    stream: Stream<()>,
+    subject: String,
+}
+
+/// What came of one publish.
+enum Outcome {
+    Stored(u64),
+    Conflict,
+    Unknown,
+    Refused(AppendError),
+}
+
+impl JournalWriter {
+    /// A writer for `shard`. Asks the server nothing yet.
+    pub async fn new(js: &Context, shard: Shard) -> Result<Self, JournalError> {
+        Ok(Self { js: js.clone(), stream: journal_stream(js).await?, subject: subjects::journal(shard) })
+    }
+
+    /// Appends `bytes` behind the message at `expected` (0: the journal is empty) and returns its
+    /// sequence. Goes on through lost acknowledgements and restarts of the server until it knows,
+    /// or until `stop`: then act on nothing that depends on it.
+    pub async fn append(
+        &self,
+        bytes: Bytes,
+        expected: u64,
+        stop: &CancellationToken,
+    ) -> Result<u64, AppendError> {
+        let work = self.append_until_known(&bytes, expected);
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Err(AppendError::Stopped),
+            done = work => done,
+        }
+    }
+
+    async fn append_until_known(&self, bytes: &Bytes, expected: u64) -> Result<u64, AppendError> {
+        let mut pause = PAUSE.0;
+        loop {
+            match self.publish(bytes, expected).await {
+                Outcome::Stored(seq) => return Ok(seq),
+                Outcome::Refused(error) => return Err(error),
+                Outcome::Conflict => {
+                    if let Some(result) = self.judge(bytes, expected).await {
+                        return result;
+                    }
+                }
+                Outcome::Unknown => {}
+            }
+            tracing::debug!(
+                expected,
+                pause_ms = pause.as_millis() as u64,
+                "journal append unanswered, repeating"
+            );
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE.1);
+        }
+    }
+
+    async fn publish(&self, bytes: &Bytes, expected: u64) -> Outcome {
+        let message = PublishMessage::build().payload(bytes.clone()).expected_last_subject_sequence(expected);
+        // While disconnected the client would queue a copy per attempt, and block once the queue is full.
+        if self.js.client().connection_state() != State::Connected {
+            return Outcome::Unknown;
+        }
+        let sent = async { self.js.send_publish(self.subject.clone(), message).await?.await };
+        match tokio::time::timeout(ACK_TIMEOUT, sent).await {
+            Ok(Ok(ack)) => Outcome::Stored(ack.sequence),
+            Ok(Err(error)) => outcome_of(&error, bytes.len()),
+            Err(_elapsed) => Outcome::Unknown,
+        }
+    }
+
+    /// After a conflict: is the head our own message, or somebody else's? `None`: can't say yet.
+    async fn judge(&self, bytes: &Bytes, expected: u64) -> Option<Result<u64, AppendError>> {
+        let head = leader_head(&self.stream, &self.subject).await.ok()?;
+        match head {
+            Some(head) if head.seq > expected && head.bytes == *bytes => Some(Ok(head.seq)),
+            // The leader we read from sees no conflict: it lags behind the one that refused.
+            Some(head) if head.seq == expected => None,
+            None if expected == 0 => None,
+            other => Some(Err(AppendError::Lost { expected, found: other.map(|h| h.seq) })),
+        }
+    }
+}
+
+/// Sorts by error code, never by text.
+fn outcome_of(error: &PublishError, bytes: usize) -> Outcome {
+    let server = std::error::Error::source(error)
+        .and_then(|source| source.downcast_ref::<async_nats::jetstream::Error>());
+    match (error.kind(), server.map(|e| e.error_code())) {
+        (PublishErrorKind::WrongLastSequence, _) => Outcome::Conflict,
+        (PublishErrorKind::MaxPayloadExceeded, _) => {
+            Outcome::Refused(AppendError::TooLarge { bytes, reason: error.to_string() })
+        }
+        (_, Some(ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM)) => {
+            Outcome::Refused(AppendError::TooLarge { bytes, reason: said(server) })
+        }
+        (
+            _,
+            Some(
+                ErrorCode::STREAM_STORE_FAILED
+                | ErrorCode::ACCOUNT_RESOURCES_EXCEEDED
+                | ErrorCode::INSUFFICIENT_RESOURCES
+                | ErrorCode::STORAGE_RESOURCES_EXCEEDED,
+            ),
+        ) => Outcome::Refused(AppendError::Full { reason: said(server) }),
+        // Includes "another append for this subject is in flight" (10164): it may be our own.
+        _ => Outcome::Unknown,
+    }
+}
+
+fn said(error: Option<&async_nats::jetstream::Error>) -> String {
+    error.map(ToString::to_string).unwrap_or_default()
+}
+
+async fn journal_stream(js: &Context) -> Result<Stream<()>, JournalError> {
+    js.get_stream_no_info(topology::JOURNAL)
+        .await
+        .map_err(|e| ApiError::from_source("the journal stream", &e).into())
+}
+
+/// The last message of a subject, from the stream's leader: a replica may lag.
+async fn leader_head(stream: &Stream<()>, subject: &str) -> Result<Option<Entry>, JournalError> {
+    match stream.get_last_raw_message_by_subject(subject).await {
+        Ok(message) => Ok(Some(Entry {
+            seq: message.sequence,
+            bytes: message.payload,
+            at: unix_ms(message.time.unix_timestamp_nanos()),
+        })),
+        Err(error) => match error.kind() {
+            LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            LastRawMessageErrorKind::JetStream(_)
+            | LastRawMessageErrorKind::InvalidSubject
+            | LastRawMessageErrorKind::Other => {
+                Err(ApiError::from_source("STREAM.MSG.GET.JOURNAL", &error).into())
+            }
+        },
+    }
+}
+
+fn unix_ms(nanos: i128) -> Millis {
+    Millis::try_from(nanos / 1_000_000).unwrap_or(0)
+}
+
+/// The server's clock now, Unix milliseconds, and the stream's first and last sequence.
+async fn server_now(js: &Context) -> Result<(Millis, u64, u64), JournalError> {
+    const CALL: &str = "STREAM.INFO.JOURNAL";
+    let info = api::call(js, CALL, &serde_json::json!({})).await?;
+    let ts = info["ts"].as_str().ok_or(JournalError::Malformed { call: CALL, field: "ts" })?;
+    let ts = async_nats::datetime::parse_rfc3339(ts)
+        .map_err(|_| JournalError::Malformed { call: CALL, field: "readable ts" })?;
+    let seq = |field| info["state"][field].as_u64().ok_or(JournalError::Malformed { call: CALL, field });
+    Ok((unix_ms(ts.unix_timestamp_nanos()), seq("first_seq")?, seq("last_seq")?))
+}
