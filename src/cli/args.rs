@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::failure::EXIT_CODES;
+use super::nats_args::NatsArgs;
 use super::{completions, config};
 use crate::config::Sources;
 
@@ -42,6 +43,10 @@ pub struct GlobalArgs {
     /// URL of Redis or Valkey, rediss:// for TLS [env: REDIS_URL]
     #[arg(long, global = true, value_name = "URL")]
     pub redis_url: Option<String>,
+
+    /// How to reach NATS.
+    #[command(flatten)]
+    pub nats: NatsArgs,
 }
 
 /// The values of `--log-format`.
@@ -61,6 +66,7 @@ impl GlobalArgs {
             LogFormatArg::Json => "json",
         });
         sources.flag("log.format", "--log-format", format);
+        self.nats.put(sources);
         sources.flag("redis.url", "--redis-url", self.redis_url.clone());
     }
 }
@@ -137,8 +143,6 @@ mod tests {
                 (Some(from), Some(to)) if from < to => format!("{}x{}", &line[..from], &line[to + 1..]),
                 _ => line.to_owned(),
             };
-            // Comes with the connection's arguments.
-            let line = line.replace(" --context production", "");
             if let Err(error) = parse(&format!("selvedge {line}")) {
                 panic!("{line}\n{error}");
             }
@@ -159,9 +163,13 @@ mod tests {
 
     #[test]
     fn a_number_or_duration_out_of_range_is_refused() {
-        for line in
-            ["list -n 0", "list -n 101", "submit a --timeout 5", "submit a --priority urgent", "list -s done"]
-        {
+        for line in [
+            "list -n 0",
+            "list -n 101",
+            "submit a --max-wait 5",
+            "submit a --priority urgent",
+            "list --state done",
+        ] {
             assert!(parse(&format!("selvedge {line}")).is_err(), "{line}");
         }
     }
