@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     bus::{
-        Clock, JetStream, Link,
+        self, Clock, JetStream, Link, NatsOptions,
         api::ApiError,
         ownership::{Lease, LeaseConfig},
         provision::{self, Provision, ProvisionError, Severity},
@@ -23,6 +23,7 @@ use crate::{
     flow::{engine::JournalError, state::Policy},
     store::{
         Connection,
+        connect::RedisOptions,
         events::{EventPolicy, EventStore},
         read::{IndexReader, ScanLimits},
     },
@@ -64,6 +65,26 @@ pub struct Options {
     pub clock: Clock,
 }
 
+impl Options {
+    /// With every default, no admin port, real time and no metrics.
+    pub fn new(id: impl Into<String>) -> Self {
+        Self {
+            id: id.into(),
+            shard: Shard(0),
+            policy: Policy::default(),
+            provision: Provision::Auto,
+            sizing: Sizing::default(),
+            owner_ttl: Duration::from_secs(2),
+            admin: None,
+            // A receiver outlives its sender and keeps the last value.
+            scan: watch::channel(ScanLimits::default()).1,
+            events: watch::channel(EventPolicy::default()).1,
+            metrics: Arc::new(String::new),
+            clock: Clock::real(),
+        }
+    }
+}
+
 /// The connections a coordinator works with; each pair of kinds apart from the others.
 pub struct Connections {
     /// Effects, heartbeats, acceptances; and publishing to INTAKE for queries.
@@ -78,6 +99,29 @@ pub struct Connections {
     pub store: Connection,
     /// Queries read through their own.
     pub reads: Connection,
+}
+
+impl Connections {
+    /// Opens all of them. Servers that are too old or misconfigured are refused here.
+    pub async fn open(nats: &NatsOptions, redis: &RedisOptions, id: &str) -> Result<Self, CoordinatorError> {
+        let name = |role: &str| format!("selvedge-coordinator/{id}/{role}");
+        let journal = bus::connect(nats, &name("journal")).await?;
+        journal.check_jetstream().await?;
+        let streams = bus::connect(nats, &name("streams")).await?;
+        let service = bus::connect(nats, &name("queries")).await?;
+        let link = Link::connect(nats, &name("link")).await?;
+        let (store, server) = crate::store::connect::connect(redis).await?;
+        tracing::info!(?server, "connected to Redis");
+        let (reads, _) = crate::store::connect::connect(redis).await?;
+        Ok(Self {
+            link,
+            journal: journal.jetstream().clone(),
+            streams: streams.jetstream().clone(),
+            service: service.client().clone(),
+            store,
+            reads,
+        })
+    }
 }
 
 /// Why a coordinator could not go on.
@@ -98,6 +142,12 @@ pub enum CoordinatorError {
     /// The journal can't be continued.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// NATS can't be reached, or is not fit.
+    #[error(transparent)]
+    Nats(#[from] bus::Error),
+    /// Redis can't be reached, or is not fit.
+    #[error(transparent)]
+    Redis(#[from] crate::store::connect::Error),
 }
 
 /// Says when it is up: where the admin port listens.

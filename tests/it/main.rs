@@ -4,6 +4,7 @@ mod harness;
 
 mod bus;
 mod events;
+mod flow;
 mod golden;
 mod index;
 mod indexer;

@@ -5,6 +5,7 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 pub mod certs;
+pub mod fabric;
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
