@@ -66,6 +66,6 @@ pub enum DeadCommand {
 
         /// How long to wait at most
         #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
-        timeout: Duration,
+        max_wait: Duration,
     },
 }

@@ -1,13 +1,11 @@
 //! The connection flags, named as in the `nats` command line tool.
 //!
-//! Only the flags: variables are read by [`NatsOptions::from_env`], so that an error can name the variable.
-
-use std::path::PathBuf;
-use std::time::Duration;
+//! Only the flags: variables, file and context are laid below them by [`crate::config`], so that an error can name
+//! where a value comes from. Nothing is parsed here for the same reason.
 
 use clap::Args;
 
-use crate::bus::{Error, NatsOptions, Secret, options};
+use crate::config::Sources;
 
 /// How to reach NATS.
 #[derive(Args, Clone, Debug, Default)]
@@ -27,19 +25,19 @@ pub struct NatsArgs {
     token: Option<String>,
     /// Credentials file [env: NATS_CREDS]
     #[arg(long, global = true, value_name = "FILE")]
-    creds: Option<PathBuf>,
-    /// NKey seed file [env: NATS_NKEY]
+    creds: Option<String>,
+    /// NKey seed, or a file that holds it [env: NATS_NKEY]
     #[arg(long, global = true, value_name = "FILE")]
     nkey: Option<String>,
     /// Client certificate [env: NATS_CERT]
     #[arg(long, global = true, value_name = "FILE")]
-    tlscert: Option<PathBuf>,
+    tlscert: Option<String>,
     /// Key of the client certificate [env: NATS_KEY]
     #[arg(long, global = true, value_name = "FILE")]
-    tlskey: Option<PathBuf>,
+    tlskey: Option<String>,
     /// Authority that vouches for the server [env: NATS_CA]
     #[arg(long, global = true, value_name = "FILE")]
-    tlsca: Option<PathBuf>,
+    tlsca: Option<String>,
     /// TLS before the server's first byte
     #[arg(long, global = true)]
     tlsfirst: bool,
@@ -53,47 +51,43 @@ pub struct NatsArgs {
     #[arg(long, global = true, value_name = "PREFIX")]
     inbox_prefix: Option<String>,
     /// Bound for connecting and for requests, such as 5s [env: NATS_TIMEOUT]
-    #[arg(long, global = true, value_name = "DURATION", value_parser = timeout)]
-    timeout: Option<Duration>,
+    #[arg(long, global = true, value_name = "DURATION")]
+    timeout: Option<String>,
     /// Context of the nats CLI [env: NATS_CONTEXT]
     #[arg(long, global = true, value_name = "NAME")]
     context: Option<String>,
-    /// Ignore contexts
+    /// Ignore NATS contexts, the selected one too
     #[arg(long, global = true, conflicts_with = "context")]
     no_context: bool,
 }
 
 impl NatsArgs {
-    /// The flags alone.
-    pub fn options(&self) -> NatsOptions {
-        let args = self.clone();
-        NatsOptions {
-            urls: args.server.map(|urls| options::split_urls(&urls)).unwrap_or_default(),
-            user: args.user,
-            password: args.password.map(Secret::new),
-            token: args.token.map(Secret::new),
-            creds: args.creds,
-            nkey: args.nkey.map(Secret::new),
-            tls_cert: args.tlscert,
-            tls_key: args.tlskey,
-            tls_ca: args.tlsca,
-            tls_first: args.tlsfirst.then_some(true),
-            js_domain: args.js_domain,
-            js_api_prefix: args.js_api_prefix,
-            inbox_prefix: args.inbox_prefix,
-            timeout: args.timeout,
-            context: args.context,
-            no_context: args.no_context,
-            ..NatsOptions::default()
+    /// Whether contexts are to be ignored.
+    pub fn ignores_contexts(&self) -> bool {
+        self.no_context
+    }
+
+    /// Adds what was given to the sources of the configuration.
+    pub fn put(&self, sources: &mut Sources) {
+        let given = [
+            ("nats.urls", "--server", &self.server),
+            ("nats.user", "--user", &self.user),
+            ("nats.password", "--password", &self.password),
+            ("nats.token", "--token", &self.token),
+            ("nats.creds", "--creds", &self.creds),
+            ("nats.nkey", "--nkey", &self.nkey),
+            ("nats.tls_cert", "--tlscert", &self.tlscert),
+            ("nats.tls_key", "--tlskey", &self.tlskey),
+            ("nats.tls_ca", "--tlsca", &self.tlsca),
+            ("nats.js_domain", "--js-domain", &self.js_domain),
+            ("nats.js_api_prefix", "--js-api-prefix", &self.js_api_prefix),
+            ("nats.inbox_prefix", "--inbox-prefix", &self.inbox_prefix),
+            ("nats.timeout", "--timeout", &self.timeout),
+            ("nats.context", "--context", &self.context),
+        ];
+        for (key, flag, value) in given {
+            sources.flag(key, flag, value.clone());
         }
+        sources.flag("nats.tls_first", "--tlsfirst", self.tlsfirst.then_some("true"));
     }
-
-    /// Flags over variables over the file over the context.
-    pub fn resolve(&self, file: NatsOptions) -> Result<NatsOptions, Error> {
-        self.options().or(NatsOptions::from_env()?).or(file).with_context()
-    }
-}
-
-fn timeout(text: &str) -> Result<Duration, String> {
-    options::duration(text).ok_or_else(|| "not a duration such as 5s or 500ms".to_owned())
 }

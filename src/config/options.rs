@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::layers::Resolved;
 use super::value::{
-    ByteSize, Kind, LogFormat, NatsUrls, Provision, RedisUrl, Secret, Setting, UnknownTenants,
+    ByteSize, Kind, LogFilter, LogFormat, NatsUrls, Provision, RedisUrl, Secret, Setting, UnknownTenants,
 };
 use crate::task::PlanName;
 
@@ -112,11 +112,11 @@ section! {
         token: Option<Secret> = "", unit "", env "NATS_TOKEN", example "t0ken";
         /// A credentials file (JWT and seed).
         creds: Option<PathBuf> = "", unit "", env "NATS_CREDS", example "/etc/selvedge/coordinator.creds";
-        /// A file that holds an NKey seed.
-        nkey: Option<PathBuf> = "", unit "", env "NATS_NKEY", example "/etc/selvedge/coordinator.nk";
-        /// A user JWT; goes with `seed`.
+        /// An NKey seed, or a file that holds it.
+        nkey: Option<Secret> = "", unit "", env "NATS_NKEY", example "/etc/selvedge/coordinator.nk";
+        /// A user JWT, or a file that holds it; goes with `seed`.
         user_jwt: Option<Secret> = "", unit "", env "NATS_JWT", example "eyJ0";
-        /// The seed that signs for `user_jwt`.
+        /// The seed that signs for `user_jwt`, or a file that holds it.
         seed: Option<Secret> = "", unit "", env "NATS_SEED", example "SUA";
         /// The client certificate, PEM.
         tls_cert: Option<PathBuf> = "", unit "", env "NATS_CERT", example "/etc/selvedge/client.pem";
@@ -209,7 +209,7 @@ section! {
         /// `auto` is `pretty` on a terminal and `json` elsewhere.
         format: LogFormat = "auto", unit "", env "", example "json";
         /// What is logged: a level, or levels per module.
-        filter: String = "info", unit "", env "RUST_LOG", example "info,selvedge::bus=debug";
+        filter: LogFilter = "info", unit "", env "RUST_LOG", example "info,selvedge::bus=debug";
     }
 }
 
