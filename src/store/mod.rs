@@ -11,6 +11,7 @@
 //! Nothing in here is the truth: everything can be wiped and comes back from the journal, except
 //! the history of events. Callers: the coordinator's indexer, event writer and query service.
 
+pub mod connect;
 pub mod cursor;
 pub mod events;
 pub mod index;

@@ -1,5 +1,9 @@
-//! Everything that runs against real servers, and the contract's golden files.
+//! Tests against real servers, all in one binary. Each test starts its own on free ports, so they run in parallel.
+
+mod harness;
 
 mod golden;
+mod nats_connection;
+mod redis_connection;
 mod sdk;
-mod server;
+mod servers;
