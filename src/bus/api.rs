@@ -88,7 +88,15 @@ pub(super) async fn call<T: Serialize + ?Sized>(
 
 /// Has everything unacknowledged redelivered at once: what a new owner does first. Needs 2.14.
 pub async fn consumer_reset(js: &Context, stream: &str, consumer: &str) -> Result<(), ApiError> {
-    call(js, &format!("CONSUMER.RESET.{stream}.{consumer}"), &serde_json::json!({})).await.map(|_| ())
+    let nothing = serde_json::json!({});
+    match call(js, &format!("CONSUMER.RESET.{stream}.{consumer}"), &nothing).await {
+        // The server leaves a reset of a consumer it does not have unanswered; ask which it is.
+        Err(unanswered @ ApiError::Unavailable { .. }) => {
+            call(js, &format!("CONSUMER.INFO.{stream}.{consumer}"), &nothing).await?;
+            Err(unanswered)
+        }
+        answered => answered.map(|_| ()),
+    }
 }
 
 /// Resets the owner's consumers of a shard.

@@ -2,8 +2,8 @@
 //!
 //! INTAKE, REPORTS and EVENTS are read through this. It pulls ahead by at most one batch plus the
 //! channel's capacity; a receiver that stops receiving stops the pulling, and the stream's own bounds do
-//! the rest. Messages come in stream order on a first delivery; a redelivery may come at any time, so
-//! receivers are idempotent.
+//! the rest. Messages come in stream order until something breaks; then everything unacknowledged comes again
+//! (in order, see [`PullOptions::reset`]), so receivers are idempotent.
 //!
 //! The pull stream is dropped and made anew, after a pause with jitter, on a missed heartbeat, when nobody
 //! answers, and when the consumer or stream is gone (until somebody makes it again). It ends when it is
@@ -21,6 +21,7 @@ use futures_util::StreamExt;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::api;
 use crate::{
     task::{Backoff, Millis},
     wire::headers,
@@ -38,12 +39,21 @@ pub struct PullOptions {
     pub batch: usize,
     /// How long a pull request stands.
     pub expires: Duration,
+    /// Whether the consumer is reset whenever pulling starts: everything unacknowledged comes again at once
+    /// and in order, instead of after `ack_wait`. Only for a consumer with one reader at a time.
+    pub reset: bool,
 }
 
 impl PullOptions {
     /// With the defaults for a busy stream.
     pub fn new(stream: impl Into<String>, durable: impl Into<String>) -> Self {
-        Self { stream: stream.into(), durable: durable.into(), batch: 512, expires: Duration::from_secs(5) }
+        Self {
+            stream: stream.into(),
+            durable: durable.into(),
+            batch: 512,
+            expires: Duration::from_secs(5),
+            reset: true,
+        }
     }
 }
 
@@ -198,6 +208,11 @@ async fn open(js: &jetstream::Context, options: &PullOptions) -> Result<(pull::S
         .get_consumer_from_stream(&options.durable, &options.stream)
         .await
         .map_err(|e| format!("consumer {} of {}: {e}", options.durable, options.stream))?;
+    if options.reset {
+        api::consumer_reset(js, &options.stream, &options.durable)
+            .await
+            .map_err(|e| format!("reset of consumer {}: {e}", options.durable))?;
+    }
     let covers_earlier = consumer.cached_info().config.ack_policy == AckPolicy::All;
     let messages = consumer
         .stream()

@@ -7,11 +7,14 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::{
-    Context, ErrorCode,
-    context::{PublishError, PublishErrorKind},
-    message::PublishMessage,
-    stream::{LastRawMessageErrorKind, Stream},
+use async_nats::{
+    connection::State,
+    jetstream::{
+        Context, ErrorCode,
+        context::{PublishError, PublishErrorKind},
+        message::PublishMessage,
+        stream::{LastRawMessageErrorKind, Stream},
+    },
 };
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
@@ -30,7 +33,7 @@ mod reader;
 pub use reader::{Extent, JournalReader, Tail};
 
 /// Shortest and longest pause before an append is repeated.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(250));
 /// How long an acknowledgement is waited for before the append counts as unanswered.
 const ACK_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -154,7 +157,10 @@ impl JournalWriter {
 
     async fn publish(&self, bytes: &Bytes, expected: u64) -> Outcome {
         let message = PublishMessage::build().payload(bytes.clone()).expected_last_subject_sequence(expected);
-        // While disconnected the client queues, then blocks: the send needs a bound of its own.
+        // While disconnected the client would queue a copy per attempt, and block once the queue is full.
+        if self.js.client().connection_state() != State::Connected {
+            return Outcome::Unknown;
+        }
         let sent = async { self.js.send_publish(self.subject.clone(), message).await?.await };
         match tokio::time::timeout(ACK_TIMEOUT, sent).await {
             Ok(Ok(ack)) => Outcome::Stored(ack.sequence),

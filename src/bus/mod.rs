@@ -1,18 +1,20 @@
-//! The only place that knows async-nats.
+//! The only place that knows async-nats: connecting, and what the fabric asks of NATS beyond a
+//! publish and a subscribe.
 //!
 //! ```text
-//! options    how to reach NATS, context: the nats CLI's    connect: to a server that is new enough
-//! api        the JetStream API in plain JSON        link      the two connections of a role
-//! clock      real or accelerated time               ordered   numbered publishing, in order, resent
-//! journal    append by compare-and-set, read back   publish   into streams, with an honest "unknown"
-//! ownership  the shard lease                        provision streams, consumers, buckets
-//! service    the query plane as a NATS service
+//! options, context, connect   how a user says where NATS is; a connection that stays up
+//! link        the two connections of a role       clock     real or accelerated time
+//! provision   streams, consumers, buckets         consume   durable pull consumers that keep going
+//! journal     append by compare-and-set, read     publish   into streams, with an honest "unknown"
+//! ownership   who may write it                    ordered   numbered publishing, in order, resent
+//! limits      plans and tenants in KV             service   queries as a NATS service
+//! api         the JetStream API in its own words
 //! ```
 
 pub mod api;
 pub mod clock;
-pub mod consume;
 pub mod connect;
+pub mod consume;
 pub mod context;
 pub mod error;
 pub mod journal;

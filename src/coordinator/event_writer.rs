@@ -9,7 +9,9 @@
 //! pulling stops too; the stream's own age and size bound what waits. Events are acknowledged after they
 //! are written. One that can't be read is acknowledged and counted: trying again won't mend it.
 //!
-//! Nothing here touches dispatch. Any number of coordinators may run it at once: Redis refuses duplicates.
+//! Nothing here touches dispatch. One coordinator runs it at a time, the owner: Redis refuses an event that
+//! comes after a later one of its task, so two writers that share the stream would lose events between
+//! them. A redelivery is harmless.
 
 use std::time::Duration;
 

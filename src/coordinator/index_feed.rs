@@ -82,21 +82,24 @@ impl IndexFeed {
         let taken = engine.dirty_mut().take(max, max_bytes);
         let mut retain = HashMap::new();
         let mut writes = Vec::with_capacity(taken.len());
+        let mut gone = Vec::new();
         for (key, result) in taken {
-            let Some(task) = engine.state().task(&key) else { continue };
-            let Some(mut view) = query::view(&key, task) else { continue };
-            let result = result.or_else(|| view.result.take());
-            view.result = None;
             if !retain.contains_key(&key.tenant) {
                 let plan = engine.state().tenant(&key.tenant).map_or_else(Plan::free, |t| t.plan.clone());
                 retain.insert(key.tenant.clone(), Retention { tasks: plan.retain_tasks, ms: plan.retain_ms });
             }
+            let Some(mut view) = engine.state().task(&key).and_then(|task| query::view(&key, task)) else {
+                gone.push(key);
+                continue;
+            };
+            let result = result.or_else(|| view.result.take());
+            view.result = None;
             writes.push(IndexWrite { view, result });
         }
         let head = engine.seq();
         let upto_seq = engine.dirty_mut().clean_up_to(head);
         let shard = engine.state().shard;
-        let batch = IndexBatch { shard, generation, upto_seq, writes, retain, now_wall: wall };
+        let batch = IndexBatch { shard, generation, upto_seq, writes, gone, retain, now_wall: wall };
         // An indexer that went away comes back with `Follow`, from its restart point.
         let _ = reply.send(batch);
     }

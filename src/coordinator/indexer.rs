@@ -9,10 +9,10 @@
 //!     └── IndexWriter ──▶ Redis: one script per touched tenant, then the restart point
 //! ```
 //!
-//! The owner keeps a set of *dirty* task keys, each with the journal sequence it was first touched at since
-//! it was last handed out, in that order. Redis being down costs the owner that set and nothing else.
-//! A batch takes the first of them; its `upto_seq` is the lowest sequence still in the set − 1, or the head
-//! if none is left. What is handed out is the indexer's: it sends the same batch until it is stored.
+//! The owner keeps its dirty tasks ([`crate::flow::dirty`]) in the order they were touched. Redis being down
+//! costs the owner that set and nothing else. A batch takes the first of them; its `upto_seq` is
+//! `Dirty::clean_up_to` after that. What is handed out is the indexer's: it sends the same batch until it
+//! is stored.
 //!
 //! ## Loss
 //!
@@ -33,29 +33,31 @@
 //!
 //! A newer owner's flush in Redis ends this indexer ([`IndexerEnd::Fenced`]).
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    bus::consume::jitter,
+    bus::{Clock, consume::jitter},
     store::{
         Connection, StoreError,
         index::{Generation, IndexBatch, IndexWriter, Written},
     },
-    task::{Backoff, Millis},
+    task::Backoff,
     wire::subjects::Shard,
 };
 
 /// What the indexer asks of the owner loop.
 #[derive(Debug)]
 pub enum IndexAsk {
-    /// Gather for this generation from now on.
+    /// Gather for this generation from now on. An unanswered [`IndexAsk::Next`] is void: drop its
+    /// `reply`, or the tasks sent to it are lost.
     Follow {
         /// Goes into every batch.
         generation: Generation,
-        /// Tasks touched after this journal sequence are dirty; `None`: all of them are.
+        /// Tasks touched after this journal sequence are dirty (`Dirty::prune`); `None`: all of them are, with their results
+        /// (`Engine::touch_all`).
         from: Option<u64>,
         /// The owner's answer.
         reply: oneshot::Sender<FollowReply>,
@@ -98,6 +100,8 @@ pub struct IndexerOptions {
     pub idle_check: Duration,
     /// Pause after a failure, with full jitter.
     pub backoff: Backoff,
+    /// For the retention by age of tenants that nobody writes to.
+    pub clock: Clock,
 }
 
 impl Default for IndexerOptions {
@@ -107,6 +111,7 @@ impl Default for IndexerOptions {
             max_bytes: 4 * 1024 * 1024,
             idle_check: Duration::from_secs(1),
             backoff: Backoff { base_ms: 100, cap_ms: 5_000 },
+            clock: Clock::real(),
         }
     }
 }
@@ -294,7 +299,7 @@ impl Indexer {
     /// Checks that Redis is as it was left, and drops what is due of idle tenants. False: lost.
     async fn look_after(&mut self, writer: &mut IndexWriter) -> Result<bool, IndexerEnd> {
         let outcome = match writer.check().await {
-            Ok(Written::Done(_)) => writer.sweep(wall(), 16).await,
+            Ok(Written::Done(_)) => writer.sweep(self.options.clock.wall(), 16).await,
             other => other,
         };
         match outcome {
@@ -327,7 +332,7 @@ impl Indexer {
             };
             if matches!(error, StoreError::Full(_)) {
                 // Dropping what is due may be what makes room.
-                match writer.sweep(wall(), 64).await {
+                match writer.sweep(self.options.clock.wall(), 64).await {
                     Ok(Written::Lost) => return Ok(false),
                     Ok(Written::Fenced) => return Err(IndexerEnd::Fenced),
                     Ok(Written::Done(_)) | Err(_) => {}
@@ -385,10 +390,4 @@ impl Indexer {
         self.health.send_if_modified(|health| std::mem::replace(health, now) != now);
         metrics::gauge!("selvedge_index_upto_seq").set(upto_seq as f64);
     }
-}
-
-/// Only for retention by age of tenants that nobody writes to.
-fn wall() -> Millis {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Millis::try_from(since.as_millis()).unwrap_or(Millis::MAX)
 }

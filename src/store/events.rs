@@ -26,6 +26,9 @@ use crate::{
 /// Field of a stream entry that holds the encoded event.
 const FIELD: &str = "e";
 
+/// Id and fields, as XRANGE answers.
+type Entry = (String, Vec<(String, Vec<u8>)>);
+
 /// How long a stream gets and how long it lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EventPolicy {
@@ -117,7 +120,7 @@ impl EventStore {
         limit: u32,
     ) -> Result<EventsPage, StoreError> {
         let start = after.map_or("-".to_owned(), |(attempt, n)| format!("({attempt}-{n}"));
-        let entries: Vec<(String, Vec<(String, Vec<u8>)>)> = redis::cmd("XRANGE")
+        let entries: Vec<Entry> = redis::cmd("XRANGE")
             .arg(keys::events(key))
             .arg(start)
             .arg("+")

@@ -3,7 +3,7 @@
 -- KEYS[1]  the tenant's meta hash; every other key has the same hash tag
 -- ARGV     1 prefix  2 generation  3 epoch  4 flush  5 flush this writer last wrote here, '' if none
 --          6 journal seq  7 now  8 retain_tasks, '' to keep the stored  9 retain_ms  10 most drops
---          then per task: id, record, result or ''
+--          then per task: id, record ('' for a forgotten one), result or ''
 -- Returns  {word, applied, dropped, due}; due: when the oldest terminal task is to go, 0 if there is none
 --          'ok'; 'empty': ok, and the tenant has no task left; 'fenced': a newer owner or flush was here;
 --          'lost': not what this writer wrote last; 'foreign': another generation. The last three have
@@ -68,9 +68,14 @@ end
 
 local function write(task, record, result)
   local key = prefix .. 't:' .. task
-  local rev, state, agent, root, created, ended = string.match(record, HEADER)
   local old = call('GETRANGE', key, 0, 255)
   local orev, ostate, oagent, oroot, ocreated, oended = string.match(old, HEADER)
+  if record == '' then
+    if orev then leave(task, ostate, oagent, oroot, ocreated) end
+    call('UNLINK', key, prefix .. 'x:' .. task)
+    return 0
+  end
+  local rev, state, agent, root, created, ended = string.match(record, HEADER)
   if orev and tonumber(orev) >= tonumber(rev) then return 0 end
 
   local member = created .. task

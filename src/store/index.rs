@@ -20,7 +20,7 @@ use redis::{Cmd, Pipeline, RedisResult, Script, Value};
 
 use super::{Connection, StoreError, is_noscript, keys, record};
 use crate::{
-    task::{Millis, Payload, Plan, TenantName},
+    task::{Millis, Payload, Plan, TaskId, TaskKey, TenantName},
     wire::{api::TaskView, subjects::Shard},
 };
 
@@ -105,7 +105,9 @@ pub struct IndexBatch {
     pub upto_seq: u64,
     /// The touched tasks, each once.
     pub writes: Vec<IndexWrite>,
-    /// For each tenant in `writes`.
+    /// Tasks that were touched and that the owner has forgotten since; they leave the index.
+    pub gone: Vec<TaskKey>,
+    /// For each tenant in `writes` and `gone`.
     pub retain: HashMap<TenantName, Retention>,
     /// The owner's wall clock, Unix milliseconds.
     pub now_wall: Millis,
@@ -163,7 +165,13 @@ struct TenantCall<'a> {
     known: Option<u64>,
     retain: Option<Retention>,
     seq: Option<u64>,
-    writes: Vec<&'a IndexWrite>,
+    writes: Vec<Touched<'a>>,
+}
+
+#[derive(Clone, Copy)]
+enum Touched<'a> {
+    Write(&'a IndexWrite),
+    Gone(&'a TaskId),
 }
 
 impl IndexWriter {
@@ -259,12 +267,14 @@ impl IndexWriter {
     pub async fn write(&mut self, batch: &IndexBatch) -> Result<Written, StoreError> {
         let flush = Flush { number: self.last.number + 1, ..self.last };
         let mut calls = Vec::new();
-        for (tenant, writes) in by_tenant(&batch.writes) {
-            for writes in split_calls(writes) {
+        for (tenant, touched) in by_tenant(batch) {
+            let retain = batch.retain.get(tenant).copied();
+            debug_assert!(retain.is_some(), "no retention given for {tenant}");
+            for writes in split_calls(touched) {
                 calls.push(TenantCall {
                     tenant,
                     known: self.known.get(tenant).copied(),
-                    retain: batch.retain.get(tenant).copied(),
+                    retain: Some(retain.unwrap_or_else(|| Retention::from(&Plan::free()))),
                     seq: Some(batch.upto_seq),
                     writes,
                 });
@@ -276,7 +286,7 @@ impl IndexWriter {
         }
         self.schedule_drops(&due).await?;
         if !self.advance(flush, batch.upto_seq).await? {
-            return Ok(self.why_not().await?);
+            return self.why_not().await;
         }
         self.last = flush;
         Ok(outcome)
@@ -393,11 +403,13 @@ impl IndexWriter {
             None => cmd.arg("").arg(""),
         };
         cmd.arg(2 * call.writes.len() + EXTRA_DROPS);
-        for write in &call.writes {
-            cmd.arg(write.view.task.as_str()).arg(record::encode(&write.view, now_wall));
-            match &write.result {
-                Some(result) => cmd.arg(&record::encode_result(result)[..]),
-                None => cmd.arg(""),
+        for touched in &call.writes {
+            match touched {
+                Touched::Gone(task) => cmd.arg(task.as_str()).arg("").arg(""),
+                Touched::Write(IndexWrite { view, result }) => {
+                    let result = result.as_ref().map(record::encode_result).unwrap_or_default();
+                    cmd.arg(view.task.as_str()).arg(record::encode(view, now_wall)).arg(&result[..])
+                }
             };
         }
         cmd
@@ -478,32 +490,36 @@ if not (from or again) then return 0 end
 redis.call('HSET', KEYS[1], 'epoch', ARGV[4], 'flush', ARGV[5], 'seq', ARGV[6])
 return 1";
 
-fn by_tenant(writes: &[IndexWrite]) -> Vec<(&TenantName, Vec<&IndexWrite>)> {
+fn by_tenant(batch: &IndexBatch) -> Vec<(&TenantName, Vec<Touched<'_>>)> {
+    let writes = batch.writes.iter().map(|w| (&w.view.tenant, Touched::Write(w)));
+    let gone = batch.gone.iter().map(|key| (&key.tenant, Touched::Gone(&key.id)));
     let mut at: HashMap<&TenantName, usize> = HashMap::new();
-    let mut groups: Vec<(&TenantName, Vec<&IndexWrite>)> = Vec::new();
-    for write in writes {
-        let tenant = &write.view.tenant;
+    let mut groups: Vec<(&TenantName, Vec<Touched<'_>>)> = Vec::new();
+    for (tenant, touched) in writes.chain(gone) {
         let i = *at.entry(tenant).or_insert_with(|| {
             groups.push((tenant, Vec::new()));
             groups.len() - 1
         });
-        groups[i].1.push(write);
+        groups[i].1.push(touched);
     }
     groups
 }
 
-fn split_calls(writes: Vec<&IndexWrite>) -> Vec<Vec<&IndexWrite>> {
+fn split_calls(touched: Vec<Touched<'_>>) -> Vec<Vec<Touched<'_>>> {
     let mut calls = Vec::new();
     let mut call = Vec::new();
     let mut bytes = 0;
-    for write in writes {
-        let size = 512 + write.result.as_ref().map_or(0, Payload::len);
+    for one in touched {
+        let size = match one {
+            Touched::Write(write) => 512 + write.result.as_ref().map_or(0, Payload::len),
+            Touched::Gone(_) => 64,
+        };
         if !call.is_empty() && (call.len() == WRITES_PER_CALL || bytes + size > BYTES_PER_CALL) {
             calls.push(std::mem::take(&mut call));
             bytes = 0;
         }
         bytes += size;
-        call.push(write);
+        call.push(one);
     }
     if !call.is_empty() {
         calls.push(call);

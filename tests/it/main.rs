@@ -1,9 +1,15 @@
-//! Tests against real servers, all in one binary. Each test starts its own on free ports, so they run in parallel.
+//! Tests against real servers: each test starts its own, on free ports, in a directory that goes away.
 
 mod harness;
 
+mod bus;
+mod events;
+mod examples;
 mod golden;
+mod index;
+mod indexer;
 mod nats_connection;
 mod redis_connection;
 mod sdk;
 mod servers;
+mod store_servers;

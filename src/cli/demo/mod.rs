@@ -68,6 +68,7 @@
 //!   `_ . / -`, the first a letter, digit or `_`) or in quotes, followed by a blank or the line's
 //!   end → key.
 
+pub mod args;
 pub mod card;
 pub mod digest;
 pub mod markdown;
