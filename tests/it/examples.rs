@@ -8,6 +8,7 @@ use std::{
 };
 
 use selvedge::{
+    agent::{Agent, AgentError, Ctx},
     bus::{self, Clock, Link, provision::Provision},
     client::Client,
     coordinator::run::{self, Connections, CoordinatorError, Options},
@@ -32,6 +33,10 @@ struct Fabric {
 
 impl Fabric {
     async fn start() -> Self {
+        Self::start_on(Clock::real()).await
+    }
+
+    async fn start_on(clock: Clock) -> Self {
         let stack = Stack::start().await;
         let nats = stack.nats_options();
         let redis = stack.redis_options();
@@ -55,7 +60,7 @@ impl Fabric {
             scan: watch::channel(Default::default()).1,
             events: watch::channel(Default::default()).1,
             metrics: Arc::new(String::new),
-            clock: Clock::real(),
+            clock,
         };
         let stop = CancellationToken::new();
         let (up, is_up) = oneshot::channel();
@@ -174,5 +179,26 @@ async fn the_python_worker_runs_tasks_of_a_real_coordinator() {
         let result: String = soon("the worker's result", task.result()).await.unwrap();
         assert_eq!(result, word.to_uppercase());
     }
+    fabric.stop().await;
+}
+
+#[tokio::test]
+async fn a_task_of_forty_minutes_keeps_its_lease_of_two_by_heartbeats_alone() {
+    let clock = Clock::fast(600.0);
+    let fabric = Fabric::start_on(clock).await;
+    let nap = |ctx: Ctx, _: ()| async move {
+        ctx.sleep(Duration::from_secs(40 * 60)).await?;
+        Ok::<_, AgentError>(ctx.attempt())
+    };
+    let client = fabric.client().await;
+    let stop = CancellationToken::new();
+    let agent = Agent::new("napper", nap).unwrap().lease(Duration::from_secs(120)).clock(clock);
+    let running = tokio::spawn(agent.run_until(client.link().clone(), stop.clone()));
+    let started = clock.now();
+    let attempt: u32 = soon("the nap", client.submit("napper", &()).await.unwrap().result()).await.unwrap();
+    assert_eq!(attempt, 1, "the lease was lost on the way");
+    assert!(clock.now() - started >= 40 * 60_000);
+    stop.cancel();
+    soon("the agent stops", running).await.unwrap().unwrap();
     fabric.stop().await;
 }
