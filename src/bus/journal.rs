@@ -241,13 +241,27 @@ fn unix_ms(nanos: i128) -> Millis {
     Millis::try_from(nanos / 1_000_000).unwrap_or(0)
 }
 
-/// The server's clock now, Unix milliseconds, and the stream's first and last sequence.
-async fn server_now(js: &Context) -> Result<(Millis, u64, u64), JournalError> {
+/// What the stream says about itself, and the server's clock as it says it.
+struct StreamState {
+    /// Unix milliseconds.
+    server_now: Millis,
+    first_seq: u64,
+    bytes: u64,
+    max_bytes: u64,
+}
+
+async fn stream_state(js: &Context) -> Result<StreamState, JournalError> {
     const CALL: &str = "STREAM.INFO.JOURNAL";
     let info = api::call(js, CALL, &serde_json::json!({})).await?;
     let ts = info["ts"].as_str().ok_or(JournalError::Malformed { call: CALL, field: "ts" })?;
     let ts = async_nats::datetime::parse_rfc3339(ts)
         .map_err(|_| JournalError::Malformed { call: CALL, field: "readable ts" })?;
-    let seq = |field| info["state"][field].as_u64().ok_or(JournalError::Malformed { call: CALL, field });
-    Ok((unix_ms(ts.unix_timestamp_nanos()), seq("first_seq")?, seq("last_seq")?))
+    let state = |field| info["state"][field].as_u64().ok_or(JournalError::Malformed { call: CALL, field });
+    Ok(StreamState {
+        server_now: unix_ms(ts.unix_timestamp_nanos()),
+        first_seq: state("first_seq")?,
+        bytes: state("bytes")?,
+        // -1, no limit, is refused by provisioning; here it reads as never full.
+        max_bytes: info["config"]["max_bytes"].as_u64().unwrap_or(u64::MAX),
+    })
 }

@@ -74,9 +74,10 @@ impl LeaseConfig {
         Self { ttl: Duration::from_secs(2), coordinator: coordinator.into() }
     }
 
-    /// What the owner's clock stays below the server's: a quarter.
+    /// How long after sending a renewal the owner may act. The server counts the TTL from when it
+    /// stores the key, which is later; the eighth is for clocks that don't tick alike.
     fn usable(&self) -> Duration {
-        self.ttl - self.ttl / 4
+        self.ttl - self.ttl / 8
     }
 }
 
@@ -281,7 +282,7 @@ impl Lease {
                     });
                     renew_at = sent + renew_every;
                 }
-                Written::Unknown => renew_at = Instant::now() + renew_every / 4,
+                Written::Unknown => renew_at = Instant::now() + renew_every / 8,
                 // An earlier renewal without an answer may have arrived after all.
                 Written::Conflict => match self.read().await {
                     Ok(Some(seen)) if seen.live && seen.value == self.value => {
@@ -289,7 +290,7 @@ impl Lease {
                         renew_at = Instant::now();
                     }
                     Ok(_) => break End::Lost,
-                    Err(_) => renew_at = Instant::now() + renew_every / 4,
+                    Err(_) => renew_at = Instant::now() + renew_every / 8,
                 },
             }
         };
@@ -323,7 +324,7 @@ impl Lease {
 
     async fn publish(&self, message: PublishMessage, deadline: Instant) -> Written {
         let subject = topology::bucket_subject(OWNER_BUCKET, &self.key);
-        let deadline = deadline.min(Instant::now() + self.config.ttl / 3);
+        let deadline = deadline.min(Instant::now() + self.config.ttl / 4);
         let sent = async { self.js.send_publish(subject, message).await?.await };
         match timeout_at(deadline, sent).await {
             Ok(Ok(ack)) => Written::At(ack.sequence),
