@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use async_nats::{Client, ConnectOptions, Event, jetstream};
+use async_nats::{Client, ConnectOptions, Event, RequestErrorKind, jetstream};
 use futures_util::StreamExt;
 use selvedge::{
     bus::{
@@ -28,12 +28,13 @@ async fn production_node() -> Nats {
 }
 
 struct User {
+    name: &'static str,
     client: Client,
     errors: mpsc::UnboundedReceiver<String>,
 }
 
 impl User {
-    async fn connect(nats: &Nats, name: &str) -> Self {
+    async fn connect(nats: &Nats, name: &'static str) -> Self {
         let (tell, errors) = mpsc::unbounded_channel();
         let client = ConnectOptions::with_user_and_password(name.to_owned(), format!("test-{name}"))
             .custom_inbox_prefix(format!("_INBOX_{name}"))
@@ -48,7 +49,7 @@ impl User {
             .connect(nats.url())
             .await
             .unwrap();
-        Self { client, errors }
+        Self { name, client, errors }
     }
 
     /// The server refuses to take this message from the user.
@@ -64,9 +65,20 @@ impl User {
         assert!(said.contains("subscription") && said.contains(&subject.to_lowercase()), "{subject}: {said}");
     }
 
+    /// The server has seen everything sent before: it answers a request, if only with "nobody there".
+    async fn in_sync(&self) {
+        let subject = match self.name {
+            "coordinator" => "sv.owner.999",
+            "acme" => "sv.api.acme.get",
+            _ => "sv.api.nobody.get",
+        };
+        let answer = soon("an answer", self.client.request(subject, "{}".into())).await;
+        let answered = answer.map_or_else(|e| e.kind() == RequestErrorKind::NoResponders, |_| true);
+        assert!(answered, "{} cannot even ask", self.name);
+    }
+
     async fn no_errors(&mut self) {
-        self.client.flush().await.unwrap();
-        // A ping after everything: errors come before its pong.
+        self.in_sync().await;
         assert_eq!(self.errors.try_recv().ok(), None);
     }
 }
@@ -158,11 +170,11 @@ async fn an_agent_speaks_only_as_itself() {
 
     let mut reader = User::connect(&nats, "reader").await;
     let mut offers = reader.client.subscribe("sv.offer.reader.i1").await.unwrap();
-    reader.client.flush().await.unwrap();
+    reader.in_sync().await;
     coordinator.client.publish("sv.offer.reader.i1", "work".into()).await.unwrap();
     assert_eq!(soon("an offer", offers.next()).await.unwrap().payload, "work");
     let mut beats = coordinator.client.subscribe("sv.beat.*.*").await.unwrap();
-    coordinator.client.flush().await.unwrap();
+    coordinator.in_sync().await;
     reader.client.publish("sv.beat.reader.i1", "alive".into()).await.unwrap();
     assert_eq!(soon("a heartbeat", beats.next()).await.unwrap().payload, "alive");
     let as_js = jetstream::new(reader.client.clone());
