@@ -108,3 +108,11 @@ pub async fn reset_owner_consumers(
     consumer_reset(js, topology::INTAKE, &consumer).await?;
     consumer_reset(js, topology::REPORTS, &consumer).await
 }
+
+/// The last sequence of a work queue that still holds messages; `None` if it is empty.
+pub async fn last_waiting(js: &Context, stream: &str) -> Result<Option<u64>, ApiError> {
+    let info = call(js, &format!("STREAM.INFO.{stream}"), &serde_json::json!({})).await?;
+    let state = &info["state"];
+    let messages = state["messages"].as_u64().unwrap_or(0);
+    Ok((messages > 0).then(|| state["last_seq"].as_u64().unwrap_or(0)))
+}

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, context::ContextBuilder};
 use async_nats::{Client, ConnectErrorKind, ConnectOptions};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 use super::error::Error;
 use super::options::{NatsOptions, Secret, split_user_info};
@@ -79,15 +79,26 @@ struct Watch {
     trouble: AtomicU64,
     last_forbidden: Mutex<Option<(Instant, String)>>,
     events: broadcast::Sender<BusEvent>,
+    /// Times connected, possibly shared by several connections of one role.
+    returns: Arc<watch::Sender<u64>>,
 }
 
 /// Connects, under this name, to a server that is new enough.
 ///
 /// Fails rather than retries if no server answers now; once connected, it is kept up for ever.
 pub async fn connect(options: &NatsOptions, name: &str) -> Result<Connection, Error> {
+    connect_counting(options, name, Arc::new(watch::Sender::new(0))).await
+}
+
+/// Connects; `returns` is raised every time the connection stands (again).
+pub(super) async fn connect_counting(
+    options: &NatsOptions,
+    name: &str,
+    returns: Arc<watch::Sender<u64>>,
+) -> Result<Connection, Error> {
     install_crypto();
     let servers = options.servers().join(", ");
-    let watch = Arc::new(Watch::new(name));
+    let watch = Arc::new(Watch::new(name, returns));
     let connect_options = build(options, name, &watch).await?;
     let client = connect_options
         .connect(options.servers())
@@ -115,6 +126,11 @@ impl Connection {
     /// JetStream, in the domain or behind the prefix that was asked for.
     pub fn jetstream(&self) -> &jetstream::Context {
         &self.jetstream
+    }
+
+    /// Where the JetStream API is: `$JS.API`, or where a domain or prefix moves it.
+    pub fn api_prefix(&self) -> &str {
+        &self.api_prefix
     }
 
     /// Where it was told to connect, without credentials.
@@ -218,7 +234,7 @@ impl Connection {
 }
 
 impl Watch {
-    fn new(name: &str) -> Watch {
+    fn new(name: &str, returns: Arc<watch::Sender<u64>>) -> Watch {
         Watch {
             name: name.to_owned(),
             connected: AtomicU64::new(0),
@@ -229,6 +245,7 @@ impl Watch {
             trouble: AtomicU64::new(0),
             last_forbidden: Mutex::new(None),
             events: broadcast::Sender::new(256),
+            returns,
         }
     }
 
@@ -237,7 +254,10 @@ impl Watch {
         use async_nats::{Event, ServerError};
         let connection = self.name.as_str();
         let (counter, label, told) = match event {
-            Event::Connected => (&self.connected, "connected", BusEvent::Connected),
+            Event::Connected => {
+                self.returns.send_modify(|count| *count += 1);
+                (&self.connected, "connected", BusEvent::Connected)
+            }
             Event::Disconnected => {
                 tracing::warn!(connection, "NATS connection lost, reconnecting");
                 (&self.disconnected, "disconnected", BusEvent::Disconnected)

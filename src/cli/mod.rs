@@ -1,4 +1,4 @@
-//! The `cli` module.
+//! The `selvedge` command line: one file per verb, the dev supervisor, the demo.
 
 pub mod demo;
 pub mod nats;

@@ -7,7 +7,7 @@
 //! EVENTS   sv.event.<tenant>.<task>
 //! core     sv.beat.<agent>.<instance>    sv.accept.<agent>.<instance>
 //!          sv.offer.<agent>.<instance>   sv.ctl.<agent>.<instance>
-//!          sv.owner.<shard>   sv.done.<tenant>.<task>   sv.api.<tenant>.<verb>
+//!          sv.owner.<shard>   sv.ask.<shard>   sv.done.<tenant>.<task>   sv.api.<tenant>.<verb>
 //! ```
 
 use crate::task::{AgentName, InstanceId, NameError, TaskId, TaskKey, TenantName};
@@ -27,6 +27,8 @@ pub const REPORT_ALL: &str = "sv.report.*.*";
 pub const JOURNAL_ALL: &str = "sv.journal.*";
 /// Stream filter for events.
 pub const EVENT_ALL: &str = "sv.event.*.*";
+/// What every heartbeat's subject starts with.
+pub const BEAT_PREFIX: &str = "sv.beat.";
 /// Every heartbeat.
 pub const BEAT_ALL: &str = "sv.beat.*.*";
 /// Every acceptance.
@@ -84,6 +86,11 @@ pub fn ctl(agent: &AgentName, instance: &InstanceId) -> String {
 /// Where a new owner announces its epoch.
 pub fn owner(shard: Shard) -> String {
     format!("sv.owner.{}", shard.0)
+}
+
+/// Where other coordinators ask the owner what only it can say.
+pub fn ask(shard: Shard) -> String {
+    format!("sv.ask.{}", shard.0)
 }
 
 /// Where the end of a task is hinted at.

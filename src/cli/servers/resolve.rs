@@ -138,6 +138,7 @@ type Reporter = Arc<dyn Fn(&str) + Send + Sync>;
 #[derive(Clone)]
 pub struct Resolver {
     explicit: Option<(String, PathBuf)>,
+    variables: bool,
     path: OsString,
     pub(super) cache: Option<PathBuf>,
     pub(super) offline: bool,
@@ -155,6 +156,7 @@ impl Resolver {
     pub fn from_env() -> Resolver {
         Resolver {
             explicit: None,
+            variables: true,
             path: std::env::var_os("PATH").unwrap_or_default(),
             cache: cache_dir(|name| std::env::var_os(name)),
             offline: false,
@@ -165,6 +167,12 @@ impl Resolver {
     /// An executable named by a flag (`by` is the flag, for messages); it beats the variable.
     pub fn explicit(mut self, by: &str, path: Option<PathBuf>) -> Resolver {
         self.explicit = path.map(|path| (by.to_owned(), path));
+        self
+    }
+
+    /// Takes no notice of the variables that name executables.
+    pub fn without_variables(mut self) -> Resolver {
+        self.variables = false;
         self
     }
 
@@ -195,7 +203,8 @@ impl Resolver {
     /// Finds the program, installing it if it must. Blocks (up to a minute when it installs).
     pub fn resolve(&self, program: Program) -> Result<Found, Error> {
         let named = self.explicit.clone().or_else(|| {
-            let value = std::env::var_os(program.variable()).filter(|value| !value.is_empty())?;
+            let value =
+                std::env::var_os(program.variable()).filter(|value| self.variables && !value.is_empty())?;
             Some((program.variable().to_owned(), PathBuf::from(value)))
         });
         if let Some((by, path)) = named {
