@@ -1,6 +1,6 @@
 //! `nats/server.prod.conf` as it is shipped: each role can do its work and nothing else.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions, Event, RequestErrorKind, jetstream};
 use futures_util::StreamExt;
@@ -19,12 +19,12 @@ use tokio_util::sync::CancellationToken;
 use super::{server::Nats, small, soon};
 
 async fn production_node() -> Nats {
-    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("nats/server.prod.conf");
     let roles = ["SYS", "COORDINATOR", "ACME", "READER", "OBSERVER", "OPERATOR"];
     let password =
         |role: &str| (format!("SELVEDGE_{role}_PASSWORD"), format!("test-{}", role.to_lowercase()));
     let name = ("SELVEDGE_NATS_NAME".to_owned(), "test-node".to_owned());
-    Nats::with_config(config, roles.iter().map(|r| password(r)).chain([name]).collect()).await
+    let variables: Vec<_> = roles.iter().map(|role| password(role)).chain([name]).collect();
+    Nats::production(&variables).await
 }
 
 struct User {
