@@ -230,3 +230,29 @@ async fn a_wrong_password_is_refused() {
     let refused = tokio::time::timeout(Duration::from_secs(10), options.connect(nats.url())).await.unwrap();
     assert!(refused.is_err());
 }
+
+#[tokio::test]
+async fn the_production_node_acknowledges_after_fsync() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let nats = production_node().await;
+    let mut monitor = tokio::net::TcpStream::connect(nats.monitor()).await.unwrap();
+    monitor.write_all(b"GET /jsz?config=true HTTP/1.0\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    monitor.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.contains(r#""sync_always": true"#), "{answer}");
+}
+
+#[tokio::test]
+#[ignore]
+async fn tmp_attack() {
+    let nats = production_node().await;
+    let coordinator = User::connect(&nats, "coordinator").await;
+    let js = jetstream::new(coordinator.client.clone());
+    provision(&js, Provision::Auto, &Topology::new(&small())).await.unwrap();
+    let acme = User::connect(&nats, "acme").await;
+    acme.client.publish_with_reply("sv.submit.acme.reader.t1", "sv.journal.0", "{}".into()).await.unwrap();
+    acme.in_sync().await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let reader = JournalReader::new(&js, Shard(0)).await.unwrap();
+    println!("HEAD {:?}", reader.head().await.unwrap());
+}

@@ -43,6 +43,11 @@ impl Nats {
         self.server.port()
     }
 
+    /// `host:port` of the monitoring endpoint.
+    pub fn monitor(&self) -> String {
+        self.server.monitor_url().trim_start_matches("http://").to_owned()
+    }
+
     pub fn kill9(&mut self) {
         self.server.kill9();
     }
