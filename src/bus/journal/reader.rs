@@ -12,7 +12,7 @@ use async_nats::jetstream::{
 };
 use futures_util::StreamExt;
 
-use super::{Entry, JournalError, StreamState, journal_stream, leader_head, stream_state, unix_ms};
+use super::{Entry, JournalError, StreamState, is_noise, journal_stream, leader_head, stream_state, unix_ms};
 use crate::{
     bus::api::ApiError,
     wire::subjects::{self, Shard},
@@ -55,7 +55,7 @@ impl JournalReader {
 
     /// The last message, read from the stream's leader.
     pub async fn head(&self) -> Result<Option<Entry>, JournalError> {
-        leader_head(&self.stream, &self.subject).await
+        Ok(leader_head(&self.stream, &self.subject).await?.0)
     }
 
     /// First sequence, head, and the server-side time since the head: what a take-over adds to `now`.
@@ -164,13 +164,20 @@ impl Tail {
             self.messages = Some(Box::new(Delivery { messages, number: 1 }));
         }
         let Some(delivery) = self.messages.as_mut() else { return Ok(None) };
-        let Some(Ok(message)) = delivery.messages.next().await else { return Ok(None) };
-        let Ok(info) = message.info() else { return Ok(None) };
-        if info.consumer_sequence != delivery.number || info.stream_sequence < self.next {
-            return Ok(None);
+        loop {
+            let Some(Ok(message)) = delivery.messages.next().await else { return Ok(None) };
+            let Ok(info) = message.info() else { return Ok(None) };
+            if info.consumer_sequence != delivery.number || info.stream_sequence < self.next {
+                return Ok(None);
+            }
+            delivery.number += 1;
+            if !is_noise(message.headers.as_ref()) {
+                let (seq, at) = (info.stream_sequence, unix_ms(info.published.unix_timestamp_nanos()));
+                return Ok(Some(Entry { seq, bytes: message.payload.clone(), at }));
+            }
+            tracing::warn!(seq = info.stream_sequence, "a message in the journal that no coordinator wrote");
+            metrics::counter!("selvedge_journal_noise_total").increment(1);
+            self.next = info.stream_sequence + 1;
         }
-        delivery.number += 1;
-        let (seq, at) = (info.stream_sequence, unix_ms(info.published.unix_timestamp_nanos()));
-        Ok(Some(Entry { seq, bytes: message.payload.clone(), at }))
     }
 }

@@ -143,12 +143,15 @@ async fn a_renewal_against_another_holder_fails_and_changes_nothing() {
     let (_, ended) = soon("the owner", owner.handle.acquired()).await.unwrap();
     let Ownership::Owner { until, .. } = owner.handle.now() else { panic!("not owner") };
     let bucket = js.get_key_value(OWNER_BUCKET).await.unwrap();
-    let usurped = bucket.put(topology::owner_key(Shard(0)), "usurper".into()).await.unwrap();
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert(selvedge::wire::headers::COORDINATOR, "1");
+    let subject = topology::bucket_subject(OWNER_BUCKET, &topology::owner_key(Shard(0)));
+    let usurped = js.publish_with_headers(subject, headers, "usurper".into()).await.unwrap().await.unwrap();
 
     soon("the end", ended.cancelled()).await;
     assert!(tokio::time::Instant::now() < until, "it noticed at its renewal, not at its deadline");
     let entry = bucket.entry(topology::owner_key(Shard(0))).await.unwrap().unwrap();
-    assert_eq!((entry.revision, &entry.value[..]), (usurped, &b"usurper"[..]));
+    assert_eq!((entry.revision, &entry.value[..]), (usurped.sequence, &b"usurper"[..]));
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use selvedge::{
     bus::{
         journal::{JournalReader, JournalWriter},
-        ownership::{Lease, LeaseConfig},
+        ownership::{Lease, LeaseConfig, Ownership},
         provision::{Provision, provision},
         service::{Query, ServiceConfig, serve},
     },
@@ -243,16 +243,42 @@ async fn the_production_node_acknowledges_after_fsync() {
 }
 
 #[tokio::test]
-#[ignore]
-async fn tmp_attack() {
+async fn an_acknowledgement_sent_into_the_journal_and_the_lease_is_noise() {
     let nats = production_node().await;
     let coordinator = User::connect(&nats, "coordinator").await;
     let js = jetstream::new(coordinator.client.clone());
     provision(&js, Provision::Auto, &Topology::new(&small())).await.unwrap();
-    let acme = User::connect(&nats, "acme").await;
-    acme.client.publish_with_reply("sv.submit.acme.reader.t1", "sv.journal.0", "{}".into()).await.unwrap();
-    acme.in_sync().await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let (lease, mut handle) = Lease::new(&js, Shard(0), LeaseConfig::new("c1")).await.unwrap();
+    let running = tokio::spawn(lease.run(CancellationToken::new()));
+    let (revision, ended) = soon("the lease", handle.acquired()).await.unwrap();
+    let writer = JournalWriter::new(&js, Shard(0)).await.unwrap();
     let reader = JournalReader::new(&js, Shard(0)).await.unwrap();
-    println!("HEAD {:?}", reader.head().await.unwrap());
+    let mut tail = reader.follow(1);
+    let acme = User::connect(&nats, "acme").await;
+    let inject = async |task: &str, into: &str, stream: &str| {
+        let stored = || async { js.get_stream(stream).await.unwrap().cached_info().state.last_sequence };
+        let before = stored().await;
+        acme.client
+            .publish_with_reply(format!("sv.submit.acme.reader.{task}"), into.to_owned(), "{}".into())
+            .await
+            .unwrap();
+        soon("the injection", async { while stored().await == before {} }).await;
+    };
+
+    inject("t1", "sv.journal.0", "JOURNAL").await;
+    assert_eq!(reader.head().await.unwrap(), None);
+    assert_eq!(writer.append("a".into(), 0, &ended).await.unwrap(), 2);
+    inject("t2", "sv.journal.0", "JOURNAL").await;
+    assert_eq!(writer.append("a".into(), 0, &ended).await.unwrap(), 2, "found behind the noise");
+    assert_eq!(writer.append("b".into(), 2, &ended).await.unwrap(), 4);
+    for (seq, bytes) in [(2, "a"), (4, "b")] {
+        let entry = soon("the entry", tail.next()).await.unwrap().unwrap();
+        assert_eq!((entry.seq, &entry.bytes[..]), (seq, bytes.as_bytes()));
+    }
+
+    inject("t3", "$KV.selvedge_owner.shard.0", "KV_selvedge_owner").await;
+    tokio::time::sleep(LeaseConfig::new("c1").ttl).await;
+    assert!(handle.now().is_owner(tokio::time::Instant::now()) && !ended.is_cancelled());
+    assert!(matches!(handle.now(), Ownership::Owner { revision: same, .. } if same == revision));
+    running.abort();
 }
