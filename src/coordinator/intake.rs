@@ -108,7 +108,8 @@ pub fn pulse(subject: &str, reply: Option<String>, body: &[u8]) -> Option<Inboun
             let (format, accept) = codec::decode_any::<Accept>(None, body, BEAT_LIMIT);
             (format, Input::Accept { agent, instance, body: accept.map_err(|e| e.to_string())? })
         };
-        let handle = reply.filter(|_| is_beat).map(|reply| Handle::Beat(reply, format));
+        let handle =
+            reply.filter(|to| is_beat && subjects::may_answer(to)).map(|reply| Handle::Beat(reply, format));
         Ok(Inbound { input, handle, report_seq: None, format: Some(format) })
     };
     match read() {
