@@ -14,6 +14,7 @@
 //! Imports point one way: `task ← flow`, `wire ← bus`, `store ← client, agent, coordinator ← cli`.
 
 pub mod task;
+pub mod telemetry;
 pub mod wire;
 
 #[cfg(feature = "client")]
@@ -35,5 +36,3 @@ pub mod store;
 pub mod cli;
 #[cfg(feature = "cli")]
 pub mod config;
-#[cfg(feature = "cli")]
-pub mod telemetry;

@@ -1,1 +1,38 @@
-//! The `bus` module.
+//! The only place that knows async-nats: connecting, and what the fabric asks of NATS beyond a
+//! publish and a subscribe.
+//!
+//! ```text
+//! options, context, connect   how a user says where NATS is; a connection that stays up
+//! link        the two connections of a role       clock     real or accelerated time
+//! provision   streams, consumers, buckets         consume   durable pull consumers that keep going
+//! journal     append by compare-and-set, read     publish   into streams, with an honest "unknown"
+//! ownership   who may write it                    ordered   numbered publishing, in order, resent
+//! limits      plans and tenants in KV             service   queries as a NATS service
+//! api         the JetStream API in its own words
+//! ```
+
+pub mod api;
+pub mod clock;
+pub mod connect;
+pub mod consume;
+pub mod context;
+pub mod error;
+pub mod journal;
+pub mod limits;
+pub mod link;
+pub mod options;
+pub mod ordered;
+pub mod ownership;
+pub mod provision;
+pub mod publish;
+pub mod service;
+
+/// A JetStream context: domain, prefix and time-outs of a connection.
+pub type JetStream = async_nats::jetstream::Context;
+
+pub use clock::Clock;
+pub use connect::{BusEvent, Connection, Counts, connect};
+pub use error::{Error, ErrorKind};
+pub use link::{AskError, BusError, Lane, Link, Message, Subscription};
+pub use options::{NatsOptions, Secret};
+pub use publish::{Posted, StoreError};

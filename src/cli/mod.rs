@@ -1,1 +1,89 @@
-//! The `cli` module.
+//! The `selvedge` command: one file per verb, each with its arguments and its `run`.
+//!
+//! ```text
+//! main ──▶ run ──▶ args::Cli ──▶ Ctx (configuration, output, stop) ──▶ <verb>::run ──▶ exit code
+//!                                                                        └─ error ──▶ failure::report
+//! ```
+//!
+//! Nothing here decides about tasks: the verbs go through the client SDK or start a coordinator. Results go to
+//! standard output through [`output::Output`], everything else to standard error.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+use tokio_util::sync::CancellationToken;
+
+pub mod args;
+pub mod cancel;
+pub mod completions;
+pub mod config;
+pub mod context;
+pub mod coordinator;
+pub mod dead;
+pub mod demo;
+pub mod dev;
+pub mod doctor;
+pub mod failure;
+pub mod get;
+pub mod limits;
+pub mod list;
+pub mod nats;
+pub mod nats_args;
+pub mod output;
+pub mod plan;
+pub mod servers;
+mod signals;
+pub mod submit;
+pub mod target;
+pub mod tenant;
+pub mod topology;
+pub mod watch;
+
+use args::{Cli, Command};
+use context::Ctx;
+use failure::{Exit, Failure};
+
+/// Parses the command line and runs the command; returns what to exit with.
+pub async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come as an error too, and go to standard output. A closed pipe is nobody's concern.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage as u8));
+        }
+    };
+    let json = cli.globals.json;
+    let stop = CancellationToken::new();
+    let watcher = signals::cancel_on_signal(stop.clone());
+    let result = start(cli, stop).await;
+    watcher.abort();
+    match result {
+        Ok(code) => code,
+        Err(error) => failure::report(&error, json).into(),
+    }
+}
+
+async fn start(cli: Cli, stop: CancellationToken) -> Result<ExitCode> {
+    let ctx = Ctx::new(cli.globals, stop.clone());
+    // Without a configuration there are still logs: the mistake itself may be in `[log]`.
+    let log = ctx.settings().ok().map(|settings| &settings.log);
+    crate::telemetry::logs::init(log).map_err(|error| {
+        Failure::new(Exit::Config, "CONFIG_BAD_VALUE", error.to_string())
+            .help("for example: info,selvedge=debug")
+    })?;
+    match cli.command {
+        Command::Config(args) => until(stop, config::run(args, ctx)).await,
+        Command::Completions(args) => until(stop, completions::run(args, ctx)).await,
+    }
+}
+
+/// Runs a command that has nothing to drain: at the signal it simply ends. The others watch `ctx.stop` themselves.
+async fn until(stop: CancellationToken, command: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
+    tokio::select! {
+        result = command => result,
+        () = stop.cancelled() => Ok(Exit::Interrupted.into()),
+    }
+}

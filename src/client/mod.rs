@@ -1,1 +1,97 @@
-//! The `client` module.
+//! The client SDK: submit, wait, look, watch, cancel.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), selvedge::client::Error> {
+//! use selvedge::client::Client;
+//!
+//! let client = Client::connect("nats://127.0.0.1:4222").await?.tenant("acme")?;
+//! let task = client.submit("reader", &"README.md").await?;
+//! let words: u64 = task.result().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A client holds no state of tasks. It never retries a query that timed out, and never calls a
+//! submit failed whose fate it does not know.
+
+mod error;
+mod handle;
+mod query;
+mod submit;
+mod wait;
+mod watch;
+
+use std::time::Duration;
+
+pub use error::{Error, Result};
+pub use handle::TaskHandle;
+pub use query::List;
+pub(crate) use submit::check_size;
+pub use submit::{NewTask, Submission};
+pub use wait::Ended;
+pub use watch::{Watch, WatchItem};
+
+use crate::{
+    bus::Link,
+    task::{NameError, TenantName},
+};
+
+/// The tenant of a client that names none.
+pub const DEFAULT_TENANT: &str = "default";
+
+/// A connection that speaks for one tenant. Cheap to clone.
+#[derive(Clone)]
+pub struct Client {
+    link: Link,
+    tenant: TenantName,
+    /// How long a submit is tried before its fate is called unknown.
+    submit_within: Duration,
+    /// How long one query may take.
+    ask_within: Duration,
+}
+
+impl Client {
+    /// Connects to `url`; commas separate several servers of one cluster.
+    pub async fn connect(url: &str) -> Result<Self> {
+        let link = Link::open(url, "selvedge-client").await?;
+        Ok(Self::on(link, TenantName::new(DEFAULT_TENANT)?))
+    }
+
+    /// Connects as the `NATS_*` variables and the selected context of the `nats` CLI say, to a local
+    /// server if they say nothing; as tenant `SELVEDGE_TENANT` (`default` if unset).
+    pub async fn from_env() -> Result<Self> {
+        let tenant = std::env::var("SELVEDGE_TENANT").unwrap_or_else(|_| DEFAULT_TENANT.to_owned());
+        let tenant = TenantName::new(tenant)?;
+        Ok(Self::on(Link::from_env("selvedge-client").await?, tenant))
+    }
+
+    /// Speaks over connections that exist already.
+    pub fn on(link: Link, tenant: TenantName) -> Self {
+        Self { link, tenant, submit_within: Duration::from_secs(30), ask_within: Duration::from_secs(5) }
+    }
+
+    /// The same connection, speaking for `tenant`.
+    pub fn tenant(&self, tenant: &str) -> std::result::Result<Self, NameError> {
+        Ok(Self { tenant: TenantName::new(tenant)?, ..self.clone() })
+    }
+
+    /// How long a submit is tried before its fate is called unknown; 30 s unless set.
+    pub fn submit_within(self, within: Duration) -> Self {
+        Self { submit_within: within, ..self }
+    }
+
+    /// How long one query may take; 5 s unless set.
+    pub fn ask_within(self, within: Duration) -> Self {
+        Self { ask_within: within, ..self }
+    }
+
+    /// Whose tasks this client sees.
+    pub fn tenant_name(&self) -> &TenantName {
+        &self.tenant
+    }
+
+    /// The connections underneath.
+    pub fn link(&self) -> &Link {
+        &self.link
+    }
+}

@@ -1,1 +1,23 @@
-//! The `coordinator` module.
+//! The coordinator: loops that load, call `flow`, and perform.
+//!
+//! ```text
+//! run ── one process: provisions, competes, serves, drains
+//! shard ── stands by, takes over, runs terms       queries ── the query plane, on its own
+//!   owner ── one term: the loop around the engine  admin ── probes and metrics
+//!     intake, limits ── inputs
+//!     perform ── effects
+//!     index_feed, indexer ── the Redis index       event_writer ── events to Redis
+//! ```
+
+pub mod admin;
+pub mod calls;
+pub mod event_writer;
+pub mod index_feed;
+pub mod indexer;
+pub mod intake;
+pub mod limits;
+pub mod owner;
+pub mod perform;
+pub mod queries;
+pub mod run;
+pub mod shard;

@@ -203,15 +203,15 @@ impl<H> Engine<H> {
         &mut self.dirty
     }
 
-    /// Touches every task, for an index that has to be rebuilt.
+    /// Every task is dirty, for an index that has to be made anew.
     pub fn touch_all(&mut self) {
         let mut keys: Vec<TaskKey> = self.state.tasks().map(|(key, _)| key.clone()).collect();
         keys.sort();
-        self.dirty.rebuild(keys);
+        self.dirty.restart(keys);
     }
 
-    /// Applies a message read from the journal. From `index_from` on, what it touches is not indexed yet.
-    pub fn replay(&mut self, seq: u64, bytes: &[u8], index_from: u64) -> Result<(), JournalError> {
+    /// Applies a message read from the journal. What it touches is dirty until the index says otherwise.
+    pub fn replay(&mut self, seq: u64, bytes: &[u8]) -> Result<(), JournalError> {
         let shard = self.state.shard.0;
         let message = JournalMessage::decode(bytes).map_err(|reason| JournalError::Unreadable {
             shard,
@@ -246,11 +246,9 @@ impl<H> Engine<H> {
                 rev: message.rev,
                 misfit,
             })?;
-            if seq >= index_from {
-                changes.touched.into_iter().for_each(|key| self.dirty.touch(seq, key));
-                if let Some((key, result)) = changes.result {
-                    self.dirty.result(seq, key, result);
-                }
+            changes.touched.into_iter().for_each(|key| self.dirty.touch(seq, key));
+            if let Some((key, result)) = changes.result {
+                self.dirty.result(seq, key, result);
             }
         }
         self.state.head = Hash::of(bytes);

@@ -264,7 +264,7 @@ impl State {
     }
 
     /// All tasks, in no order.
-    pub fn tasks(&self) -> impl Iterator<Item = (&TaskKey, &Task)> {
+    pub fn tasks(&self) -> impl ExactSizeIterator<Item = (&TaskKey, &Task)> {
         self.tasks.iter()
     }
 
@@ -274,7 +274,7 @@ impl State {
     }
 
     /// All tenants, in no order.
-    pub fn tenants(&self) -> impl Iterator<Item = (&TenantName, &Tenant)> {
+    pub fn tenants(&self) -> impl ExactSizeIterator<Item = (&TenantName, &Tenant)> {
         self.tenants.iter()
     }
 

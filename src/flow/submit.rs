@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     task::{
-        AgentName, Code, Millis, Payload, Phase, Refusal, Spec, TaskId, TaskKey, capped_message,
+        AgentName, BodyHash, Code, Millis, Payload, Phase, Refusal, Spec, TaskId, TaskKey, capped_message,
         clamp_first_try, retry_id,
     },
     wire::{
@@ -53,7 +53,8 @@ fn submit(
                 priority: Default::default(),
                 max_tries: None,
             };
-            return admitted(key, spec, stored_at, Some(refusal), false);
+            let hash = spec.body_hash();
+            return admitted(key, spec, hash, stored_at, Some(refusal), false);
         }
     };
     let first_try = clamp_first_try(submit.first_try, stored_at);
@@ -64,7 +65,7 @@ fn submit(
                 .refusal
                 .clone()
                 .unwrap_or_else(|| Refusal::new(Code::Cancelled, "cancelled before it was submitted"));
-            admitted(key, spec, first_try, Some(refusal), submit.confirm)
+            admitted(key, spec.clone(), spec.body_hash(), first_try, Some(refusal), submit.confirm)
         }
         Some(task) if task.body_hash == spec.body_hash() => match submit.confirm {
             true => Decision::answer(Tell::Done { key: key.clone(), done: Box::new(done_hint(task)) }),
@@ -75,14 +76,10 @@ fn submit(
             if let Some(refusal) = too_old(state, key, first_try) {
                 return refuse_only(key, refusal);
             }
+            // The hash is of what was asked for, not of what the plan makes of it.
+            let hash = spec.body_hash();
             let (spec, refusal) = admit::root(state, key, spec);
-            // The hash is of what was asked for, not of what the plan made of it.
-            let hash = submit.clone().into_spec(agent.clone()).body_hash();
-            let mut decision = admitted(key, spec, first_try, refusal, submit.confirm);
-            if let Some(Record::Submitted { admission, .. }) = decision.records.first_mut() {
-                admission.body_hash = hash;
-            }
-            decision
+            admitted(key, spec, hash, first_try, refusal, submit.confirm)
         }
     }
 }
@@ -90,11 +87,11 @@ fn submit(
 fn admitted(
     key: &TaskKey,
     spec: Spec,
+    body_hash: BodyHash,
     first_try: Millis,
     refusal: Option<Refusal>,
     confirm: bool,
 ) -> Decision {
-    let body_hash = spec.body_hash();
     let mut answers = Vec::new();
     if confirm && refusal.is_none() {
         // A refusal is terminal, and every terminal state is hinted at anyway.

@@ -7,6 +7,7 @@ pub mod codec;
 pub mod headers;
 pub mod messages;
 pub mod subjects;
+pub mod topology;
 
 pub use codec::{DecodeError, Format};
 

@@ -7,7 +7,7 @@
 //! EVENTS   sv.event.<tenant>.<task>
 //! core     sv.beat.<agent>.<instance>    sv.accept.<agent>.<instance>
 //!          sv.offer.<agent>.<instance>   sv.ctl.<agent>.<instance>
-//!          sv.owner.<shard>   sv.done.<tenant>.<task>   sv.api.<tenant>.<verb>
+//!          sv.owner.<shard>   sv.ask.<shard>   sv.done.<tenant>.<task>   sv.api.<tenant>.<verb>
 //! ```
 
 use crate::task::{AgentName, InstanceId, NameError, TaskId, TaskKey, TenantName};
@@ -27,6 +27,8 @@ pub const REPORT_ALL: &str = "sv.report.*.*";
 pub const JOURNAL_ALL: &str = "sv.journal.*";
 /// Stream filter for events.
 pub const EVENT_ALL: &str = "sv.event.*.*";
+/// What every heartbeat's subject starts with.
+pub const BEAT_PREFIX: &str = "sv.beat.";
 /// Every heartbeat.
 pub const BEAT_ALL: &str = "sv.beat.*.*";
 /// Every acceptance.
@@ -86,6 +88,11 @@ pub fn owner(shard: Shard) -> String {
     format!("sv.owner.{}", shard.0)
 }
 
+/// Where other coordinators ask the owner what only it can say.
+pub fn ask(shard: Shard) -> String {
+    format!("sv.ask.{}", shard.0)
+}
+
 /// Where the end of a task is hinted at.
 pub fn done(tenant: &TenantName, task: &TaskId) -> String {
     format!("sv.done.{tenant}.{task}")
@@ -99,6 +106,13 @@ pub fn done_of_tenant(tenant: &TenantName) -> String {
 /// Where queries go.
 pub fn api(tenant: &TenantName, verb: &str) -> String {
     format!("sv.api.{tenant}.{verb}")
+}
+
+/// Whether a request may be answered to this reply subject. It decides where *we* publish, with our
+/// rights: `sv.` is work and decisions, `$` is the server's, so a request that names one of those
+/// wants a message forged.
+pub fn may_answer(reply: &str) -> bool {
+    !reply.starts_with("sv.") && !reply.starts_with('$')
 }
 
 /// A subject that is none of ours, or holds a bad name.
@@ -206,6 +220,14 @@ mod tests {
         assert_eq!(parse_done(&done(&tenant, &task)), Ok(key));
         assert_eq!(parse_instance(&beat(&agent, &instance)), Ok((agent, instance)));
         assert_eq!(parse_api(&api(&tenant, "get")), Ok((tenant, "get".to_owned())));
+    }
+
+    #[test]
+    fn an_answer_never_goes_to_a_subject_of_ours_or_the_servers() {
+        assert!(may_answer("_INBOX_acme.x.1"));
+        assert!(!may_answer("sv.submit.globex.reader.x"));
+        assert!(!may_answer("sv.journal.0"));
+        assert!(!may_answer("$JS.API.STREAM.DELETE.JOURNAL"));
     }
 
     #[test]

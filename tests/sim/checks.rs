@@ -214,7 +214,7 @@ impl World {
         // The same journal, from scratch, gives the same bytes.
         let mut again: Engine<Handle> = Engine::new(Shard(0));
         for (seq, bytes) in &self.journal.messages {
-            again.replay(*seq, bytes, u64::MAX).map_err(|e| format!("replay from scratch: {e}"))?;
+            again.replay(*seq, bytes).map_err(|e| format!("replay from scratch: {e}"))?;
         }
         if again.state().canonical() != state.canonical() {
             return Err("a replay from scratch gives another state".to_owned());

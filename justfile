@@ -1,0 +1,50 @@
+# Everyday recipes. `just` alone lists them.
+
+set positional-arguments := true
+
+[private]
+default:
+    @just --list --unsorted
+
+# Three real agents digest a directory (default: this repository)
+demo *args:
+    cargo run --release -- demo "$@"
+
+# NATS, Redis and a coordinator on this machine, until Ctrl-C
+dev *args:
+    cargo run -- dev "$@"
+
+# The tests; arguments go to cargo test
+test *args:
+    cargo test "$@"
+
+# The seeded simulation; more seeds with SELVEDGE_SIM_SEEDS=5000
+sim *args:
+    cargo test --test sim "$@"
+
+# What the compiler can complain about
+lint:
+    cargo fmt --check
+    cargo clippy --all-targets --all-features -- -D warnings
+    cargo clippy --no-default-features --features client -- -D warnings
+    cargo clippy --no-default-features --features agent -- -D warnings
+
+# Format the code
+fmt:
+    cargo fmt
+
+# Everything a change must pass
+ci:
+    .ci/run
+
+# The API documentation
+docs *args:
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features "$@"
+
+# Write docs/configuration.md anew from the table of options
+docs-config:
+    SELVEDGE_UPDATE_DOCS=1 cargo test --lib config::
+
+# Write nats/ anew from the definition in code
+nats-export:
+    UPDATE_NATS=1 cargo test --lib nats

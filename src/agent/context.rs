@@ -1,0 +1,158 @@
+//! What a handler holds: its task, and ways to emit, spawn, wait and notice a cancel.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{AgentError, attempt::Command, children::Spawned, error::refused};
+use crate::{
+    bus::Clock,
+    client::Client,
+    task::{Code, Millis, Payload, Refusal, TaskId, TenantName},
+    wire::{
+        VERSION, codec,
+        messages::{Event, MAX_EVENT_BYTES, Offer, RefusedChild},
+    },
+};
+
+/// One attempt, as its handler sees it. Cheap to clone.
+#[derive(Clone)]
+pub struct Ctx(pub(super) Arc<Shared>);
+
+pub(super) struct Shared {
+    /// The offer, without its input.
+    pub(super) offer: Offer,
+    pub(super) client: Client,
+    pub(super) clock: Clock,
+    pub(super) commands: mpsc::Sender<Command>,
+    /// Cancelled when the lease is over or the task cancelled; never by a drain.
+    pub(super) cancel: CancellationToken,
+    /// Cancelled when the process is asked to stop.
+    pub(super) draining: CancellationToken,
+    /// Children spawned in this attempt. Held only to look and to add, never across an await.
+    pub(super) spawned: Mutex<Spawned>,
+}
+
+impl Ctx {
+    /// Whose task this is.
+    pub fn tenant(&self) -> &TenantName {
+        &self.0.offer.tenant
+    }
+
+    /// The task's id.
+    pub fn task(&self) -> &TaskId {
+        &self.0.offer.task
+    }
+
+    /// The task that spawned this one.
+    pub fn parent(&self) -> Option<&TaskId> {
+        self.0.offer.parent.as_ref()
+    }
+
+    /// The root of its tree.
+    pub fn root(&self) -> &TaskId {
+        &self.0.offer.root
+    }
+
+    /// 0 for a root.
+    pub fn depth(&self) -> u32 {
+        self.0.offer.depth
+    }
+
+    /// Which dispatch this is, from 1. A resume after waiting is a new attempt.
+    pub fn attempt(&self) -> u32 {
+        self.0.offer.attempt
+    }
+
+    /// Tries lost before this one.
+    pub fn tries(&self) -> u32 {
+        self.0.offer.tries
+    }
+
+    /// A client of this task's tenant, on the same connection.
+    pub fn client(&self) -> &Client {
+        &self.0.client
+    }
+
+    /// Returns when the task is cancelled or its lease is over. What the handler does after that
+    /// counts for nothing, and it is dropped after a grace time.
+    pub async fn cancelled(&self) {
+        self.0.cancel.cancelled().await;
+    }
+
+    /// Whether the task is cancelled or its lease over.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.cancel.is_cancelled()
+    }
+
+    /// Whether the process has been asked to stop: a good time for a long handler to snooze.
+    pub fn is_draining(&self) -> bool {
+        self.0.draining.is_cancelled()
+    }
+
+    /// Run me again after `delay`, without counting a try: `return Err(ctx.snooze(delay))`.
+    pub fn snooze(&self, delay: Duration) -> AgentError {
+        AgentError::snooze(delay)
+    }
+
+    /// Emits an event: kept in a capped stream, shown to watchers, never truth. Does not wait for it
+    /// to be stored; waits while too many are on their way.
+    pub async fn emit<T: Serialize + ?Sized>(&self, kind: &str, data: &T) -> Result<(), AgentError> {
+        let data =
+            Payload::json(data).map_err(|e| AgentError::fatal(format!("the event is no JSON: {e}")))?;
+        self.emit_raw(kind, data).await
+    }
+
+    /// The same with data that is encoded already.
+    pub async fn emit_raw(&self, kind: &str, data: Payload) -> Result<(), AgentError> {
+        let at = self.0.clock.wall();
+        let event =
+            Event { v: VERSION, attempt: self.attempt(), n: u32::MAX, at, kind: kind.to_owned(), data };
+        let bytes = codec::pack(&event).len();
+        if bytes > MAX_EVENT_BYTES {
+            return Err(refused(Refusal::over(
+                Code::TooLarge,
+                format!("the event has {bytes} bytes > limit {MAX_EVENT_BYTES}; emit less at a time"),
+                bytes as u64,
+                MAX_EVENT_BYTES as u64,
+            )));
+        }
+        self.send(Command::Emit(event)).await
+    }
+
+    /// Children of this attempt that the coordinator refused so far. Complete once `wait_all` returns.
+    pub fn refused(&self) -> Vec<RefusedChild> {
+        self.spawned().refused.clone()
+    }
+
+    /// Waits by this agent's clock; returns early, with an error to pass on, when the task is cancelled.
+    pub async fn sleep(&self, duration: Duration) -> Result<(), AgentError> {
+        tokio::select! {
+            () = self.0.clock.sleep(duration) => Ok(()),
+            () = self.cancelled() => Err(AgentError::retryable("cancelled")),
+        }
+    }
+
+    /// The time by this agent's clock, Unix milliseconds.
+    pub fn now(&self) -> Millis {
+        self.0.clock.wall()
+    }
+
+    pub(super) async fn send(&self, command: Command) -> Result<(), AgentError> {
+        self.0
+            .commands
+            .send(command)
+            .await
+            .map_err(|_| AgentError::retryable("the attempt is over; nothing more is reported"))
+    }
+
+    pub(super) fn spawned(&self) -> std::sync::MutexGuard<'_, Spawned> {
+        // Nothing can panic while it is held; a poisoned lock still holds whole data.
+        self.0.spawned.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}

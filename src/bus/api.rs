@@ -1,0 +1,118 @@
+//! The JetStream API spoken in plain JSON, for what needs the server's own words.
+//!
+//! Configurations are compared and exported field by field, so they travel as JSON values and not
+//! as a client library's structs. Called by `provision` and `journal`; decides nothing.
+
+use async_nats::jetstream::{Context, ErrorCode, context::RequestErrorKind, response::Response};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::wire::topology;
+
+/// Why a call to the JetStream API came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// No answer: JetStream is off, has no leader now, or the user may not ask.
+    #[error("JetStream does not answer {call}: {reason} (is JetStream enabled, and may this user call it?)")]
+    Unavailable {
+        /// Which call.
+        call: String,
+        /// What was seen instead.
+        reason: String,
+    },
+    /// The server said no.
+    #[error("{call}: {description} (error code {code})")]
+    Refused {
+        /// Which call.
+        call: String,
+        /// The server's error code, `err_code` in its API.
+        code: u64,
+        /// The server's words.
+        description: String,
+    },
+}
+
+impl ApiError {
+    /// Whether the server refused with this code.
+    pub fn is(&self, wanted: ErrorCode) -> bool {
+        matches!(self, Self::Refused { code, .. } if *code == wanted.0)
+    }
+
+    /// Whether the same call can succeed later, unchanged.
+    pub fn is_unavailable(&self) -> bool {
+        match self {
+            Self::Unavailable { .. } => true,
+            // 10008: JetStream temporarily unavailable.
+            Self::Refused { code, .. } => *code == 10_008,
+        }
+    }
+
+    /// An error that came out of the client library's own call.
+    pub(super) fn from_source(call: &str, error: &(dyn std::error::Error + 'static)) -> Self {
+        let mut source = Some(error);
+        while let Some(e) = source {
+            if let Some(js) = e.downcast_ref::<async_nats::jetstream::Error>() {
+                return refused(call, js);
+            }
+            source = e.source();
+        }
+        Self::Unavailable { call: call.to_owned(), reason: error.to_string() }
+    }
+}
+
+fn refused(call: &str, error: &async_nats::jetstream::Error) -> ApiError {
+    let text = error.to_string();
+    let description = text.split(" (code ").next().unwrap_or(&text).to_owned();
+    ApiError::Refused { call: call.to_owned(), code: error.error_code().0, description }
+}
+
+/// Calls `$JS.API.<call>` (or the context's own prefix) and returns the answer as it is.
+pub(super) async fn call<T: Serialize + ?Sized>(
+    js: &Context,
+    call: &str,
+    body: &T,
+) -> Result<Value, ApiError> {
+    match js.request::<_, T, Response<Value>>(call.to_owned(), body).await {
+        Ok(Response::Ok(value)) => Ok(value),
+        Ok(Response::Err { error }) => Err(refused(call, &error)),
+        Err(error) => Err(ApiError::Unavailable {
+            call: call.to_owned(),
+            reason: match error.kind() {
+                RequestErrorKind::NoResponders => "nobody listens".to_owned(),
+                RequestErrorKind::TimedOut => "no answer in time".to_owned(),
+                _ => error.to_string(),
+            },
+        }),
+    }
+}
+
+/// Has everything unacknowledged redelivered at once: what a new owner does first. Needs 2.14.
+pub async fn consumer_reset(js: &Context, stream: &str, consumer: &str) -> Result<(), ApiError> {
+    let nothing = serde_json::json!({});
+    match call(js, &format!("CONSUMER.RESET.{stream}.{consumer}"), &nothing).await {
+        // The server leaves a reset of a consumer it does not have unanswered; ask which it is.
+        Err(unanswered @ ApiError::Unavailable { .. }) => {
+            call(js, &format!("CONSUMER.INFO.{stream}.{consumer}"), &nothing).await?;
+            Err(unanswered)
+        }
+        answered => answered.map(|_| ()),
+    }
+}
+
+/// Resets the owner's consumers of a shard.
+pub async fn reset_owner_consumers(
+    js: &Context,
+    shard: crate::wire::subjects::Shard,
+) -> Result<(), ApiError> {
+    let consumer = topology::owner_consumer(shard);
+    consumer_reset(js, topology::INTAKE, &consumer).await?;
+    consumer_reset(js, topology::REPORTS, &consumer).await
+}
+
+/// The last sequence of a work queue that still holds messages; `None` if it is empty.
+pub async fn last_waiting(js: &Context, stream: &str) -> Result<Option<u64>, ApiError> {
+    let info = call(js, &format!("STREAM.INFO.{stream}"), &serde_json::json!({})).await?;
+    let state = &info["state"];
+    let messages = state["messages"].as_u64().unwrap_or(0);
+    Ok((messages > 0).then(|| state["last_seq"].as_u64().unwrap_or(0)))
+}

@@ -1,0 +1,246 @@
+//! A durable pull consumer that keeps going: messages out of a bounded channel, whatever the servers do.
+//!
+//! INTAKE, REPORTS and EVENTS are read through this. It pulls ahead by at most one batch plus the
+//! channel's capacity; a receiver that stops receiving stops the pulling, and the stream's own bounds do
+//! the rest. Messages come in stream order until something breaks; then everything unacknowledged comes again
+//! (in order, see [`PullOptions::reset`]), so receivers are idempotent.
+//!
+//! The pull stream is dropped and made anew, after a pause with jitter, on a missed heartbeat, when nobody
+//! answers, and when the consumer or stream is gone (until somebody makes it again). It ends when it is
+//! told to stop or the receiver is dropped.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{
+    self,
+    consumer::{AckPolicy, PullConsumer, pull},
+    message::Acker,
+};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::api;
+use crate::{
+    task::{Backoff, Millis},
+    wire::headers,
+};
+
+/// Which consumer, and how it is pulled from.
+#[derive(Debug, Clone)]
+pub struct PullOptions {
+    /// The stream's name.
+    pub stream: String,
+    /// The durable's name. It must exist; `bus::provision` makes it.
+    pub durable: String,
+    /// Messages asked for at once. Keep it far below the client's subscription capacity (65,536), beyond
+    /// which messages are dropped silently.
+    pub batch: usize,
+    /// How long a pull request stands.
+    pub expires: Duration,
+    /// Whether the consumer is reset whenever pulling starts: everything unacknowledged comes again at once
+    /// and in order, instead of after `ack_wait`. Only for a consumer with one reader at a time.
+    pub reset: bool,
+}
+
+impl PullOptions {
+    /// With the defaults for a busy stream.
+    pub fn new(stream: impl Into<String>, durable: impl Into<String>) -> Self {
+        Self {
+            stream: stream.into(),
+            durable: durable.into(),
+            batch: 512,
+            expires: Duration::from_secs(5),
+            reset: true,
+        }
+    }
+}
+
+/// Makes the pause between two attempts; short enough to hide a server restart, long enough not to spin.
+const PAUSE: Backoff = Backoff { base_ms: 500, cap_ms: 5_000 };
+const LEAST_PAUSE: Duration = Duration::from_millis(250);
+
+/// One message of a stream.
+pub struct Delivery {
+    /// Where it was published.
+    pub subject: String,
+    /// `Content-Type`, if it has one.
+    pub content_type: Option<String>,
+    /// The body.
+    pub payload: Bytes,
+    /// Its place in the stream.
+    pub stream_seq: u64,
+    /// When the server stored it, Unix milliseconds.
+    pub timestamp: Millis,
+    /// 1 for the first delivery.
+    pub delivered: u64,
+    /// Messages of the consumer that were still to come then.
+    pub pending: u64,
+    /// To acknowledge it with.
+    pub ack: Ack,
+}
+
+/// Payloads may hold secrets; debug output shows the size only.
+impl std::fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Delivery")
+            .field("subject", &self.subject)
+            .field("stream_seq", &self.stream_seq)
+            .field("delivered", &self.delivered)
+            .field("bytes", &self.payload.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Acknowledges one message; dropped, the message comes again after the consumer's `ack_wait`.
+pub struct Ack {
+    /// Boxed: it is larger than everything else in a delivery.
+    acker: Option<Box<Acker>>,
+    covers_earlier: bool,
+}
+
+impl std::fmt::Debug for Ack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ack").field("covers_earlier", &self.covers_earlier).finish_non_exhaustive()
+    }
+}
+
+impl Ack {
+    /// For tests and replays: acknowledges nothing.
+    pub fn none() -> Self {
+        Self { acker: None, covers_earlier: false }
+    }
+
+    /// Whether acknowledging this one acknowledges every earlier message (a consumer with `ack_policy: all`).
+    pub fn covers_earlier(&self) -> bool {
+        self.covers_earlier
+    }
+
+    /// Sends the acknowledgement without waiting for the server. One that gets lost is no harm: the
+    /// message comes again.
+    pub async fn ack(&self) {
+        if let Some(acker) = &self.acker
+            && let Err(error) = acker.ack().await
+        {
+            tracing::debug!(%error, "an acknowledgement could not be sent");
+        }
+    }
+}
+
+/// Pulls until `stop` or until `out` is closed.
+pub async fn pull(
+    js: jetstream::Context,
+    options: PullOptions,
+    out: mpsc::Sender<Delivery>,
+    stop: CancellationToken,
+) {
+    let mut failures = 0;
+    loop {
+        let ended = tokio::select! {
+            () = stop.cancelled() => return,
+            ended = pull_once(&js, &options, &out, &mut failures) => ended,
+        };
+        let reason = match ended {
+            Ended::ReceiverGone => return,
+            Ended::Broken(reason) => reason,
+        };
+        failures += 1;
+        metrics::counter!("selvedge_pull_restarts_total", "stream" => options.stream.clone()).increment(1);
+        let pause = LEAST_PAUSE + Duration::from_millis(PAUSE.delay(failures, jitter()));
+        tracing::warn!(
+            stream = %options.stream,
+            durable = %options.durable,
+            %reason,
+            pause_ms = pause.as_millis() as u64,
+            "pulling stopped; it will be started again"
+        );
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// 64 random bits for a backoff.
+pub fn jitter() -> u64 {
+    uuid::Uuid::new_v4().as_u64_pair().1 << 2
+}
+
+enum Ended {
+    ReceiverGone,
+    Broken(String),
+}
+
+async fn pull_once(
+    js: &jetstream::Context,
+    options: &PullOptions,
+    out: &mpsc::Sender<Delivery>,
+    failures: &mut u32,
+) -> Ended {
+    let mut messages = match open(js, options).await {
+        Ok(messages) => messages,
+        Err(reason) => return Ended::Broken(reason),
+    };
+    let covers_earlier = messages.1;
+    loop {
+        // Room first: what waits here can't be lost in a buffer, and a closed receiver is seen while idle.
+        let Ok(room) = out.reserve().await else { return Ended::ReceiverGone };
+        let next = tokio::select! {
+            () = out.closed() => return Ended::ReceiverGone,
+            next = messages.0.next() => next,
+        };
+        match next {
+            Some(Ok(message)) => {
+                *failures = 0;
+                match delivery(message, covers_earlier) {
+                    Ok(delivery) => room.send(delivery),
+                    Err(reason) => return Ended::Broken(reason),
+                }
+            }
+            Some(Err(error)) => return Ended::Broken(error.to_string()),
+            None => return Ended::Broken("the pull stream ended".to_owned()),
+        }
+    }
+}
+
+async fn open(js: &jetstream::Context, options: &PullOptions) -> Result<(pull::Stream, bool), String> {
+    let consumer: PullConsumer = js
+        .get_consumer_from_stream(&options.durable, &options.stream)
+        .await
+        .map_err(|e| format!("consumer {} of {}: {e}", options.durable, options.stream))?;
+    if options.reset {
+        api::consumer_reset(js, &options.stream, &options.durable)
+            .await
+            .map_err(|e| format!("reset of consumer {}: {e}", options.durable))?;
+    }
+    let covers_earlier = consumer.cached_info().config.ack_policy == AckPolicy::All;
+    let messages = consumer
+        .stream()
+        .max_messages_per_batch(options.batch)
+        .expires(options.expires)
+        .heartbeat(options.expires / 3)
+        .messages()
+        .await
+        .map_err(|e| e.to_string())?;
+    Ok((messages, covers_earlier))
+}
+
+fn delivery(message: jetstream::Message, covers_earlier: bool) -> Result<Delivery, String> {
+    let info = message.info().map_err(|e| e.to_string())?;
+    let (stream_seq, delivered, pending) = (info.stream_sequence, info.delivered, info.pending);
+    let timestamp = info.published.unix_timestamp_nanos() / 1_000_000;
+    let (message, acker) = message.split();
+    let content_type =
+        message.headers.as_ref().and_then(|h| h.get(headers::CONTENT_TYPE)).map(|v| v.as_str().to_owned());
+    Ok(Delivery {
+        subject: message.subject.to_string(),
+        content_type,
+        payload: message.payload,
+        stream_seq,
+        timestamp: Millis::try_from(timestamp).unwrap_or(0),
+        delivered: delivered.max(1).unsigned_abs(),
+        pending,
+        ack: Ack { acker: Some(Box::new(acker)), covers_earlier },
+    })
+}

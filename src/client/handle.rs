@@ -1,0 +1,79 @@
+//! A task somebody submitted or knows the id of.
+
+use serde::de::DeserializeOwned;
+
+use super::{Client, Ended, Error, Result, Watch};
+use crate::{
+    task::{BodyHash, Code, Refusal, TaskId},
+    wire::api::TaskView,
+};
+
+/// One task of one tenant. Holds no state of it.
+#[derive(Clone)]
+pub struct TaskHandle {
+    pub(super) client: Client,
+    pub(super) id: TaskId,
+    /// What this process submitted under the id, if it did.
+    pub(super) body_hash: Option<BodyHash>,
+}
+
+impl TaskHandle {
+    /// Its id.
+    pub fn id(&self) -> &TaskId {
+        &self.id
+    }
+
+    /// How it stands now.
+    pub async fn get(&self) -> Result<TaskView> {
+        self.client.get(&self.id).await
+    }
+
+    /// Waits for its end, however long that takes. Refused with `IDEMPOTENCY_CONFLICT` if the id
+    /// belongs to a task that was submitted with another body.
+    pub async fn wait(&self) -> Result<Ended> {
+        let ended = self.client.wait(&self.id).await?;
+        self.check(ended.body_hash)?;
+        Ok(ended)
+    }
+
+    /// Waits for its result.
+    pub async fn result<T: DeserializeOwned>(&self) -> Result<T> {
+        self.wait().await?.result()
+    }
+
+    /// Its events and states, from the first.
+    pub async fn watch(&self) -> Result<Watch> {
+        self.client.watch(&self.id).await
+    }
+
+    /// Cancels it and everything below it.
+    pub async fn cancel(&self, reason: &str) -> Result<()> {
+        self.client.cancel(&self.id, reason).await.map(drop)
+    }
+
+    pub(super) fn check(&self, found: Option<BodyHash>) -> Result<()> {
+        match (self.body_hash, found) {
+            (Some(ours), Some(theirs)) if ours != theirs => Err(Error::Refused(Refusal::new(
+                Code::IdempotencyConflict,
+                format!(
+                    "the id {} belongs to a task with another body; that task is untouched, this submit was not taken",
+                    self.id
+                ),
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::fmt::Debug for TaskHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TaskHandle({}/{})", self.client.tenant, self.id)
+    }
+}
+
+impl Client {
+    /// A handle to a task with this id.
+    pub fn task(&self, id: &TaskId) -> TaskHandle {
+        TaskHandle { client: self.clone(), id: id.clone(), body_hash: None }
+    }
+}

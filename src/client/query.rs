@@ -1,0 +1,159 @@
+//! Looking at tasks and acting on them: request and reply on `sv.api.<tenant>.<verb>`, once each.
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{Client, Error, Result, TaskHandle};
+use crate::{
+    bus::{AskError, Message},
+    task::{AgentName, Code, Phase, Refusal, TaskId},
+    wire::{
+        api::{
+            CancelRequest, ChildrenPage, ChildrenRequest, EventsPage, EventsRequest, GetRequest, ListRequest,
+            RetryRequest, StatsReply, TaskPage, TaskReply, TaskView, verb,
+        },
+        codec, headers, subjects,
+    },
+};
+
+/// Answers above this size are not read.
+const MAX_ANSWER: usize = 8 * 1024 * 1024;
+
+impl Client {
+    /// One task.
+    pub async fn get(&self, task: &TaskId) -> Result<TaskView> {
+        self.get_from(task, None).await
+    }
+
+    /// One task, at least as new as journal revision `min_rev`.
+    pub async fn get_from(&self, task: &TaskId, min_rev: Option<u64>) -> Result<TaskView> {
+        self.ask(verb::GET, &GetRequest { task: task.clone(), min_rev }).await
+    }
+
+    /// A page of tasks, newest first: set filters, then [`List::page`].
+    pub fn list(&self) -> List<'_> {
+        List { client: self, request: ListRequest::default() }
+    }
+
+    /// A page of a task's children, oldest first, with their results if asked for.
+    pub async fn children(&self, task: &TaskId, after: u32, results: bool) -> Result<ChildrenPage> {
+        let request = ChildrenRequest { task: task.clone(), after, limit: None, results };
+        self.ask(verb::CHILDREN, &request).await
+    }
+
+    /// A page of a task's events after (attempt, n), oldest first.
+    pub async fn events(&self, task: &TaskId, after: Option<(u32, u32)>) -> Result<EventsPage> {
+        self.ask(verb::EVENTS, &EventsRequest { task: task.clone(), after, limit: None }).await
+    }
+
+    /// Cancels a task and everything below it.
+    pub async fn cancel(&self, task: &TaskId, reason: &str) -> Result<TaskReply> {
+        self.ask(verb::CANCEL, &CancelRequest { task: task.clone(), reason: reason.to_owned() }).await
+    }
+
+    /// Submits a dead task again, as a new one linked to it.
+    pub async fn retry(&self, dead: &TaskId) -> Result<TaskHandle> {
+        self.retry_as(dead, None).await
+    }
+
+    /// The same; the same nonce is the same retry.
+    pub async fn retry_as(&self, dead: &TaskId, nonce: Option<TaskId>) -> Result<TaskHandle> {
+        let nonce = nonce.unwrap_or_else(TaskId::fresh);
+        let request = RetryRequest { task: dead.clone(), nonce: Some(nonce) };
+        let reply: TaskReply = self.ask(verb::RETRY, &request).await?;
+        match reply.refusal {
+            Some(refusal) => Err(refusal.into()),
+            None => Ok(self.task(&reply.task)),
+        }
+    }
+
+    /// Tasks in the index, counted by state.
+    pub async fn stats(&self) -> Result<StatsReply> {
+        #[derive(Serialize)]
+        struct Nothing {}
+        self.ask(verb::STATS, &Nothing {}).await
+    }
+
+    async fn ask<Q: Serialize, R: DeserializeOwned>(&self, verb: &str, query: &Q) -> Result<R> {
+        let subject = subjects::api(&self.tenant, verb);
+        match self.link.main.ask(subject, codec::pack(query), self.ask_within).await {
+            Ok(message) => answer(verb, &message),
+            Err(AskError::NoResponders) => Err(Error::Unavailable(format!(
+                "no coordinator answers {verb} for tenant {}: none runs on this NATS server or account, or this \
+                 user may not ask",
+                self.tenant
+            ))),
+            Err(AskError::TimedOut) => Err(Error::TimedOut {
+                what: verb.to_owned(),
+                ms: u64::try_from(self.ask_within.as_millis()).unwrap_or(u64::MAX),
+            }),
+            Err(error @ (AskError::TooLarge | AskError::Closed)) => {
+                Err(Error::Unavailable(error.to_string()))
+            }
+        }
+    }
+}
+
+fn answer<R: DeserializeOwned>(verb: &str, message: &Message) -> Result<R> {
+    let header = |name: &str| {
+        message.headers.as_ref().and_then(|h| h.get(name)).map(|value| value.as_str().to_owned())
+    };
+    let content_type = header(headers::CONTENT_TYPE);
+    if let Some(text) = header(headers::SERVICE_ERROR) {
+        let refusal = codec::decode_any::<Refusal>(content_type.as_deref(), &message.payload, MAX_ANSWER).1;
+        return Err(refusal.unwrap_or_else(|_| Refusal::new(Code::UnknownCode, text)).into());
+    }
+    codec::decode_any(content_type.as_deref(), &message.payload, MAX_ANSWER)
+        .1
+        .map_err(|e| Error::Data(format!("the answer to {verb} is not understood: {e}")))
+}
+
+/// A list query being put together.
+#[must_use = "a list is not asked for until .page() is awaited"]
+#[derive(Clone)]
+pub struct List<'a> {
+    client: &'a Client,
+    request: ListRequest,
+}
+
+impl List<'_> {
+    /// Only tasks in this state; may be repeated. Without it: all but cancelled.
+    pub fn state(mut self, state: Phase) -> Self {
+        self.request.states.push(state);
+        self
+    }
+
+    /// Only this agent's.
+    pub fn agent(mut self, agent: &AgentName) -> Self {
+        self.request.agent = Some(agent.clone());
+        self
+    }
+
+    /// Only this tree, by its root.
+    pub fn root(mut self, root: &TaskId) -> Self {
+        self.request.root = Some(root.clone());
+        self
+    }
+
+    /// At most this many, 1 to 100; 10 unless set.
+    pub fn limit(mut self, limit: u32) -> Self {
+        self.request.limit = Some(limit);
+        self
+    }
+
+    /// Skips this many.
+    pub fn offset(mut self, offset: u32) -> Self {
+        self.request.offset = Some(offset);
+        self
+    }
+
+    /// Goes on where a page ended, by its `next`.
+    pub fn cursor(mut self, cursor: impl Into<String>) -> Self {
+        self.request.cursor = Some(cursor.into());
+        self
+    }
+
+    /// Asks.
+    pub async fn page(self) -> Result<TaskPage> {
+        self.client.ask(verb::LIST, &self.request).await
+    }
+}

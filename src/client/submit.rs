@@ -1,0 +1,276 @@
+//! Submitting: stored means it will be decided; a refusal by limits comes later, as state `rejected`.
+
+use std::{
+    future::{Future, IntoFuture},
+    pin::Pin,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use serde::Serialize;
+
+use super::{Client, Error, Result, TaskHandle, wait};
+use crate::{
+    bus::{Lane, StoreError},
+    task::{
+        AgentName, BodyHash, Code, MAX_PAYLOAD_BYTES, Millis, Payload, Phase, Priority, Refusal, Spec,
+        TaskId, keyed_id,
+    },
+    wire::{VERSION, codec, messages::Submit, subjects},
+};
+
+/// Submits of one `submit_many` that await their acknowledgement at once.
+const WINDOW: usize = 512;
+
+/// When a full intake is worth another try.
+const BACKPRESSURE_RETRY_MS: Millis = 1_000;
+
+/// A task to submit.
+#[derive(Debug, Clone)]
+pub struct NewTask {
+    spec: Spec,
+    id: Option<TaskId>,
+    key: Option<String>,
+}
+
+impl NewTask {
+    /// For `agent`, with `input` encoded as JSON. A [`Payload`] is taken as it is by [`NewTask::raw`].
+    pub fn new<T: Serialize + ?Sized>(agent: &str, input: &T) -> Result<Self> {
+        let input = Payload::json(input).map_err(|e| Error::Data(format!("the input is no JSON: {e}")))?;
+        Self::raw(agent, input)
+    }
+
+    /// For `agent`, with an input that is encoded already.
+    pub fn raw(agent: &str, input: Payload) -> Result<Self> {
+        let spec = Spec { agent: AgentName::new(agent)?, input, priority: Priority::Normal, max_tries: None };
+        Ok(Self { spec, id: None, key: None })
+    }
+
+    /// The id; a fresh one unless set.
+    pub fn id(self, id: TaskId) -> Self {
+        Self { id: Some(id), ..self }
+    }
+
+    /// Derives the id from `key`: submitting the same key again finds the same task.
+    pub fn key(self, key: impl Into<String>) -> Self {
+        Self { key: Some(key.into()), ..self }
+    }
+
+    /// The class within the tenant.
+    pub fn priority(mut self, priority: Priority) -> Self {
+        self.spec.priority = priority;
+        self
+    }
+
+    /// Tries before it is dead; the plan's limit is never exceeded.
+    pub fn max_tries(mut self, tries: u32) -> Self {
+        self.spec.max_tries = Some(tries);
+        self
+    }
+}
+
+/// A submit on its way: await it, or set more first.
+#[must_use = "a submission does nothing until it is awaited"]
+pub struct Submission {
+    client: Client,
+    task: Result<NewTask>,
+}
+
+impl Submission {
+    /// See [`NewTask::id`].
+    pub fn id(self, id: &str) -> Self {
+        let task = self.task.and_then(|t| Ok(t.id(TaskId::new(id)?)));
+        Self { task, ..self }
+    }
+
+    /// See [`NewTask::key`].
+    pub fn key(self, key: impl Into<String>) -> Self {
+        Self { task: self.task.map(|t| t.key(key)), ..self }
+    }
+
+    /// See [`NewTask::priority`].
+    pub fn priority(self, priority: Priority) -> Self {
+        Self { task: self.task.map(|t| t.priority(priority)), ..self }
+    }
+
+    /// See [`NewTask::max_tries`].
+    pub fn max_tries(self, tries: u32) -> Self {
+        Self { task: self.task.map(|t| t.max_tries(tries)), ..self }
+    }
+
+    /// Waits for the admission too: a task that is refused by a limit is an error here.
+    pub async fn confirmed(self) -> Result<TaskHandle> {
+        self.client.confirm(self.task?).await
+    }
+}
+
+impl IntoFuture for Submission {
+    type Output = Result<TaskHandle>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let ready = self.client.ready(self.task?, false)?;
+            self.client.store(&self.client.link.bulk, ready).await
+        })
+    }
+}
+
+/// A submit as it goes out, again and again if need be: the bytes never change.
+struct Ready {
+    id: TaskId,
+    subject: String,
+    body: Bytes,
+    hash: BodyHash,
+}
+
+impl Client {
+    /// Submits a task for `agent`. `Ok` means stored and will be decided.
+    pub fn submit<T: Serialize + ?Sized>(&self, agent: &str, input: &T) -> Submission {
+        self.submission(NewTask::new(agent, input))
+    }
+
+    /// Submits a task that was put together before.
+    pub fn submit_task(&self, task: NewTask) -> Submission {
+        self.submission(Ok(task))
+    }
+
+    fn submission(&self, task: Result<NewTask>) -> Submission {
+        Submission { client: self.clone(), task }
+    }
+
+    /// Submits and waits until the task is admitted, or refused by a limit.
+    pub async fn submit_and_confirm<T: Serialize + ?Sized>(
+        &self,
+        agent: &str,
+        input: &T,
+    ) -> Result<TaskHandle> {
+        self.submit(agent, input).confirmed().await
+    }
+
+    /// Submits many, a window of them at once; the results are in the order of the tasks.
+    pub async fn submit_many(&self, tasks: impl IntoIterator<Item = NewTask>) -> Vec<Result<TaskHandle>> {
+        let submits = tasks.into_iter().map(|task| {
+            let client = self.clone();
+            async move {
+                let ready = client.ready(task, false)?;
+                client.store(&client.link.bulk, ready).await
+            }
+        });
+        stream::iter(submits).buffered(WINDOW).collect().await
+    }
+
+    fn ready(&self, task: NewTask, confirm: bool) -> Result<Ready> {
+        let id = match (task.id, task.key) {
+            (Some(id), None) => id,
+            (None, Some(key)) => keyed_id(&self.tenant, &key),
+            (None, None) => TaskId::fresh(),
+            (Some(_), Some(_)) => {
+                return Err(Refusal::new(Code::BadMessage, "give a task an id or a key, not both").into());
+            }
+        };
+        check_size("the input", task.spec.input.len(), self.link.main.max_payload())?;
+        let hash = task.spec.body_hash();
+        let subject = subjects::submit(&self.tenant, &task.spec.agent, &id);
+        let submit = Submit {
+            v: VERSION,
+            input: task.spec.input,
+            priority: task.spec.priority,
+            max_tries: task.spec.max_tries,
+            first_try: Some(unix_now()),
+            confirm,
+        };
+        Ok(Ready { id, subject, body: codec::pack(&submit), hash })
+    }
+
+    async fn store(&self, lane: &Lane, ready: Ready) -> Result<TaskHandle> {
+        match lane.store(&ready.subject, ready.body, self.submit_within).await {
+            Ok(()) => Ok(TaskHandle { client: self.clone(), id: ready.id, body_hash: Some(ready.hash) }),
+            Err(error) => Err(not_stored(error, ready.id)),
+        }
+    }
+
+    async fn confirm(&self, task: NewTask) -> Result<TaskHandle> {
+        let ready = self.ready(task, true)?;
+        // The same lane for both: the server sees the subscription first.
+        let lane = &self.link.main;
+        let mut hints = lane.subscribe(subjects::done(&self.tenant, &ready.id)).await?;
+        let handle = self.store(lane, ready).await?;
+        let admitted = wait::until(self, &handle.id, &mut hints, |_| true);
+        let seen = match tokio::time::timeout(self.submit_within, admitted).await {
+            Ok(seen) => seen?,
+            Err(_) => {
+                return Err(Error::Unavailable(format!(
+                    "{} is stored and will be decided, but no coordinator has decided it yet",
+                    handle.id
+                )));
+            }
+        };
+        handle.check(seen.body_hash)?;
+        match (seen.state, seen.refusal) {
+            (Phase::Rejected, Some(refusal)) => Err(Error::Refused(refusal)),
+            _ => Ok(handle),
+        }
+    }
+}
+
+fn not_stored(error: StoreError, task: TaskId) -> Error {
+    match error {
+        StoreError::Unknown => Error::Unknown { task },
+        StoreError::Full => Error::Refused(
+            Refusal::new(Code::Backpressure, "the intake stream is full; submit the same id again later")
+                .retry_after(BACKPRESSURE_RETRY_MS),
+        ),
+        StoreError::TooLarge => Error::Refused(Refusal::new(
+            Code::TooLarge,
+            "the message is above the server's max_payload; send a reference instead of the data",
+        )),
+        StoreError::NoStream => Error::Unavailable(
+            "no stream takes submits here; has a coordinator ever run on this NATS server or account?"
+                .to_owned(),
+        ),
+        StoreError::Refused(why) => Error::Unavailable(format!("the server refused the submit: {why}")),
+    }
+}
+
+/// Refuses what the other side would refuse, before it is sent.
+pub(crate) fn check_size(what: &str, bytes: usize, max_payload: usize) -> std::result::Result<(), Refusal> {
+    let limit = MAX_PAYLOAD_BYTES.min(max_payload / 4);
+    if bytes <= limit {
+        return Ok(());
+    }
+    Err(Refusal::over(
+        Code::TooLarge,
+        format!("{what} has {bytes} bytes > limit {limit}; send a reference instead of the data"),
+        bytes as u64,
+        limit as u64,
+    ))
+}
+
+pub(crate) fn unix_now() -> Millis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(Millis::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_input_above_the_limit_is_refused_with_its_numbers() {
+        let refusal = check_size("the input", MAX_PAYLOAD_BYTES + 1, 1 << 20).unwrap_err();
+        assert_eq!((refusal.code, refusal.limit), (Code::TooLarge, Some(MAX_PAYLOAD_BYTES as u64)));
+        assert_eq!(check_size("the input", 1_000, 2_000).unwrap_err().limit, Some(500));
+        assert!(check_size("the input", MAX_PAYLOAD_BYTES, 1 << 20).is_ok());
+    }
+
+    #[test]
+    fn an_unknown_outcome_is_never_called_a_refusal() {
+        let task = TaskId::fresh();
+        assert!(
+            matches!(not_stored(StoreError::Unknown, task.clone()), Error::Unknown { task: t } if t == task)
+        );
+        assert_eq!(not_stored(StoreError::Full, task).code(), Some(Code::Backpressure));
+    }
+}

@@ -1,0 +1,140 @@
+//! Moves events from the EVENTS stream into Redis, where readers find them.
+//!
+//! ```text
+//! EVENTS ──pull──▶ bounded channel ──▶ up to 256 at once ──▶ XADD + EXPIRE ──▶ acknowledge
+//! ```
+//!
+//! It writes at once whatever has arrived: one event when idle, full pipelines under load. While Redis is
+//! down it holds one batch, tries that again with a pause, and takes no more from the channel, so that the
+//! pulling stops too; the stream's own age and size bound what waits. Events are acknowledged after they
+//! are written. One that can't be read is acknowledged and counted: trying again won't mend it.
+//!
+//! Nothing here touches dispatch. One coordinator runs it at a time, the owner: Redis refuses an event that
+//! comes after a later one of its task, so two writers that share the stream would lose events between
+//! them. A redelivery is harmless.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    bus::consume::{Delivery, jitter},
+    store::events::{EventPolicy, EventStore, EventWrite},
+    task::Backoff,
+    wire::{
+        codec,
+        messages::{Event, MAX_EVENT_BYTES},
+        subjects,
+    },
+};
+
+/// Events per round trip to Redis.
+const MAX_BATCH: usize = 256;
+
+const PAUSE: Backoff = Backoff { base_ms: 100, cap_ms: 5_000 };
+
+/// Writes until `stop`, or until the channel is closed and empty.
+pub async fn run(
+    store: EventStore,
+    policy: watch::Receiver<EventPolicy>,
+    mut deliveries: mpsc::Receiver<Delivery>,
+    stop: CancellationToken,
+) {
+    let mut arrived = Vec::with_capacity(MAX_BATCH);
+    loop {
+        let n = tokio::select! {
+            () = stop.cancelled() => return,
+            n = deliveries.recv_many(&mut arrived, MAX_BATCH) => n,
+        };
+        if n == 0 {
+            return;
+        }
+        let writes: Vec<EventWrite> = arrived.iter().filter_map(readable).collect();
+        let written = tokio::select! {
+            // Unacknowledged, they come again.
+            () = stop.cancelled() => return,
+            written = write(&store, &policy, &writes) => written,
+        };
+        metrics::counter!("selvedge_events_written_total").increment(written.stored);
+        metrics::counter!("selvedge_events_refused_total").increment(written.refused);
+        metrics::counter!("selvedge_events_lost_total").increment(written.lost);
+        acknowledge(&mut arrived).await;
+    }
+}
+
+/// Tries until it works: a batch sent again stores nothing twice.
+async fn write(
+    store: &EventStore,
+    policy: &watch::Receiver<EventPolicy>,
+    writes: &[EventWrite],
+) -> crate::store::events::Appended {
+    let mut failures = 0;
+    loop {
+        let policy = *policy.borrow();
+        match store.append(writes, policy).await {
+            Ok(appended) => {
+                if failures > 0 {
+                    tracing::info!(failures, "events are written to Redis again");
+                }
+                return appended;
+            }
+            Err(error) => {
+                failures += 1;
+                metrics::counter!("selvedge_event_write_failures_total", "reason" => error.reason())
+                    .increment(1);
+                if failures == 1 {
+                    tracing::warn!(%error, "events can't be written to Redis; they wait in the stream");
+                }
+                tokio::time::sleep(Duration::from_millis(50 + PAUSE.delay(failures, jitter()))).await;
+            }
+        }
+    }
+}
+
+/// The event in a delivery, checked; a bad one is logged without its content.
+fn readable(delivery: &Delivery) -> Option<EventWrite> {
+    match parse(delivery) {
+        Ok(write) => Some(write),
+        Err((what, reason)) => {
+            metrics::counter!("selvedge_events_malformed_total", "what" => what).increment(1);
+            tracing::warn!(
+                stream_seq = delivery.stream_seq,
+                bytes = delivery.payload.len(),
+                reason,
+                "an event can't be read; it is dropped"
+            );
+            None
+        }
+    }
+}
+
+fn parse(delivery: &Delivery) -> Result<EventWrite, (&'static str, String)> {
+    let key = subjects::parse_event(&delivery.subject).map_err(|e| ("subject", e.to_string()))?;
+    let (format, event) =
+        codec::decode_any::<Event>(delivery.content_type.as_deref(), &delivery.payload, MAX_EVENT_BYTES);
+    let event = event.map_err(|e| ("body", e.to_string()))?;
+    if event.attempt == 0 || event.n == 0 {
+        return Err(("number", "attempt and n start at 1".to_owned()));
+    }
+    let encoded = match format {
+        codec::Format::MsgPack => delivery.payload.clone(),
+        codec::Format::Json => codec::pack(&event),
+    };
+    Ok(EventWrite { key, attempt: event.attempt, n: event.n, encoded })
+}
+
+/// With `ack_policy: all` the last acknowledgement stands for every earlier one. A redelivered message in
+/// the batch may have a lower sequence than what came before it, hence the highest.
+async fn acknowledge(arrived: &mut Vec<Delivery>) {
+    let last = arrived.iter().max_by_key(|d| d.stream_seq).filter(|d| d.ack.covers_earlier());
+    match last {
+        Some(last) => last.ack.ack().await,
+        None => {
+            for delivery in arrived.iter() {
+                delivery.ack.ack().await;
+            }
+        }
+    }
+    arrived.clear();
+}

@@ -1,0 +1,154 @@
+//! The owner's side of the index: hands out what is dirty, reads dropped results back from the journal.
+
+use std::collections::HashMap;
+
+use tokio::sync::oneshot;
+
+use super::indexer::{FollowReply, IndexAsk};
+use crate::{
+    bus::journal::JournalReader,
+    flow::{
+        engine::Engine,
+        query,
+        record::{JournalMessage, Record},
+    },
+    store::index::{Generation, IndexBatch, IndexWrite, Retention},
+    task::{Millis, Outcome, Payload, Plan, TaskKey},
+};
+
+use super::calls::{OwnerCall, OwnerHandle};
+
+struct Waiting {
+    max: usize,
+    max_bytes: usize,
+    reply: oneshot::Sender<IndexBatch>,
+}
+
+/// See the module.
+#[derive(Default)]
+pub struct IndexFeed {
+    generation: Option<Generation>,
+    /// Nothing was handed out of this generation yet.
+    fresh: bool,
+    waiting: Option<Waiting>,
+    /// Everything up to here is in the index.
+    pub indexed: u64,
+    /// Results have to be read back from this journal sequence on.
+    reread: Option<u64>,
+}
+
+impl IndexFeed {
+    /// Takes a question. Call only while nothing is in flight.
+    pub fn ask<H>(&mut self, engine: &mut Engine<H>, ask: IndexAsk) {
+        match ask {
+            IndexAsk::Follow { generation, from, reply } => {
+                self.generation = Some(generation);
+                self.fresh = true;
+                self.waiting = None;
+                match from {
+                    Some(seq) => {
+                        engine.dirty_mut().prune(seq);
+                        self.reread = engine.dirty_mut().take_dropped().map(|_| seq + 1);
+                    }
+                    None => {
+                        engine.touch_all();
+                        engine.dirty_mut().take_dropped();
+                        self.reread = Some(1);
+                    }
+                }
+                // A receiver that went away asks again.
+                let _ = reply.send(FollowReply::Following);
+            }
+            IndexAsk::Next { max, max_bytes, reply } => {
+                self.waiting = Some(Waiting { max, max_bytes, reply })
+            }
+            IndexAsk::Written { generation, upto_seq } => {
+                if Some(generation) == self.generation {
+                    self.indexed = upto_seq;
+                }
+            }
+        }
+    }
+
+    /// Journal sequence from which results are to be read back now, said once.
+    pub fn take_reread<H>(&mut self, engine: &mut Engine<H>) -> Option<u64> {
+        self.reread.take().or_else(|| engine.dirty_mut().take_dropped())
+    }
+
+    /// Hands out a batch, if one is asked for and something is dirty; the first of a generation even if it
+    /// is empty, so that an index of no tasks is known to be complete. Call only while nothing is in flight.
+    pub fn serve<H>(&mut self, engine: &mut Engine<H>, wall: Millis) {
+        let Some(generation) = self.generation else { return };
+        if engine.dirty_mut().is_empty() && !self.fresh {
+            return;
+        }
+        let Some(Waiting { max, max_bytes, reply }) = self.waiting.take() else { return };
+        self.fresh = false;
+        let taken = engine.dirty_mut().take(max, max_bytes);
+        let mut retain = HashMap::new();
+        let mut writes = Vec::with_capacity(taken.len());
+        let mut gone = Vec::new();
+        for (key, result) in taken {
+            if !retain.contains_key(&key.tenant) {
+                let plan = engine.state().tenant(&key.tenant).map_or_else(Plan::free, |t| t.plan.clone());
+                retain.insert(key.tenant.clone(), Retention { tasks: plan.retain_tasks, ms: plan.retain_ms });
+            }
+            let Some(mut view) = engine.state().task(&key).and_then(|task| query::view(&key, task)) else {
+                gone.push(key);
+                continue;
+            };
+            let result = result.or_else(|| view.result.take());
+            view.result = None;
+            writes.push(IndexWrite { view, result });
+        }
+        let head = engine.seq();
+        let upto_seq = engine.dirty_mut().clean_up_to(head);
+        let shard = engine.state().shard;
+        let batch = IndexBatch { shard, generation, upto_seq, writes, gone, retain, now_wall: wall };
+        // An indexer that went away comes back with `Follow`, from its restart point.
+        let _ = reply.send(batch);
+    }
+}
+
+/// Results waiting in the owner above which reading back pauses, in bytes.
+const PAUSE_ABOVE: usize = crate::flow::dirty::MAX_RESULT_BYTES / 2;
+
+/// Reads results back from the journal, from `from` on, and hands them to the owner.
+pub async fn reread_results(reader: JournalReader, from: u64, owner: OwnerHandle) {
+    let mut tail = match reader.read(from).await {
+        Ok(tail) => tail,
+        Err(error) => {
+            tracing::warn!(%error, from, "results can't be read back from the journal");
+            return;
+        }
+    };
+    let mut read = 0u64;
+    while let Some(entry) = tail.next().await {
+        let Ok(entry) = entry else { break };
+        // What can't be read was named when the journal was replayed.
+        let Ok(message) = JournalMessage::decode(&entry.bytes) else { break };
+        let results: Vec<(u64, TaskKey, Payload)> = message
+            .records
+            .into_iter()
+            .filter_map(|record| match record {
+                Record::Ended { key, outcome: Outcome::Completed { result }, .. } => {
+                    Some((entry.seq, key, result))
+                }
+                _ => None,
+            })
+            .collect();
+        if results.is_empty() {
+            continue;
+        }
+        read += results.len() as u64;
+        match owner.ask(|reply| OwnerCall::Results { results, reply }).await {
+            Ok(Some(waiting)) if waiting > PAUSE_ABOVE => {
+                // The indexer drains a batch in well under this.
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+            Ok(Some(_)) => {}
+            Ok(None) | Err(_) => return,
+        }
+    }
+    tracing::info!(from, results = read, "results were read back from the journal");
+}

@@ -1,0 +1,395 @@
+//! Keeps the Redis index in step with the owner's acknowledged state, never in the owner's way.
+//!
+//! ```text
+//!            Follow{generation, from} ─────────▶
+//!  indexer   Next{max} ────────────────────────▶  owner loop   (answers when a task is dirty)
+//!            ◀──────────────────── IndexBatch
+//!            Written{generation, upto_seq} ────▶
+//!     │
+//!     └── IndexWriter ──▶ Redis: one script per touched tenant, then the restart point
+//! ```
+//!
+//! The owner keeps its dirty tasks ([`crate::flow::dirty`]) in the order they were touched. Redis being down
+//! costs the owner that set and nothing else. A batch takes the first of them; its `upto_seq` is
+//! `Dirty::clean_up_to` after that. What is handed out is the indexer's: it sends the same batch until it
+//! is stored.
+//!
+//! ## Loss
+//!
+//! Redis may lose everything or go back in time at any moment. It is noticed by whichever comes first:
+//!
+//! | when | what shows it |
+//! |---|---|
+//! | at the start | no restart point (also after a crash within a wipe) |
+//! | in a batch, before or in between the tenants' scripts | a tenant's meta is gone, or not from this writer's last flush there |
+//! | in a batch, after them | the restart point is gone or not where this writer left it |
+//! | while idle | the same, looked at every second |
+//!
+//! Then the indexer makes a new generation, tells the owner ([`IndexAsk::Follow`] without `from`: every task
+//! is dirty, with its result, at sequence 0), wipes what is left, and goes on. A batch gathered for a former generation is
+//! thrown away: its tasks are dirty again. As long as tasks at sequence 0 are left, `upto_seq` is 0, so
+//! that a crash within a rebuild starts it again. A Redis that went back in time while no indexer
+//! looked is consistent with its own restart point, and is followed from there.
+//!
+//! A newer owner's flush in Redis ends this indexer ([`IndexerEnd::Fenced`]).
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    bus::{Clock, consume::jitter},
+    store::{
+        Connection, StoreError,
+        index::{Generation, IndexBatch, IndexWriter, Written},
+    },
+    task::Backoff,
+    wire::subjects::Shard,
+};
+
+/// What the indexer asks of the owner loop.
+#[derive(Debug)]
+pub enum IndexAsk {
+    /// Gather for this generation from now on. An unanswered [`IndexAsk::Next`] is void: drop its
+    /// `reply`, or the tasks sent to it are lost.
+    Follow {
+        /// Goes into every batch.
+        generation: Generation,
+        /// Tasks touched after this journal sequence are dirty (`Dirty::prune`); `None`: all of them are, with their results
+        /// (`Engine::touch_all`).
+        from: Option<u64>,
+        /// The owner's answer.
+        reply: oneshot::Sender<FollowReply>,
+    },
+    /// Hand out work as soon as there is some; the first time after a [`IndexAsk::Follow`] at once, even
+    /// if there is none, so that an index of no tasks is known to be complete. Dropping `reply` says that
+    /// the owner is done for good.
+    Next {
+        /// Tasks at most.
+        max: usize,
+        /// Bytes of results at most; a batch has at least one task.
+        max_bytes: usize,
+        /// Kept until a task is dirty.
+        reply: oneshot::Sender<IndexBatch>,
+    },
+    /// Everything up to here is in the index.
+    Written {
+        /// Of which index.
+        generation: Generation,
+        /// See [`IndexBatch::upto_seq`].
+        upto_seq: u64,
+    },
+}
+
+/// What the owner says to [`IndexAsk::Follow`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FollowReply {
+    /// The dirty set is as asked for.
+    Following,
+    /// It can't name every task touched since then: begin anew.
+    TooOld,
+}
+
+/// Sizes and paces.
+#[derive(Debug, Clone)]
+pub struct IndexerOptions {
+    /// Tasks per batch.
+    pub max_tasks: usize,
+    /// Bytes of results per batch.
+    pub max_bytes: usize,
+    /// How often Redis is looked at while nothing is written.
+    pub idle_check: Duration,
+    /// Pause after a failure, with full jitter.
+    pub backoff: Backoff,
+    /// For the retention by age of tenants that nobody writes to.
+    pub clock: Clock,
+}
+
+impl Default for IndexerOptions {
+    fn default() -> Self {
+        Self {
+            max_tasks: 1_000,
+            max_bytes: 4 * 1024 * 1024,
+            idle_check: Duration::from_secs(1),
+            backoff: Backoff { base_ms: 100, cap_ms: 5_000 },
+            clock: Clock::real(),
+        }
+    }
+}
+
+/// How the index is, for queries that have to say so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IndexState {
+    /// Not looked at yet.
+    Starting,
+    /// Tasks are missing still.
+    Rebuilding,
+    /// All is in it, up to the sequence.
+    Following,
+    /// Redis takes no writes; what it holds grows old.
+    Degraded {
+        /// See [`StoreError::reason`].
+        reason: &'static str,
+    },
+}
+
+/// State and position, for status pages and queries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IndexHealth {
+    /// How it is.
+    pub state: IndexState,
+    /// Everything up to this journal sequence is in it.
+    pub upto_seq: u64,
+}
+
+impl Default for IndexHealth {
+    fn default() -> Self {
+        Self { state: IndexState::Starting, upto_seq: 0 }
+    }
+}
+
+/// Why an indexer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IndexerEnd {
+    /// It was told to stop.
+    Stopped,
+    /// The owner loop is gone.
+    OwnerGone,
+    /// A newer owner writes the index.
+    Fenced,
+}
+
+/// One owner's indexer.
+pub struct Indexer {
+    connection: Connection,
+    shard: Shard,
+    epoch: u64,
+    owner: mpsc::Sender<IndexAsk>,
+    health: watch::Sender<IndexHealth>,
+    options: IndexerOptions,
+    failures: u32,
+}
+
+/// What a state of the loop leads to.
+enum Next {
+    Open,
+    Rebuild,
+    Follow(Box<IndexWriter>),
+}
+
+type Step = Result<Next, IndexerEnd>;
+
+impl Indexer {
+    /// For the owner of `shard` in `epoch`; `owner` leads to its loop.
+    pub fn new(
+        connection: Connection,
+        shard: Shard,
+        epoch: u64,
+        owner: mpsc::Sender<IndexAsk>,
+        health: watch::Sender<IndexHealth>,
+        options: IndexerOptions,
+    ) -> Self {
+        Self { connection, shard, epoch, owner, health, options, failures: 0 }
+    }
+
+    /// Runs until `stop`, or until the owner loop is gone or fenced off.
+    pub async fn run(mut self, stop: CancellationToken) -> IndexerEnd {
+        let end = tokio::select! {
+            () = stop.cancelled() => IndexerEnd::Stopped,
+            end = self.go() => end,
+        };
+        tracing::info!(shard = self.shard.0, epoch = self.epoch, ?end, "the indexer ended");
+        end
+    }
+
+    async fn go(&mut self) -> IndexerEnd {
+        let mut next = Next::Open;
+        loop {
+            let step = match next {
+                Next::Open => self.open().await,
+                Next::Rebuild => self.rebuild().await,
+                Next::Follow(writer) => self.follow(writer).await,
+            };
+            next = match step {
+                Ok(next) => next,
+                Err(end) => return end,
+            };
+        }
+    }
+
+    /// Goes on from the restart point, if there is one that the owner can follow from.
+    async fn open(&mut self) -> Step {
+        let found = loop {
+            match IndexWriter::restart_point(&self.connection, self.shard).await {
+                Ok(found) => break found,
+                Err(error) => self.pause(&error).await,
+            }
+        };
+        let Some(point) = found else { return Ok(Next::Rebuild) };
+        if point.seq == 0 {
+            // A rebuild that never got to its end.
+            return Ok(Next::Rebuild);
+        }
+        if self.ask_to_follow(point.generation, Some(point.seq)).await? == FollowReply::TooOld {
+            return Ok(Next::Rebuild);
+        }
+        loop {
+            let connection = self.connection.clone();
+            match IndexWriter::resume(connection, self.shard, self.epoch, point).await {
+                Ok(Some(writer)) => {
+                    self.say(IndexState::Following, point.seq);
+                    return Ok(Next::Follow(Box::new(writer)));
+                }
+                Ok(None) => return Err(IndexerEnd::Fenced),
+                Err(error) => self.pause(&error).await,
+            }
+        }
+    }
+
+    /// Begins a new generation from nothing.
+    async fn rebuild(&mut self) -> Step {
+        let generation = Generation::fresh();
+        self.say(IndexState::Rebuilding, 0);
+        metrics::counter!("selvedge_index_rebuilds_total").increment(1);
+        tracing::info!(shard = self.shard.0, %generation, "the index is rebuilt from the owner's state");
+        self.ask_to_follow(generation, None).await?;
+        loop {
+            let connection = self.connection.clone();
+            match IndexWriter::begin(connection, self.shard, self.epoch, generation).await {
+                Ok(writer) => return Ok(Next::Follow(Box::new(writer))),
+                Err(error) => self.pause(&error).await,
+            }
+        }
+    }
+
+    /// Writes batches until the index is lost.
+    async fn follow(&mut self, mut writer: Box<IndexWriter>) -> Step {
+        loop {
+            let Some(batch) = self.next_batch(&mut writer).await? else { return Ok(Next::Rebuild) };
+            if batch.generation != writer.generation() {
+                continue;
+            }
+            if !self.store(&mut writer, &batch).await? {
+                return Ok(Next::Rebuild);
+            }
+            let state = if batch.upto_seq == 0 { IndexState::Rebuilding } else { IndexState::Following };
+            self.say(state, batch.upto_seq);
+            let written = IndexAsk::Written { generation: batch.generation, upto_seq: batch.upto_seq };
+            self.tell(written).await?;
+        }
+    }
+
+    /// Waits for work; meanwhile looks after Redis. `None`: the index is lost.
+    async fn next_batch(&mut self, writer: &mut IndexWriter) -> Result<Option<IndexBatch>, IndexerEnd> {
+        let (reply, mut batch) = oneshot::channel();
+        let (max, max_bytes) = (self.options.max_tasks, self.options.max_bytes);
+        self.tell(IndexAsk::Next { max, max_bytes, reply }).await?;
+        loop {
+            tokio::select! {
+                biased;
+                batch = &mut batch => return batch.map(Some).map_err(|_| IndexerEnd::OwnerGone),
+                () = tokio::time::sleep(self.options.idle_check) => {
+                    if !self.look_after(writer).await? {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Checks that Redis is as it was left, and drops what is due of idle tenants. False: lost.
+    async fn look_after(&mut self, writer: &mut IndexWriter) -> Result<bool, IndexerEnd> {
+        let outcome = match writer.check().await {
+            Ok(Written::Done(_)) => writer.sweep(self.options.clock.wall(), 16).await,
+            other => other,
+        };
+        match outcome {
+            Ok(Written::Done(_)) => {
+                self.recovered();
+                Ok(true)
+            }
+            Ok(Written::Lost) => Ok(false),
+            Ok(Written::Fenced) => Err(IndexerEnd::Fenced),
+            Err(error) => {
+                self.degraded(&error);
+                Ok(true)
+            }
+        }
+    }
+
+    /// Stores a batch, however long it takes. False: lost.
+    async fn store(&mut self, writer: &mut IndexWriter, batch: &IndexBatch) -> Result<bool, IndexerEnd> {
+        loop {
+            let error = match writer.write(batch).await {
+                Ok(Written::Done(flushed)) => {
+                    metrics::counter!("selvedge_index_writes_total").increment(flushed.applied);
+                    metrics::counter!("selvedge_index_dropped_total").increment(flushed.dropped);
+                    self.recovered();
+                    return Ok(true);
+                }
+                Ok(Written::Lost) => return Ok(false),
+                Ok(Written::Fenced) => return Err(IndexerEnd::Fenced),
+                Err(error) => error,
+            };
+            if matches!(error, StoreError::Full(_)) {
+                // Dropping what is due may be what makes room.
+                match writer.sweep(self.options.clock.wall(), 64).await {
+                    Ok(Written::Lost) => return Ok(false),
+                    Ok(Written::Fenced) => return Err(IndexerEnd::Fenced),
+                    Ok(Written::Done(_)) | Err(_) => {}
+                }
+            }
+            self.pause(&error).await;
+        }
+    }
+
+    async fn ask_to_follow(
+        &mut self,
+        generation: Generation,
+        from: Option<u64>,
+    ) -> Result<FollowReply, IndexerEnd> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(IndexAsk::Follow { generation, from, reply }).await?;
+        answer.await.map_err(|_| IndexerEnd::OwnerGone)
+    }
+
+    async fn tell(&mut self, ask: IndexAsk) -> Result<(), IndexerEnd> {
+        self.owner.send(ask).await.map_err(|_| IndexerEnd::OwnerGone)
+    }
+
+    async fn pause(&mut self, error: &StoreError) {
+        self.degraded(error);
+        let ms = self.options.backoff.delay(self.failures, jitter());
+        tokio::time::sleep(Duration::from_millis(20 + ms)).await;
+    }
+
+    fn degraded(&mut self, error: &StoreError) {
+        self.failures = self.failures.saturating_add(1);
+        metrics::counter!("selvedge_index_failures_total", "reason" => error.reason()).increment(1);
+        metrics::gauge!("selvedge_index_degraded").set(1.0);
+        if self.failures == 1 {
+            tracing::warn!(shard = self.shard.0, %error, "the index can't be written; work goes on without it");
+        }
+        let upto_seq = self.health.borrow().upto_seq;
+        self.say(IndexState::Degraded { reason: error.reason() }, upto_seq);
+    }
+
+    fn recovered(&mut self) {
+        if self.failures == 0 {
+            return;
+        }
+        tracing::info!(shard = self.shard.0, failures = self.failures, "the index is written again");
+        self.failures = 0;
+        metrics::gauge!("selvedge_index_degraded").set(0.0);
+        let upto_seq = self.health.borrow().upto_seq;
+        let state = if upto_seq == 0 { IndexState::Rebuilding } else { IndexState::Following };
+        self.say(state, upto_seq);
+    }
+
+    fn say(&self, state: IndexState, upto_seq: u64) {
+        let now = IndexHealth { state, upto_seq };
+        self.health.send_if_modified(|health| std::mem::replace(health, now) != now);
+        metrics::gauge!("selvedge_index_upto_seq").set(upto_seq as f64);
+    }
+}

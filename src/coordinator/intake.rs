@@ -1,0 +1,123 @@
+//! From deliveries to inputs: subjects and bodies are read here, off the owner's loop.
+//!
+//! Nothing is decided. A message whose subject names no task can be attributed to nobody: it is
+//! acknowledged, counted and logged without its content. Everything else becomes an input.
+
+use tokio::sync::mpsc;
+
+use crate::{
+    bus::consume::{Ack, Delivery},
+    flow::input::Input,
+    task::MAX_PAYLOAD_BYTES,
+    wire::{
+        codec::{self, Format},
+        messages::{Accept, Beat},
+        subjects::{self, Intake, SubjectError},
+    },
+};
+
+/// Envelope around the largest payload, in bytes; JSON may need escapes and base64.
+const SUBMIT_LIMIT: usize = 2 * MAX_PAYLOAD_BYTES;
+/// A report may carry several children.
+const REPORT_LIMIT: usize = 3 * MAX_PAYLOAD_BYTES;
+/// A heartbeat lists its leases.
+const BEAT_LIMIT: usize = 1024 * 1024;
+
+/// How an input is answered.
+#[derive(Debug)]
+pub enum Handle {
+    /// Acknowledge the stream message.
+    Ack(Box<Ack>),
+    /// Answer the heartbeat there, in this format.
+    Beat(String, Format),
+}
+
+/// An input on its way to the owner.
+#[derive(Debug)]
+pub struct Inbound {
+    /// What.
+    pub input: Input,
+    /// How it is answered, if it is.
+    pub handle: Option<Handle>,
+    /// For a report: its stream sequence.
+    pub report_seq: Option<u64>,
+    /// How an instance encodes what it says, and wants to be told.
+    pub format: Option<Format>,
+}
+
+/// Which stream a delivery is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum From {
+    /// Submits and commands.
+    Intake,
+    /// Reports.
+    Reports,
+}
+
+/// Reads deliveries of one stream into inputs until either end is closed.
+pub async fn read(from: From, mut deliveries: mpsc::Receiver<Delivery>, inputs: mpsc::Sender<Inbound>) {
+    while let Some(delivery) = deliveries.recv().await {
+        match parse(from, &delivery) {
+            Ok(input) => {
+                let report_seq = (from == From::Reports).then_some(delivery.stream_seq);
+                let handle = Some(Handle::Ack(Box::new(delivery.ack)));
+                if inputs.send(Inbound { input, handle, report_seq, format: None }).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                metrics::counter!("selvedge_unattributable_messages_total").increment(1);
+                tracing::warn!(seq = delivery.stream_seq, %error, "a message names no task; dropped");
+                delivery.ack.ack().await;
+            }
+        }
+    }
+}
+
+fn parse(from: From, delivery: &Delivery) -> Result<Input, SubjectError> {
+    let content_type = delivery.content_type.as_deref();
+    let body = &delivery.payload;
+    Ok(match from {
+        From::Intake => match subjects::parse_intake(&delivery.subject)? {
+            Intake::Submit(key, agent) => Input::Submit {
+                key,
+                agent,
+                body: codec::decode_any(content_type, body, SUBMIT_LIMIT).1,
+                stored_at: delivery.timestamp,
+            },
+            Intake::Cmd(key, nonce) => {
+                Input::Cmd { key, nonce, body: codec::decode_any(content_type, body, SUBMIT_LIMIT).1 }
+            }
+        },
+        From::Reports => Input::Report {
+            key: subjects::parse_report(&delivery.subject)?,
+            body: codec::decode_any(content_type, body, REPORT_LIMIT).1,
+        },
+    })
+}
+
+/// A plain message of an instance: a heartbeat or an acceptance. `None`: nobody can be told that it is bad.
+pub fn pulse(subject: &str, reply: Option<String>, body: &[u8]) -> Option<Inbound> {
+    let read = || -> Result<Inbound, String> {
+        let (agent, instance) = subjects::parse_instance(subject).map_err(|e| e.to_string())?;
+        let is_beat = subject.starts_with(subjects::BEAT_PREFIX);
+        let (format, input) = if is_beat {
+            let (format, beat) = codec::decode_any::<Beat>(None, body, BEAT_LIMIT);
+            (format, Input::Beat { agent, instance, body: beat.map_err(|e| e.to_string())? })
+        } else {
+            let (format, accept) = codec::decode_any::<Accept>(None, body, BEAT_LIMIT);
+            (format, Input::Accept { agent, instance, body: accept.map_err(|e| e.to_string())? })
+        };
+        let handle =
+            reply.filter(|to| is_beat && subjects::may_answer(to)).map(|reply| Handle::Beat(reply, format));
+        Ok(Inbound { input, handle, report_seq: None, format: Some(format) })
+    };
+    match read() {
+        Ok(inbound) => Some(inbound),
+        Err(error) => {
+            metrics::counter!("selvedge_unreadable_pulses_total").increment(1);
+            tracing::warn!(%error, "an instance's heartbeat or acceptance can't be read");
+            None
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! One term of ownership: the loop around [`Engine`].
+//!
+//! ```text
+//! INTAKE ─┐                         ┌─▶ JOURNAL (compare-and-set)
+//! REPORTS ┼─▶ inputs ─▶ engine.next ┤        │ PubAck
+//! beats  ─┤                         └─ effects: acks, offers, verdicts, hints
+//! limits ─┘        questions, index ◀── answered between two messages
+//! ```
+//!
+//! The loop owns the engine; everybody else has a channel to it. It decides nothing itself. A term
+//! ends when ownership does, when the compare-and-set is lost, or when the journal does not fit; the
+//! engine is dropped then, with everything it had not journaled.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    admin::{Heartbeat, Readiness},
+    calls::{CAPACITY, OwnerCall},
+    index_feed::IndexFeed,
+    indexer::IndexAsk,
+    intake::{Handle, Inbound},
+    perform::Performer,
+};
+use crate::{
+    bus::{
+        Clock, Lane,
+        journal::{AppendError, JournalWriter},
+    },
+    flow::{
+        engine::{Engine, JournalError, Next},
+        input::{Entropy, Input},
+        query,
+        state::Policy,
+    },
+    task::{Millis, Token},
+};
+
+/// Inputs taken at once between two looks at the clock.
+const GULP: usize = 1_024;
+/// Inputs waiting in the engine above which no more are taken.
+const ENOUGH: usize = 8_192;
+/// The longest the loop sleeps: leases expire and offers are repeated in steps of this.
+const TICK: Duration = Duration::from_millis(100);
+/// How often the epoch is announced again, for who missed it.
+const HELLO_EVERY: Millis = 5_000;
+/// How long a full journal is waited for before the same append is tried again.
+const FULL_PAUSE: Duration = Duration::from_secs(1);
+
+/// Why a term ended.
+#[derive(Debug)]
+pub enum TermEnd {
+    /// Somebody else owns the shard, or nobody may for now. Start over from the journal.
+    Lost(String),
+    /// Told to stop; what was in flight is known.
+    Stopped,
+    /// The journal can't be continued; an operator decides.
+    Halted(JournalError),
+}
+
+/// Random numbers from the operating system, by way of version 4 UUIDs.
+pub struct SystemEntropy;
+
+impl Entropy for SystemEntropy {
+    fn token(&mut self) -> Token {
+        // A v4 UUID has 122 random bits; two of them, folded, leave none fixed.
+        let (a, b) = (uuid::Uuid::new_v4().as_u128(), uuid::Uuid::new_v4().as_u128());
+        Token(a ^ b.rotate_left(64))
+    }
+
+    fn jitter(&mut self) -> u64 {
+        let (a, b) = uuid::Uuid::new_v4().as_u64_pair();
+        a.rotate_left(32) ^ b
+    }
+}
+
+/// What a term works with.
+pub struct Term {
+    /// Who, for people.
+    pub coordinator: String,
+    /// Journaled when the term opens.
+    pub policy: Policy,
+    /// Real, or accelerated in tests.
+    pub clock: Clock,
+    /// For what is told and heard.
+    pub lane: Lane,
+    /// For the journal.
+    pub writer: JournalWriter,
+    /// Submits, commands, reports, heartbeats, changed limits.
+    pub inputs: mpsc::Receiver<Inbound>,
+    /// From the query plane.
+    pub calls: mpsc::Receiver<OwnerCall>,
+    /// From the indexer.
+    pub index: mpsc::Receiver<IndexAsk>,
+    /// Wants results read back from this journal sequence on.
+    pub reread: mpsc::Sender<u64>,
+    /// Reports stored before the take-over: until the last of them is read, no lease expires.
+    pub reports_before: Option<u64>,
+    /// The loop turns.
+    pub heartbeat: Heartbeat,
+    /// Whether the journal takes appends.
+    pub readiness: Readiness,
+    /// Ownership has ended.
+    pub ended: CancellationToken,
+    /// The process is to stop.
+    pub stop: CancellationToken,
+}
+
+/// Runs the term on an engine that has replayed the whole journal.
+pub async fn run(mut term: Term, mut engine: Engine<Handle>, idle: Millis) -> TermEnd {
+    let performer = Performer::new(term.lane.clone(), engine.state().shard);
+    let base = engine.state().now + idle;
+    engine.open(&term.coordinator, term.policy.clone());
+    let start = term.clock.now();
+    let mut turn = Turn {
+        performer,
+        feed: IndexFeed::default(),
+        base,
+        start,
+        last: start,
+        hello_at: start + HELLO_EVERY,
+        reports: 0,
+        inputs: Vec::with_capacity(GULP),
+    };
+    loop {
+        match turn.once(&mut term, &mut engine).await {
+            Ok(()) => {}
+            Err(end) => return end,
+        }
+    }
+}
+
+struct Turn {
+    performer: Performer,
+    feed: IndexFeed,
+    /// Logical time at the start of the term.
+    base: Millis,
+    /// The clock at the start of the term.
+    start: Millis,
+    /// The clock at the last turn.
+    last: Millis,
+    hello_at: Millis,
+    /// Reports read since the last announcement.
+    reports: usize,
+    inputs: Vec<Inbound>,
+}
+
+impl Turn {
+    async fn once(&mut self, term: &mut Term, engine: &mut Engine<Handle>) -> Result<(), TermEnd> {
+        term.heartbeat.beat();
+        if term.ended.is_cancelled() {
+            return Err(TermEnd::Lost("the lease of the shard ran out".to_owned()));
+        }
+        let clock = term.clock.now();
+        let connected = term.lane.is_connected();
+        engine.live_mut().tick(clock.saturating_sub(self.last), connected);
+        self.last = clock;
+        let now = self.base + clock.saturating_sub(self.start);
+        let wall = term.clock.wall();
+        match engine.next(now, wall, &mut SystemEntropy).map_err(TermEnd::Halted)? {
+            Next::Append { bytes, expect } => {
+                let seq = self.append(term, engine, bytes, expect).await?;
+                let opened = !engine.is_open();
+                let effects = engine.appended(seq);
+                if opened {
+                    self.announce(term, engine, clock).await?;
+                }
+                self.perform(&term.ended, engine, effects).await?;
+                self.serve(term, engine);
+                metrics::histogram!("selvedge_journal_append_seconds")
+                    .record((term.clock.now().saturating_sub(clock)) as f64 / 1_000.0);
+            }
+            Next::Effects(effects) => {
+                self.perform(&term.ended, engine, effects).await?;
+                self.serve(term, engine);
+            }
+            Next::Idle => {
+                self.serve(term, engine);
+                if term.stop.is_cancelled() {
+                    return Err(TermEnd::Stopped);
+                }
+                self.wait(term, engine, now).await?;
+            }
+        }
+        if clock >= self.hello_at {
+            self.announce(term, engine, clock).await?;
+            self.housekeeping(engine);
+            // Reports from before that nobody delivers any more must not keep leases alive for ever.
+            if std::mem::take(&mut self.reports) == 0 {
+                term.reports_before = None;
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends, gathering what arrives meanwhile.
+    async fn append(
+        &mut self,
+        term: &mut Term,
+        engine: &mut Engine<Handle>,
+        bytes: Bytes,
+        expect: u64,
+    ) -> Result<u64, TermEnd> {
+        loop {
+            let append = term.writer.append(bytes.clone(), expect, &term.ended);
+            tokio::pin!(append);
+            let outcome = loop {
+                let room = engine.backlog().0 < ENOUGH;
+                tokio::select! {
+                    biased;
+                    outcome = &mut append => break outcome,
+                    n = term.inputs.recv_many(&mut self.inputs, GULP), if room => {
+                        if n == 0 {
+                            return Err(TermEnd::Lost("the readers are gone".to_owned()));
+                        }
+                        self.take(engine, &mut term.reports_before);
+                    }
+                }
+            };
+            match outcome {
+                Ok(seq) => {
+                    term.readiness.met("journal");
+                    return Ok(seq);
+                }
+                Err(AppendError::Full { reason }) => {
+                    tracing::error!(%reason, "the journal is full; nothing is decided until it is not");
+                    term.readiness.unmet("journal", format!("full: {reason}"));
+                    tokio::select! {
+                        () = term.ended.cancelled() => {}
+                        () = tokio::time::sleep(FULL_PAUSE) => {}
+                    }
+                }
+                Err(error) => return Err(TermEnd::Lost(error.to_string())),
+            }
+        }
+    }
+
+    async fn announce(&mut self, term: &Term, engine: &Engine<Handle>, clock: Millis) -> Result<(), TermEnd> {
+        self.hello_at = clock + HELLO_EVERY;
+        let epoch = engine.state().epoch;
+        self.performer.hello(epoch, &term.coordinator).await.map_err(|e| TermEnd::Lost(e.to_string()))
+    }
+
+    async fn perform(
+        &mut self,
+        ended: &CancellationToken,
+        engine: &Engine<Handle>,
+        effects: Vec<crate::flow::engine::Effect<Handle>>,
+    ) -> Result<(), TermEnd> {
+        let epoch = engine.state().epoch;
+        // Without a connection what is told piles up in the client until it takes no more.
+        tokio::select! {
+            biased;
+            told = self.performer.perform(epoch, effects) => told.map_err(|e| TermEnd::Lost(e.to_string())),
+            () = ended.cancelled() => Err(TermEnd::Lost("the lease of the shard ran out".to_owned())),
+        }
+    }
+
+    /// Answers questions and the indexer. Nothing is in flight here.
+    fn serve(&mut self, term: &mut Term, engine: &mut Engine<Handle>) {
+        for _ in 0..CAPACITY {
+            let Ok(call) = term.calls.try_recv() else { break };
+            answer(engine, call);
+        }
+        while let Ok(ask) = term.index.try_recv() {
+            self.feed.ask(engine, ask);
+        }
+        self.feed.serve(engine, term.clock.wall());
+        if let Some(from) = self.feed.take_reread(engine)
+            && term.reread.try_send(from).is_err()
+        {
+            tracing::debug!(from, "results are being read back already");
+        }
+    }
+
+    /// Waits until there is something to do.
+    async fn wait(
+        &mut self,
+        term: &mut Term,
+        engine: &mut Engine<Handle>,
+        now: Millis,
+    ) -> Result<(), TermEnd> {
+        let due = engine.state().next_due().map_or(TICK, |at| Duration::from_millis(at.saturating_sub(now)));
+        let pause = term.clock.real_duration(due.min(TICK)).max(Duration::from_micros(200));
+        tokio::select! {
+            biased;
+            () = term.ended.cancelled() => {}
+            () = term.stop.cancelled() => {}
+            n = term.inputs.recv_many(&mut self.inputs, GULP) => {
+                if n == 0 {
+                    return Err(TermEnd::Lost("the readers are gone".to_owned()));
+                }
+                self.take(engine, &mut term.reports_before);
+            }
+            Some(call) = term.calls.recv() => answer(engine, call),
+            Some(ask) = term.index.recv() => {
+                self.feed.ask(engine, ask);
+                self.feed.serve(engine, term.clock.wall());
+            }
+            () = tokio::time::sleep(pause) => {}
+        }
+        if term.reports_before.is_none() && engine.is_open() && !engine.live().is_listening() {
+            engine.live_mut().listen();
+        }
+        Ok(())
+    }
+
+    /// Queues inputs, noting how instances speak and how far the reports from before have come.
+    fn take(&mut self, engine: &mut Engine<Handle>, before: &mut Option<u64>) {
+        for Inbound { input, handle, report_seq, format } in self.inputs.drain(..) {
+            if let Some(seq) = report_seq {
+                self.reports += 1;
+                if before.is_some_and(|last| seq >= last) {
+                    *before = None;
+                }
+            }
+            if let (Some(format), Input::Beat { agent, instance, .. }) = (format, &input) {
+                self.performer.heard_in(agent, instance, format);
+            }
+            engine.push(input, handle);
+        }
+    }
+
+    fn housekeeping(&mut self, engine: &mut Engine<Handle>) {
+        engine.live_mut().forget_silent();
+        let (instances, leases, _) = engine.live().sizes();
+        let (inputs, held) = engine.backlog();
+        let state = engine.state();
+        metrics::gauge!("selvedge_instances").set(instances as f64);
+        metrics::gauge!("selvedge_leases").set(leases as f64);
+        metrics::gauge!("selvedge_inputs_waiting").set(inputs as f64);
+        metrics::gauge!("selvedge_reports_held").set(held as f64);
+        metrics::gauge!("selvedge_tasks_remembered").set(state.tasks().len() as f64);
+        metrics::gauge!("selvedge_tenants").set(state.tenants().len() as f64);
+        metrics::gauge!("selvedge_backlog").set(state.backlog() as f64);
+        metrics::gauge!("selvedge_journal_sequence").set(engine.seq() as f64);
+        metrics::gauge!("selvedge_index_lag_messages")
+            .set(engine.seq().saturating_sub(self.feed.indexed) as f64);
+        for (agent, queue) in engine.state().queues() {
+            metrics::gauge!("selvedge_queued", "agent" => agent.to_string()).set(queue.queued() as f64);
+        }
+        let dirty = engine.dirty_mut().len();
+        metrics::gauge!("selvedge_index_dirty_tasks").set(dirty as f64);
+    }
+}
+
+fn answer(engine: &mut Engine<Handle>, call: OwnerCall) {
+    // Whoever stopped waiting gets no answer.
+    match call {
+        OwnerCall::View { key, reply } => {
+            let view = engine.state().task(&key).and_then(|task| query::view(&key, task));
+            let _ = reply.send(view);
+        }
+        OwnerCall::Children { key, after, limit, results, reply } => {
+            let _ = reply.send(query::children(engine.state(), &key, after, limit, results));
+        }
+        OwnerCall::Results { results, reply } => {
+            for (_, key, result) in results {
+                if engine.state().task(&key).is_some() {
+                    engine.dirty_mut().result(0, key, result);
+                }
+            }
+            let _ = reply.send(engine.dirty_mut().result_bytes());
+        }
+    }
+}

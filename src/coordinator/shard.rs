@@ -1,0 +1,350 @@
+//! A shard's life in one process: stand by with the journal followed hot, own it for a term, start over.
+//!
+//! ```text
+//!            ┌──────── lease acquired ───────┐
+//!  standby ──┤ follow the journal            ├─▶ catch up ─▶ reset consumers ─▶ term ─┐
+//!     ▲      └───────────────────────────────┘                                       │
+//!     └──────────────────── lost: engine dropped, replay ────────────────────────────┘
+//! ```
+//!
+//! A journal that can't be continued halts the shard: it is named, readiness goes, nothing is guessed.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    admin::{Heartbeat, Readiness},
+    calls::{CAPACITY, OwnerCall, OwnerHandle},
+    event_writer,
+    index_feed::reread_results,
+    indexer::{IndexHealth, Indexer, IndexerOptions},
+    intake::{self, From, Handle, Inbound},
+    limits,
+    owner::{self, Term, TermEnd},
+    queries::Queries,
+};
+use crate::{
+    bus::{
+        Clock, JetStream, Link, api,
+        consume::{self, PullOptions},
+        journal::{JournalReader, JournalWriter},
+        ownership::OwnershipHandle,
+    },
+    flow::{
+        engine::{Engine, JournalError},
+        state::Policy,
+    },
+    store::{
+        Connection,
+        events::{EventPolicy, EventStore},
+    },
+    wire::{
+        subjects::{self, Shard},
+        topology::{self, EVENTS, INTAKE, REPORTS},
+    },
+};
+
+/// Deliveries read ahead of the owner, per stream.
+const READ_AHEAD: usize = 4_096;
+/// Deliveries pulled at once.
+const PULL: usize = 1_024;
+
+/// What a shard works with.
+#[derive(Clone)]
+pub struct ShardContext {
+    /// Which.
+    pub shard: Shard,
+    /// Who, for people.
+    pub coordinator: String,
+    /// Journaled at every take-over.
+    pub policy: Policy,
+    /// Real, or accelerated in tests.
+    pub clock: Clock,
+    /// Effects, heartbeats, acceptances; and publishing.
+    pub link: Link,
+    /// For the journal, on a connection of its own.
+    pub journal: JetStream,
+    /// For pulling.
+    pub streams: JetStream,
+    /// The index and event streams.
+    pub store: Connection,
+    /// How events are kept.
+    pub event_policy: watch::Receiver<EventPolicy>,
+    /// How the index is.
+    pub index_health: watch::Sender<IndexHealth>,
+    /// Where the owner's loop says that it is there.
+    pub owner: watch::Sender<Option<mpsc::Sender<OwnerCall>>>,
+    /// The same, to ask it.
+    pub owner_handle: OwnerHandle,
+    /// For other coordinators' questions.
+    pub queries: Queries,
+    /// The loop turns.
+    pub heartbeat: Heartbeat,
+    /// What is met.
+    pub readiness: Readiness,
+}
+
+/// Why a stand-by or a take-over ended without a term.
+enum Failed {
+    Stopped,
+    Again(String),
+    Halted(JournalError),
+}
+
+impl<E: std::error::Error> std::convert::From<E> for Failed {
+    fn from(error: E) -> Self {
+        Self::Again(error.to_string())
+    }
+}
+
+/// Runs the shard until `stop`; returns the reason if it had to halt.
+pub async fn run(
+    context: ShardContext,
+    mut ownership: OwnershipHandle,
+    stop: CancellationToken,
+) -> Result<(), JournalError> {
+    loop {
+        let failed = match life(&context, &mut ownership, &stop).await {
+            Ok(TermEnd::Stopped) => return Ok(()),
+            Ok(TermEnd::Lost(reason)) => Failed::Again(reason),
+            Ok(TermEnd::Halted(error)) => Failed::Halted(error),
+            Err(failed) => failed,
+        };
+        match failed {
+            Failed::Stopped => return Ok(()),
+            Failed::Halted(error) => {
+                tracing::error!(shard = context.shard.0, %error, "the shard is halted; an operator has to decide");
+                context.readiness.unmet("shard", error.to_string());
+                ownership.step_down();
+                return Err(error);
+            }
+            Failed::Again(reason) => {
+                tracing::warn!(shard = context.shard.0, %reason, "the term is over; starting over from the journal");
+                metrics::counter!("selvedge_terms_lost_total").increment(1);
+                context.readiness.unmet("shard", reason);
+                ownership.step_down();
+                tokio::select! {
+                    () = stop.cancelled() => return Ok(()),
+                    () = tokio::time::sleep(Duration::from_millis(200)) => {}
+                }
+            }
+        }
+    }
+}
+
+/// One life of an engine: stand by, take over, own.
+async fn life(
+    context: &ShardContext,
+    ownership: &mut OwnershipHandle,
+    stop: &CancellationToken,
+) -> Result<TermEnd, Failed> {
+    let reader = JournalReader::new(&context.journal, context.shard).await?;
+    let mut engine: Engine<Handle> = Engine::new(context.shard);
+    replay(context, &reader, &mut engine, stop).await?;
+    context.readiness.degraded("shard", "standing by");
+    let ended = stand_by(context, &reader, &mut engine, ownership, stop).await?;
+    // Whoever owned it before may have written until a moment ago.
+    replay(context, &reader, &mut engine, stop).await?;
+    let extent = reader.extent().await?;
+    if let Some(head) = &extent.head
+        && head.seq < engine.seq()
+    {
+        return Err(Failed::Halted(JournalError::Regressed {
+            shard: context.shard.0,
+            head: head.seq,
+            witness: engine.seq(),
+        }));
+    }
+    let idle = extent.idle.as_millis() as u64;
+    term(context, reader, engine, idle, ended, stop).await
+}
+
+/// Replays what the journal holds beyond the engine.
+async fn replay(
+    context: &ShardContext,
+    reader: &JournalReader,
+    engine: &mut Engine<Handle>,
+    stop: &CancellationToken,
+) -> Result<(), Failed> {
+    let started = std::time::Instant::now();
+    let from = engine.seq();
+    let mut tail = reader.read(from + 1).await?;
+    let mut messages = 0u64;
+    loop {
+        context.heartbeat.beat();
+        let entry = tokio::select! {
+            () = stop.cancelled() => return Err(Failed::Stopped),
+            entry = tail.next() => entry,
+        };
+        let Some(entry) = entry else { break };
+        let entry = entry?;
+        engine.replay(entry.seq, &entry.bytes).map_err(Failed::Halted)?;
+        messages += 1;
+    }
+    if messages > 0 {
+        tracing::info!(
+            shard = context.shard.0,
+            from,
+            messages,
+            tasks = engine.state().tasks().len(),
+            took_ms = started.elapsed().as_millis() as u64,
+            "the journal was replayed"
+        );
+    }
+    Ok(())
+}
+
+/// Follows the journal until this process owns the shard.
+async fn stand_by(
+    context: &ShardContext,
+    reader: &JournalReader,
+    engine: &mut Engine<Handle>,
+    ownership: &mut OwnershipHandle,
+    stop: &CancellationToken,
+) -> Result<CancellationToken, Failed> {
+    let mut tail = reader.follow(engine.seq() + 1);
+    let mut beat = tokio::time::interval(Duration::from_millis(500));
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Err(Failed::Stopped),
+            acquired = ownership.acquired() => {
+                let (revision, ended) = acquired.ok_or(Failed::Stopped)?;
+                tracing::info!(shard = context.shard.0, revision, "the shard's lease was acquired");
+                return Ok(ended);
+            }
+            entry = tail.next() => {
+                let Some(entry) = entry else { return Err(Failed::Again("the journal can't be followed".into())) };
+                let entry = entry?;
+                engine.replay(entry.seq, &entry.bytes).map_err(Failed::Halted)?;
+            }
+            _ = beat.tick() => context.heartbeat.beat(),
+        }
+    }
+}
+
+/// Owns the shard: everything that runs only in a term starts here and ends with it.
+async fn term(
+    context: &ShardContext,
+    reader: JournalReader,
+    engine: Engine<Handle>,
+    idle: u64,
+    ended: CancellationToken,
+    stop: &CancellationToken,
+) -> Result<TermEnd, Failed> {
+    let shard = context.shard;
+    let durable = topology::owner_consumer(shard);
+    // Unacknowledged deliveries of a former owner come again at once.
+    api::reset_owner_consumers(&context.streams, shard).await?;
+    api::consumer_reset(&context.streams, EVENTS, topology::EVENT_WRITER).await?;
+    let reports_before = api::last_waiting(&context.streams, REPORTS).await?;
+
+    let over = ended.child_token();
+    let tasks = TaskTracker::new();
+    let (inputs, inputs_rx) = mpsc::channel::<Inbound>(READ_AHEAD);
+    let (calls, calls_rx) = mpsc::channel(CAPACITY);
+    let (asks, asks_rx) = mpsc::channel(8);
+    let (reread, mut reread_rx) = mpsc::channel::<u64>(1);
+
+    for (from, stream) in [(From::Intake, INTAKE), (From::Reports, REPORTS)] {
+        let (deliveries, arrived) = mpsc::channel(READ_AHEAD);
+        let mut options = PullOptions::new(stream, durable.clone());
+        options.batch = PULL;
+        tasks.spawn(consume::pull(context.streams.clone(), options, deliveries, over.clone()));
+        tasks.spawn(until(over.clone(), intake::read(from, arrived, inputs.clone())));
+    }
+    for subject in [subjects::BEAT_ALL, subjects::ACCEPT_ALL] {
+        let heard = context.link.main.subscribe(subject).await?;
+        tasks.spawn(until(over.clone(), pulses(heard, inputs.clone())));
+    }
+    let questions = context.link.main.subscribe(subjects::ask(shard)).await?;
+    tasks.spawn(until(over.clone(), questions_of_others(context.clone(), questions)));
+    tasks.spawn(limits::follow(context.streams.clone(), inputs.clone(), over.clone()));
+
+    let epoch = engine.state().epoch + 1;
+    let indexer = Indexer::new(
+        context.store.clone(),
+        shard,
+        epoch,
+        asks,
+        context.index_health.clone(),
+        IndexerOptions { clock: context.clock, ..IndexerOptions::default() },
+    );
+    let indexing = over.clone();
+    tasks.spawn(async move {
+        indexer.run(indexing).await;
+    });
+    let (events, events_rx) = mpsc::channel(READ_AHEAD);
+    let options = PullOptions::new(EVENTS, topology::EVENT_WRITER);
+    tasks.spawn(consume::pull(context.streams.clone(), options, events, over.clone()));
+    let store = EventStore::new(context.store.clone());
+    tasks.spawn(event_writer::run(store, context.event_policy.clone(), events_rx, over.clone()));
+    let owner_handle = context.owner_handle.clone();
+    tasks.spawn(until(over.clone(), async move {
+        while let Some(from) = reread_rx.recv().await {
+            reread_results(reader.clone(), from, owner_handle.clone()).await;
+        }
+    }));
+
+    let term = Term {
+        coordinator: context.coordinator.clone(),
+        policy: context.policy.clone(),
+        clock: context.clock,
+        lane: context.link.main.clone(),
+        writer: JournalWriter::new(&context.journal, shard).await?,
+        inputs: inputs_rx,
+        calls: calls_rx,
+        index: asks_rx,
+        reread,
+        reports_before,
+        heartbeat: context.heartbeat.clone(),
+        readiness: context.readiness.clone(),
+        ended: ended.clone(),
+        stop: stop.clone(),
+    };
+    // Only the loop and the readers hold the inputs: when they are gone, so is the term.
+    drop(inputs);
+    context.owner.send_replace(Some(calls));
+    context.readiness.met("shard");
+    tracing::info!(shard = shard.0, epoch, idle_ms = idle, "the term begins");
+    let end = owner::run(term, engine, idle).await;
+    context.owner.send_replace(None);
+    over.cancel();
+    tasks.close();
+    tasks.wait().await;
+    tracing::info!(shard = shard.0, epoch, ?end, "the term is over");
+    Ok(end)
+}
+
+async fn until(over: CancellationToken, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = over.cancelled() => {}
+        () = work => {}
+    }
+}
+
+async fn pulses(mut heard: crate::bus::Subscription, inputs: mpsc::Sender<Inbound>) {
+    use futures_util::StreamExt;
+    while let Some(message) = heard.next().await {
+        let reply = message.reply.as_ref().map(|r| r.to_string());
+        if let Some(inbound) = intake::pulse(message.subject.as_str(), reply, &message.payload)
+            && inputs.send(inbound).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// Answers other coordinators.
+async fn questions_of_others(context: ShardContext, mut questions: crate::bus::Subscription) {
+    use futures_util::StreamExt;
+    while let Some(message) = questions.next().await {
+        let Some(reply) = message.reply.filter(|to| subjects::may_answer(to)) else { continue };
+        let told = context.queries.tell(&message.payload).await;
+        if let Err(error) = context.link.main.tell(reply.to_string(), told).await {
+            tracing::debug!(%error, "an answer to another coordinator could not be sent");
+        }
+    }
+}

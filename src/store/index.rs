@@ -1,0 +1,425 @@
+//! The index's write side: batches of views in, one script call per touched tenant.
+//!
+//! Who writes: one indexer per shard, the owner's. How it can know that Redis still holds what it wrote:
+//!
+//! - A [`Generation`] is a random id, made when an index is begun from nothing. It stands in the shard's
+//!   restart point and in every tenant's meta hash.
+//! - A [`Flush`] is (epoch, number): the owner's epoch, and +1 per batch. Tenants hold the flush that
+//!   touched them last, the restart point holds the last one of all.
+//! - The script compares the generation and flush it finds with what this writer wrote last, in the same
+//!   step in which it writes. Gone or older: Redis lost writes (`FLUSHALL`, restart empty or stale,
+//!   a lost node): [`Written::Lost`]. Newer: another owner writes: [`Written::Fenced`]. The
+//!   restart point is checked in the same way after every batch and on every idle tick.
+//!
+//! A batch may be sent again: a record is applied only if its revision is higher than the stored one's.
+//! Nothing in here retries.
+
+mod batch;
+mod wipe;
+
+use std::collections::HashMap;
+
+use redis::{Cmd, Pipeline, RedisResult, Script, Value};
+
+pub use batch::{Flush, Flushed, Generation, IndexBatch, IndexWrite, RestartPoint, Retention, Written};
+
+use super::{Connection, StoreError, is_noscript, keys, record};
+use crate::{
+    task::{Millis, Payload, Plan, TaskId, TenantName},
+    wire::subjects::Shard,
+};
+
+/// Tasks per script call, so that no call holds Redis for long.
+const WRITES_PER_CALL: usize = 256;
+
+/// Bytes of records and results per script call, roughly.
+const BYTES_PER_CALL: usize = 1024 * 1024;
+
+/// Dropped beyond what a call has written, so that a lowered retention is caught up with.
+const EXTRA_DROPS: usize = 64;
+
+/// Tenants remembered with their last flush; beyond it the memory starts anew.
+const MAX_KNOWN: usize = 100_000;
+
+/// Writes one shard's index. Not shared: it remembers what it wrote.
+pub struct IndexWriter {
+    connection: Connection,
+    script: Script,
+    /// The same text, allowed to run when memory is full: for drops only.
+    drop_script: Script,
+    shard: Shard,
+    generation: Generation,
+    /// The flush that is stored in the restart point.
+    last: Flush,
+    /// The flush each tenant was last written with, by this writer.
+    known: HashMap<TenantName, u64>,
+}
+
+type ScriptReply = (String, u64, u64, String);
+
+struct TenantCall<'a> {
+    tenant: &'a TenantName,
+    known: Option<u64>,
+    retain: Option<Retention>,
+    seq: Option<u64>,
+    writes: Vec<Touched<'a>>,
+}
+
+#[derive(Clone, Copy)]
+enum Touched<'a> {
+    Write(&'a IndexWrite),
+    Gone(&'a TaskId),
+}
+
+impl IndexWriter {
+    /// Reads the shard's restart point; `None` if there is no index, or one that was being wiped.
+    pub async fn restart_point(
+        connection: &Connection,
+        shard: Shard,
+    ) -> Result<Option<RestartPoint>, StoreError> {
+        let fields: Vec<Option<String>> = redis::cmd("HMGET")
+            .arg(keys::restart_point(shard))
+            .arg(&["generation", "epoch", "flush", "seq"])
+            .query_async(&mut connection.clone())
+            .await?;
+        let [Some(generation), Some(epoch), Some(flush), Some(seq)] = fields.as_slice() else {
+            return Ok(None);
+        };
+        let parsed = (Generation::parse(generation), epoch.parse(), flush.parse(), seq.parse());
+        let (Some(generation), Ok(epoch), Ok(number), Ok(seq)) = parsed else { return Ok(None) };
+        Ok(Some(RestartPoint { generation, flush: Flush { epoch, number }, seq }))
+    }
+
+    /// Goes on with the index found at `point`; `None` if a newer owner writes it.
+    pub async fn resume(
+        connection: Connection,
+        shard: Shard,
+        epoch: u64,
+        point: RestartPoint,
+    ) -> Result<Option<Self>, StoreError> {
+        if point.flush.epoch > epoch {
+            return Ok(None);
+        }
+        // Flushes of an earlier writer of this very epoch may be one ahead of the restart point.
+        let number = if point.flush.epoch == epoch { point.flush.number + 2 } else { 0 };
+        let mut writer = Self::new(connection, shard, point.generation, point.flush);
+        let next = Flush { epoch, number };
+        if !writer.advance(next, point.seq).await? {
+            // Somebody wrote between the reading and here; the next check says who.
+            tracing::warn!(shard = shard.0, "the index's restart point moved while it was taken over");
+        }
+        writer.last = next;
+        Ok(Some(writer))
+    }
+
+    /// Deletes every index key, then begins `generation`. Until the end there is no restart point, so
+    /// that a crash in between leads here again.
+    pub async fn begin(
+        connection: Connection,
+        shard: Shard,
+        epoch: u64,
+        generation: Generation,
+    ) -> Result<Self, StoreError> {
+        let mut c = connection.clone();
+        let _: Value = redis::cmd("UNLINK").arg(keys::restart_point(shard)).query_async(&mut c).await?;
+        let _: Value = redis::cmd("UNLINK").arg(keys::due(shard)).query_async(&mut c).await?;
+        let wiped = wipe::wipe(&mut c).await?;
+        tracing::info!(shard = shard.0, %generation, keys = wiped, "the index begins anew");
+        let first = Flush { epoch, number: 0 };
+        let _: Value = redis::cmd("HSET")
+            .arg(keys::restart_point(shard))
+            .arg("generation")
+            .arg(generation.to_string())
+            .arg("epoch")
+            .arg(epoch)
+            .arg("flush")
+            .arg(0)
+            .arg("seq")
+            .arg(0)
+            .query_async(&mut c)
+            .await?;
+        Ok(Self::new(connection, shard, generation, first))
+    }
+
+    fn new(connection: Connection, shard: Shard, generation: Generation, last: Flush) -> Self {
+        let text = include_str!("index.lua");
+        Self {
+            connection,
+            script: Script::new(&format!("#!lua\n{text}")),
+            drop_script: Script::new(&format!("#!lua flags=allow-oom\n{text}")),
+            shard,
+            generation,
+            last,
+            known: HashMap::new(),
+        }
+    }
+
+    /// Which index this writes.
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// Writes a batch: the touched tenants in one round trip, then the restart point in another. After
+    /// an error send the same batch again; whatever part of it was stored stays so.
+    pub async fn write(&mut self, batch: &IndexBatch) -> Result<Written, StoreError> {
+        let flush = Flush { number: self.last.number + 1, ..self.last };
+        let mut calls = Vec::new();
+        for (tenant, touched) in by_tenant(batch) {
+            let retain = batch.retain.get(tenant).copied();
+            debug_assert!(retain.is_some(), "no retention given for {tenant}");
+            for writes in split_calls(touched) {
+                calls.push(TenantCall {
+                    tenant,
+                    known: self.known.get(tenant).copied(),
+                    retain: Some(retain.unwrap_or_else(|| Retention::from(&Plan::free()))),
+                    seq: Some(batch.upto_seq),
+                    writes,
+                });
+            }
+        }
+        let (outcome, due) = self.run(&calls, flush, batch.now_wall, false).await?;
+        if !matches!(outcome, Written::Done(_)) {
+            return Ok(outcome);
+        }
+        self.schedule_drops(&due).await?;
+        if !self.advance(flush, batch.upto_seq).await? {
+            return self.why_not().await;
+        }
+        self.last = flush;
+        Ok(outcome)
+    }
+
+    /// Whether Redis still holds what was written last. For idle times.
+    pub async fn check(&mut self) -> Result<Written, StoreError> {
+        self.why_not().await
+    }
+
+    /// Drops what is due of tenants that are not written to now, `most` tenants at once. Works when
+    /// memory is full, too.
+    pub async fn sweep(&mut self, now_wall: Millis, most: usize) -> Result<Written, StoreError> {
+        let tenants: Vec<String> = redis::cmd("ZRANGE")
+            .arg(keys::due(self.shard))
+            .arg("-inf")
+            .arg(now_wall)
+            .arg("BYSCORE")
+            .arg("LIMIT")
+            .arg(0)
+            .arg(most)
+            .query_async(&mut self.connection)
+            .await?;
+        let tenants: Vec<TenantName> = tenants.iter().filter_map(|t| TenantName::new(t).ok()).collect();
+        if tenants.is_empty() {
+            return Ok(Written::Done(Flushed::default()));
+        }
+        let calls: Vec<TenantCall<'_>> = tenants
+            .iter()
+            .map(|tenant| TenantCall {
+                tenant,
+                known: self.known.get(tenant).copied(),
+                retain: None,
+                seq: None,
+                writes: Vec::new(),
+            })
+            .collect();
+        let (outcome, due) = self.run(&calls, self.last, now_wall, true).await?;
+        if matches!(outcome, Written::Done(_)) {
+            self.schedule_drops(&due).await?;
+        }
+        Ok(outcome)
+    }
+
+    /// Calls the script for each, in one pipeline; loads it if Redis does not know it.
+    async fn run<'a>(
+        &mut self,
+        calls: &[TenantCall<'a>],
+        flush: Flush,
+        now_wall: Millis,
+        drops_only: bool,
+    ) -> Result<(Written, Vec<(&'a TenantName, Millis)>), StoreError> {
+        let script = if drops_only { self.drop_script.clone() } else { self.script.clone() };
+        let mut total = Flushed::default();
+        let mut due = Vec::with_capacity(calls.len());
+        if calls.is_empty() {
+            return Ok((Written::Done(total), due));
+        }
+        let mut pipeline = Pipeline::with_capacity(calls.len());
+        for call in calls {
+            pipeline.add_command(self.command(&script, call, flush, now_wall));
+        }
+        pipeline.ignore_errors();
+        let mut replies: Vec<RedisResult<ScriptReply>> = pipeline.query_async(&mut self.connection).await?;
+        if replies.iter().any(|r| r.as_ref().is_err_and(is_noscript)) {
+            script.prepare_invoke().load_async(&mut self.connection).await?;
+            replies = pipeline.query_async(&mut self.connection).await?;
+        }
+        let mut failure = None;
+        let mut verdict = None;
+        for (call, reply) in calls.iter().zip(replies) {
+            match reply {
+                Err(error) => failure = Some(error),
+                Ok((word, applied, dropped, next_due)) => match word.as_str() {
+                    "ok" | "empty" => {
+                        total.applied += applied;
+                        total.dropped += dropped;
+                        due.push((call.tenant, next_due.parse().unwrap_or(0)));
+                        if word == "ok" {
+                            self.remember(call.tenant, flush);
+                        } else {
+                            self.known.remove(call.tenant);
+                        }
+                    }
+                    "fenced" => verdict = Some(Written::Fenced),
+                    "lost" | "foreign" => {
+                        verdict.get_or_insert(Written::Lost);
+                    }
+                    other => return Err(StoreError::Corrupt(format!("script answered {other:?}"))),
+                },
+            }
+        }
+        match (verdict, failure) {
+            (Some(verdict), _) => Ok((verdict, due)),
+            (None, Some(error)) => Err(error.into()),
+            (None, None) => Ok((Written::Done(total), due)),
+        }
+    }
+
+    fn command(&self, script: &Script, call: &TenantCall<'_>, flush: Flush, now_wall: Millis) -> Cmd {
+        let mut cmd = redis::cmd("EVALSHA");
+        cmd.arg(script.get_hash())
+            .arg(1)
+            .arg(keys::meta(call.tenant))
+            .arg(keys::index_prefix(call.tenant))
+            .arg(self.generation.to_string())
+            .arg(flush.epoch)
+            .arg(flush.number)
+            .arg(call.known.map_or(String::new(), |n| n.to_string()))
+            .arg(call.seq.map_or(String::new(), |n| n.to_string()))
+            .arg(now_wall);
+        match call.retain {
+            Some(retain) => cmd.arg(retain.tasks).arg(retain.ms),
+            None => cmd.arg("").arg(""),
+        };
+        cmd.arg(2 * call.writes.len() + EXTRA_DROPS);
+        for touched in &call.writes {
+            match touched {
+                Touched::Gone(task) => cmd.arg(task.as_str()).arg("").arg(""),
+                Touched::Write(IndexWrite { view, result }) => {
+                    let result = result.as_ref().map(record::encode_result).unwrap_or_default();
+                    cmd.arg(view.task.as_str()).arg(record::encode(view, now_wall)).arg(&result[..])
+                }
+            };
+        }
+        cmd
+    }
+
+    fn remember(&mut self, tenant: &TenantName, flush: Flush) {
+        if self.known.len() >= MAX_KNOWN && !self.known.contains_key(tenant) {
+            self.known.clear();
+        }
+        self.known.insert(tenant.clone(), flush.number);
+    }
+
+    /// Notes when each tenant's oldest terminal task is to go.
+    async fn schedule_drops(&mut self, due: &[(&TenantName, Millis)]) -> Result<(), StoreError> {
+        let key = keys::due(self.shard);
+        let mut later = redis::cmd("ZADD");
+        let mut never = redis::cmd("ZREM");
+        later.arg(&key);
+        never.arg(&key);
+        let mut counts = (0, 0);
+        for (tenant, at) in due {
+            if *at == 0 {
+                never.arg(tenant.as_str());
+                counts.0 += 1;
+            } else {
+                later.arg(*at).arg(tenant.as_str());
+                counts.1 += 1;
+            }
+        }
+        let mut pipeline = Pipeline::new();
+        if counts.0 > 0 {
+            pipeline.add_command(never).ignore();
+        }
+        if counts.1 > 0 {
+            pipeline.add_command(later).ignore();
+        }
+        if !pipeline.is_empty() {
+            pipeline.exec_async(&mut self.connection).await?;
+        }
+        Ok(())
+    }
+
+    /// Moves the restart point from `self.last`, or from `flush` itself if an answer got lost. False if
+    /// something else stands there.
+    async fn advance(&mut self, flush: Flush, seq: u64) -> Result<bool, StoreError> {
+        let moved: u8 = Script::new(ADVANCE)
+            .key(keys::restart_point(self.shard))
+            .arg(self.generation.to_string())
+            .arg(self.last.epoch)
+            .arg(self.last.number)
+            .arg(flush.epoch)
+            .arg(flush.number)
+            .arg(seq)
+            .invoke_async(&mut self.connection)
+            .await?;
+        Ok(moved == 1)
+    }
+
+    async fn why_not(&self) -> Result<Written, StoreError> {
+        let found = Self::restart_point(&self.connection, self.shard).await?;
+        Ok(match found {
+            Some(point) if point.flush.epoch > self.last.epoch => Written::Fenced,
+            Some(point) if point.generation == self.generation && point.flush == self.last => {
+                Written::Done(Flushed::default())
+            }
+            Some(_) | None => Written::Lost,
+        })
+    }
+}
+
+/// Compare-and-set of the restart point.
+const ADVANCE: &str = "#!lua
+local at = redis.call('HMGET', KEYS[1], 'generation', 'epoch', 'flush')
+if at[1] ~= ARGV[1] then return 0 end
+local from = at[2] == ARGV[2] and at[3] == ARGV[3]
+local again = at[2] == ARGV[4] and at[3] == ARGV[5]
+if not (from or again) then return 0 end
+redis.call('HSET', KEYS[1], 'epoch', ARGV[4], 'flush', ARGV[5], 'seq', ARGV[6])
+return 1";
+
+fn by_tenant(batch: &IndexBatch) -> Vec<(&TenantName, Vec<Touched<'_>>)> {
+    let writes = batch.writes.iter().map(|w| (&w.view.tenant, Touched::Write(w)));
+    let gone = batch.gone.iter().map(|key| (&key.tenant, Touched::Gone(&key.id)));
+    let mut at: HashMap<&TenantName, usize> = HashMap::new();
+    let mut groups: Vec<(&TenantName, Vec<Touched<'_>>)> = Vec::new();
+    for (tenant, touched) in writes.chain(gone) {
+        let i = *at.entry(tenant).or_insert_with(|| {
+            groups.push((tenant, Vec::new()));
+            groups.len() - 1
+        });
+        groups[i].1.push(touched);
+    }
+    groups
+}
+
+fn split_calls(touched: Vec<Touched<'_>>) -> Vec<Vec<Touched<'_>>> {
+    let mut calls = Vec::new();
+    let mut call = Vec::new();
+    let mut bytes = 0;
+    for one in touched {
+        let size = match one {
+            Touched::Write(write) => 512 + write.result.as_ref().map_or(0, Payload::len),
+            Touched::Gone(_) => 64,
+        };
+        if !call.is_empty() && (call.len() == WRITES_PER_CALL || bytes + size > BYTES_PER_CALL) {
+            calls.push(std::mem::take(&mut call));
+            bytes = 0;
+        }
+        bytes += size;
+        call.push(one);
+    }
+    if !call.is_empty() {
+        calls.push(call);
+    }
+    calls
+}

@@ -1,0 +1,177 @@
+//! Every key, in one place, and how each kind is bounded.
+//!
+//! Keys carry the tenant (or the shard) as hash tag, so that everything a script touches lies on one
+//! node of a Redis Cluster. Names are `[a-z0-9][a-z0-9_-]{0,62}`: no name can hold a brace, a colon or
+//! a glob character, so keys need no quoting and a pattern can't reach another tenant.
+//!
+//! | key | type | holds | bounded by |
+//! |---|---|---|---|
+//! | `sv:{<tenant>}:i:meta` | hash | generation, epoch, flush, seq, retention | one per tenant with tasks; 1 h TTL once it has none |
+//! | `sv:{<tenant>}:i:t:<task>` | string | a record ([`super::record`]) | live: the tenant's live tasks, no TTL (a task may be queued for weeks); terminal: retention, and a TTL one hour above it |
+//! | `sv:{<tenant>}:i:x:<task>` | string | a result | TTL = retention, written once |
+//! | `sv:{<tenant>}:i:all` | sorted set | every task | live + retained tasks |
+//! | `sv:{<tenant>}:i:shown` | sorted set | all but cancelled | as above |
+//! | `sv:{<tenant>}:i:s:<state>` | sorted set | by state | as above |
+//! | `sv:{<tenant>}:i:a:<agent>` | sorted set | by agent, without cancelled | as above |
+//! | `sv:{<tenant>}:i:r:<root>` | sorted set | a tree of two or more, without cancelled | as above |
+//! | `sv:{<tenant>}:i:done` | sorted set | terminal tasks by end, what retention works on | retained tasks |
+//! | `sv:{shard-<n>}:i` | hash | generation, epoch, flush, seq: the restart point | one per shard |
+//! | `sv:{shard-<n>}:due` | sorted set | tenants by the time their oldest terminal task is due to go | tenants with terminal tasks |
+//! | `sv:{<tenant>}:e:<task>` | stream | events | MAXLEN, sliding TTL |
+//!
+//! The sets are exact, not expiring: a member leaves in the script that drops its record. For a tenant
+//! that nobody writes to any more, the indexer's sweep does that (`due` says when), so that idle tenants
+//! shrink to nothing too.
+//!
+//! Members of the sets have score 0 and sort by text: `<created_at as 11 hex digits><task>`. That
+//! order is total (tasks created in the same millisecond have a fixed order), so that a cursor is a
+//! member and a page after it costs O(log n) whatever was inserted or removed meanwhile.
+
+use crate::{
+    task::{AgentName, Millis, Phase, TaskId, TaskKey, TenantName},
+    wire::subjects::Shard,
+};
+
+/// Hex digits of `created_at` at the start of a member: enough until the year 2527.
+pub const STAMP_LEN: usize = 11;
+
+const STAMP_MAX: Millis = (1 << (4 * STAMP_LEN)) - 1;
+
+/// Matches every key of the index, of every tenant and shard; event streams are not among them.
+pub const INDEX_PATTERN: &str = "sv:{*}:i:*";
+
+/// Start of every index key of a tenant; the script appends the rest.
+pub fn index_prefix(tenant: &TenantName) -> String {
+    format!("sv:{{{tenant}}}:i:")
+}
+
+/// See the module's table.
+pub fn meta(tenant: &TenantName) -> String {
+    format!("{}meta", index_prefix(tenant))
+}
+
+/// See the module's table.
+pub fn record(tenant: &TenantName, task: &TaskId) -> String {
+    format!("{}t:{task}", index_prefix(tenant))
+}
+
+/// See the module's table.
+pub fn result(tenant: &TenantName, task: &TaskId) -> String {
+    format!("{}x:{task}", index_prefix(tenant))
+}
+
+/// See the module's table.
+pub fn all(tenant: &TenantName) -> String {
+    format!("{}all", index_prefix(tenant))
+}
+
+/// See the module's table.
+pub fn shown(tenant: &TenantName) -> String {
+    format!("{}shown", index_prefix(tenant))
+}
+
+/// See the module's table.
+pub fn state(tenant: &TenantName, state: Phase) -> String {
+    format!("{}s:{state}", index_prefix(tenant))
+}
+
+/// See the module's table.
+pub fn agent(tenant: &TenantName, agent: &AgentName) -> String {
+    format!("{}a:{agent}", index_prefix(tenant))
+}
+
+/// See the module's table.
+pub fn tree(tenant: &TenantName, root: &TaskId) -> String {
+    format!("{}r:{root}", index_prefix(tenant))
+}
+
+/// The restart point of a shard's indexer. Not an index key: a wipe ends by writing it.
+pub fn restart_point(shard: Shard) -> String {
+    format!("sv:{{shard-{}}}:i", shard.0)
+}
+
+/// Tenants by when their oldest terminal task is to go.
+pub fn due(shard: Shard) -> String {
+    format!("sv:{{shard-{}}}:due", shard.0)
+}
+
+/// A task's events.
+pub fn events(key: &TaskKey) -> String {
+    format!("sv:{{{}}}:e:{}", key.tenant, key.id)
+}
+
+/// The tenant an index key belongs to; `None` for keys that are none of ours.
+pub fn tenant_of_index_key(key: &str) -> Option<TenantName> {
+    let (tenant, rest) = key.strip_prefix("sv:{")?.split_once('}')?;
+    rest.starts_with(":i:").then(|| TenantName::new(tenant).ok()).flatten()
+}
+
+/// The leading part of a member: sorts by time, then by id.
+pub fn stamp(created_at: Millis) -> String {
+    format!("{:011x}", created_at.min(STAMP_MAX))
+}
+
+/// A member of the sorted sets.
+pub fn member(created_at: Millis, task: &TaskId) -> String {
+    format!("{}{task}", stamp(created_at))
+}
+
+/// The task a member stands for; `None` if it is no member.
+pub fn task_of(member: &str) -> Option<TaskId> {
+    let (stamp, task) = member.split_at_checked(STAMP_LEN)?;
+    let hex = stamp.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    hex.then(|| TaskId::new(task).ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tenant(name: &str) -> TenantName {
+        TenantName::new(name).unwrap()
+    }
+
+    #[test]
+    fn no_name_can_leave_its_hash_tag() {
+        for nasty in ["a}:i:b", "{a}", "a*", "a:b", "a\nb", "[ab]", "a?", "", "A"] {
+            assert!(TenantName::new(nasty).is_err(), "{nasty:?}");
+        }
+        let task = TaskId::new("t-1").unwrap();
+        assert_eq!(record(&tenant("acme"), &task), "sv:{acme}:i:t:t-1");
+        assert_eq!(events(&TaskKey { tenant: tenant("acme"), id: task }), "sv:{acme}:e:t-1");
+    }
+
+    #[test]
+    fn a_wipe_knows_index_keys_from_events_and_restart_points() {
+        let t = tenant("acme");
+        for key in [meta(&t), all(&t), state(&t, Phase::Queued), shown(&t)] {
+            assert_eq!(tenant_of_index_key(&key), Some(t.clone()), "{key}");
+        }
+        let key = TaskKey { tenant: t, id: TaskId::new("i").unwrap() };
+        for key in [events(&key), restart_point(Shard(0)), due(Shard(0)), "sv:{A}:i:x".to_owned()] {
+            assert_eq!(tenant_of_index_key(&key), None, "{key}");
+        }
+    }
+
+    #[test]
+    fn a_tenant_called_like_a_shard_shares_no_key_with_it() {
+        let t = tenant("shard-0");
+        for key in [meta(&t), all(&t), shown(&t)] {
+            assert_ne!(key, restart_point(Shard(0)));
+            assert_ne!(key, due(Shard(0)));
+        }
+    }
+
+    #[test]
+    fn members_sort_by_time_then_id_and_parse_back() {
+        let id = |t: &str| TaskId::new(t).unwrap();
+        let mut members =
+            [member(200, &id("a")), member(100, &id("b")), member(100, &id("a")), member(1 << 40, &id("0"))];
+        members.sort();
+        let tasks: Vec<String> = members.iter().map(|m| task_of(m).unwrap().to_string()).collect();
+        assert_eq!(tasks, ["a", "b", "a", "0"]);
+        for bad in ["", "0000", "0000000000z1", "00000000001", "0000000000aA"] {
+            assert_eq!(task_of(bad), None, "{bad}");
+        }
+    }
+}

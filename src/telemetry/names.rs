@@ -1,0 +1,142 @@
+//! Every metric, once: its name, kind and meaning.
+//!
+//! Names begin with `selvedge_`, count in base units (seconds, bytes) and end in `_total` if they only grow. Labels
+//! have few values: `agent`, `plan`, `state`, `code`, `reason`, `stream`, `outcome`. Never a tenant, a task or an
+//! instance: their number is not ours to bound.
+
+use metrics::Unit;
+
+/// Label: the agent a task is for.
+pub const AGENT: &str = "agent";
+/// Label: the code of a refusal.
+pub const CODE: &str = "code";
+/// Label: how a try ended.
+pub const OUTCOME: &str = "outcome";
+/// Label: why.
+pub const REASON: &str = "reason";
+/// Label: the state of a task.
+pub const STATE: &str = "state";
+/// Label: the JetStream stream.
+pub const STREAM: &str = "stream";
+/// Label: the verb of a query.
+pub const VERB: &str = "verb";
+
+/// What a metric does over time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetricKind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Is distributed.
+    Histogram,
+}
+
+/// What is known about a metric.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// What it does over time.
+    pub kind: MetricKind,
+    /// What it counts.
+    pub unit: Unit,
+    /// What it means, for a reader of `/metrics`.
+    pub help: &'static str,
+}
+
+macro_rules! metrics {
+    ($($constant:ident = $name:literal, $kind:ident, $unit:ident, $help:literal;)*) => {
+        $(#[doc = $help] pub const $constant: &str = $name;)*
+
+        /// All of them.
+        pub const ALL: &[Metric] = &[$(Metric { name: $name, kind: MetricKind::$kind, unit: Unit::$unit, help: $help }),*];
+    };
+}
+
+metrics! {
+    // The way of a task.
+    TASKS_ADMITTED = "selvedge_tasks_admitted_total", Counter, Count, "Tasks admitted, by agent.";
+    TASKS_REFUSED = "selvedge_tasks_refused_total", Counter, Count, "Submits and spawns refused, by code.";
+    TASKS_ENDED = "selvedge_tasks_ended_total", Counter, Count, "Tasks that reached a terminal state, by agent and state.";
+    TASKS = "selvedge_tasks", Gauge, Count, "Live tasks, by state.";
+    TRIES_LOST = "selvedge_tries_lost_total", Counter, Count, "Tries that failed or lost their lease, by agent and reason.";
+    OFFERS = "selvedge_offers_total", Counter, Count, "Offers made, by agent.";
+    OFFERS_WITHDRAWN = "selvedge_offers_withdrawn_total", Counter, Count, "Offers nobody accepted in time, by agent.";
+    LEASES_EXPIRED = "selvedge_leases_expired_total", Counter, Count, "Leases that were not renewed in time, by agent.";
+    REPORTS_STALE = "selvedge_reports_stale_total", Counter, Count, "Reports refused because their lease is over.";
+    INTAKE_AGE = "selvedge_intake_age_seconds", Histogram, Seconds, "Time between a submit being stored and being decided.";
+    QUEUE_WAIT = "selvedge_queue_wait_seconds", Histogram, Seconds, "Time between admission and first dispatch, by agent.";
+    RUN_TIME = "selvedge_run_seconds", Histogram, Seconds, "Time an attempt held its lease, by agent and outcome.";
+    OLDEST_QUEUED = "selvedge_oldest_queued_seconds", Gauge, Seconds, "Age of the oldest queued task, by agent.";
+    SLOTS = "selvedge_slots", Gauge, Count, "Slots announced by live instances, by agent.";
+    SLOTS_FREE = "selvedge_slots_free", Gauge, Count, "Slots free now, by agent.";
+    INSTANCES = "selvedge_instances", Gauge, Count, "Instances heard of within their lease, by agent.";
+
+    // The journal and who may write it.
+    JOURNAL_APPENDS = "selvedge_journal_appends_total", Counter, Count, "Journal messages acknowledged.";
+    JOURNAL_RECORDS = "selvedge_journal_records_total", Counter, Count, "Journal records acknowledged.";
+    JOURNAL_APPEND = "selvedge_journal_append_seconds", Histogram, Seconds, "Time until an append was acknowledged.";
+    JOURNAL_REPUBLISHED = "selvedge_journal_republished_total", Counter, Count, "Appends sent again because no acknowledgement came.";
+    JOURNAL_BYTES = "selvedge_journal_bytes", Gauge, Bytes, "Size of the journal.";
+    OWNER = "selvedge_owner", Gauge, Count, "1 if this coordinator owns the shard.";
+    OWNER_EPOCH = "selvedge_owner_epoch", Gauge, Count, "The owner's epoch as this coordinator knows it.";
+    TAKEOVERS = "selvedge_takeovers_total", Counter, Count, "Times this coordinator became the owner.";
+    STEP_DOWNS = "selvedge_step_downs_total", Counter, Count, "Times this coordinator stopped being the owner, by reason.";
+    REPLAY = "selvedge_replay_seconds", Histogram, Seconds, "Time to replay the journal at a start.";
+
+    // Redis.
+    INDEX_WRITES = "selvedge_index_writes_total", Counter, Count, "Records written to the index.";
+    INDEX_DROPPED = "selvedge_index_dropped_total", Counter, Count, "Patches the index already had.";
+    INDEX_FAILURES = "selvedge_index_failures_total", Counter, Count, "Failed writes to the index, by reason.";
+    INDEX_REBUILDS = "selvedge_index_rebuilds_total", Counter, Count, "Times the index was built anew.";
+    INDEX_DEGRADED = "selvedge_index_degraded", Gauge, Count, "1 while the index cannot be written.";
+    INDEX_UPTO = "selvedge_index_upto_seq", Gauge, Count, "Journal sequence up to which the index is complete.";
+    INDEX_LAG = "selvedge_index_lag_messages", Gauge, Count, "Journal messages the index is behind.";
+    EVENTS_WRITTEN = "selvedge_events_written_total", Counter, Count, "Events written to their stream.";
+    EVENTS_REFUSED = "selvedge_events_refused_total", Counter, Count, "Events the stream already had, or had newer ones than.";
+    EVENTS_LOST = "selvedge_events_lost_total", Counter, Count, "Events missing from a stream: gaps shown to watchers.";
+    EVENTS_MALFORMED = "selvedge_events_malformed_total", Counter, Count, "Events that could not be read.";
+    EVENT_WRITE_FAILURES = "selvedge_event_write_failures_total", Counter, Count, "Failed writes of events, by reason.";
+    EVENT_EXPIRE_FAILURES = "selvedge_event_expire_failures_total", Counter, Count, "Events stored whose stream's expiry could not be renewed.";
+
+    // Queries and connections.
+    QUERIES = "selvedge_queries_total", Counter, Count, "Queries answered, by verb and code.";
+    QUERY_TIME = "selvedge_query_seconds", Histogram, Seconds, "Time to answer a query, by verb.";
+    INPUTS_MALFORMED = "selvedge_inputs_malformed_total", Counter, Count, "Messages that could not be read, by stream.";
+    PULL_RESTARTS = "selvedge_pull_restarts_total", Counter, Count, "Consumers started anew after missing heartbeats, by stream.";
+    NATS_RECONNECTS = "selvedge_nats_reconnects_total", Counter, Count, "Connections to NATS made again.";
+    NATS_SLOW_CONSUMER = "selvedge_nats_slow_consumer_total", Counter, Count, "Times messages were dropped because we were slow.";
+}
+
+/// Tells the recorder in use what each metric means. Call it after installing one.
+pub fn describe() {
+    for metric in ALL {
+        let (name, unit, help) = (metric.name, metric.unit, metric.help);
+        match metric.kind {
+            MetricKind::Counter => metrics::describe_counter!(name, unit, help),
+            MetricKind::Gauge => metrics::describe_gauge!(name, unit, help),
+            MetricKind::Histogram => metrics::describe_histogram!(name, unit, help),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_say_their_kind_and_unit() {
+        let mut seen = std::collections::HashSet::new();
+        for metric in ALL {
+            let name = metric.name;
+            assert!(seen.insert(name), "{name} is there twice");
+            assert!(name.starts_with("selvedge_"), "{name}");
+            assert!(name.chars().all(|c| c.is_ascii_lowercase() || c == '_'), "{name}");
+            assert_eq!(name.ends_with("_total"), metric.kind == MetricKind::Counter, "{name}");
+            assert_eq!(name.ends_with("_seconds"), metric.unit == Unit::Seconds, "{name}");
+            assert_eq!(name.ends_with("_bytes"), metric.unit == Unit::Bytes, "{name}");
+            assert!(metric.help.ends_with('.'), "{name}");
+        }
+    }
+}

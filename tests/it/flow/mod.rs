@@ -1,0 +1,3 @@
+//! The way of a task, end to end on real servers.
+
+mod happy;

@@ -1,0 +1,343 @@
+//! The wire, held still: every message in both encodings, byte for byte, as `tests/golden/<name>.{msgpack,json}`.
+//!
+//! Other languages test against the same files. `UPDATE_GOLDEN=1` writes them anew; a changed file is
+//! a changed protocol.
+
+use std::{collections::BTreeSet, fmt::Debug, fs, path::PathBuf};
+
+use selvedge::{
+    task::{
+        AgentName, BodyHash, Code, InstanceId, Outcome, Payload, Phase, Priority, Refusal, Spec, TaskId,
+        TenantName, Token, TryFailure, WaitFor, child_id,
+    },
+    wire::{
+        api::*,
+        codec::{self, Format},
+        messages::*,
+    },
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+const DIR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
+
+/// Compares one message with its two files; keeps the names it has seen.
+#[derive(Default)]
+struct Golden {
+    seen: BTreeSet<String>,
+    wrong: Vec<String>,
+}
+
+impl Golden {
+    fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(&mut self, name: &str, message: T) {
+        for (format, extension) in [(Format::MsgPack, "msgpack"), (Format::Json, "json")] {
+            let file = format!("{name}.{extension}");
+            let path = PathBuf::from(DIR).join(&file);
+            let bytes = format.encode(&message);
+            if std::env::var_os("UPDATE_GOLDEN").is_some() {
+                fs::write(&path, &bytes).unwrap();
+            }
+            match fs::read(&path) {
+                Ok(golden) if golden == bytes => {}
+                Ok(_) => self.wrong.push(format!("{file} differs")),
+                Err(error) => self.wrong.push(format!("{file}: {error}")),
+            }
+            let (found, back) = codec::decode_any::<T>(None, &bytes, 1 << 20);
+            assert_eq!((found, back.as_ref()), (format, Ok(&message)), "{file}");
+            self.seen.insert(file);
+        }
+    }
+}
+
+fn task(text: &str) -> TaskId {
+    TaskId::new(text).unwrap()
+}
+
+fn agent() -> AgentName {
+    AgentName::new("reader").unwrap()
+}
+
+fn instance() -> InstanceId {
+    InstanceId::new("7b1f5e1c8d5a4b7e9a3c2d1e0f4a5b6c").unwrap()
+}
+
+fn tenant() -> TenantName {
+    TenantName::new("acme").unwrap()
+}
+
+const TOKEN: Token = Token(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef);
+const AT: u64 = 1_767_225_600_000;
+
+fn input() -> Payload {
+    Payload::json(&serde_json::json!({"path": "README.md", "depth": 2})).unwrap()
+}
+
+fn spec() -> Spec {
+    Spec { agent: agent(), input: input(), priority: Priority::Normal, max_tries: None }
+}
+
+fn depth_refusal() -> Refusal {
+    Refusal::over(Code::DepthExceeded, "depth 6 > cap 5", 6, 5)
+}
+
+fn report(n: u32, op: ReportOp) -> Report {
+    Report { v: 1, token: TOKEN, attempt: 1, agent: agent(), instance: instance(), n, op }
+}
+
+fn end(outcome: Outcome) -> Report {
+    report(3, ReportOp::End(End { last_event: 17, outcome }))
+}
+
+fn ctl(op: CtlOp) -> Ctl {
+    Ctl { v: 1, epoch: 42, op }
+}
+
+fn view() -> TaskView {
+    TaskView {
+        tenant: tenant(),
+        task: task("t-1"),
+        agent: agent(),
+        state: Phase::Retrying,
+        rev: 918,
+        priority: Priority::High,
+        parent: Some(task("t-0")),
+        root: task("t-0"),
+        depth: 1,
+        attempt: 2,
+        tries: 1,
+        instance: Some(instance()),
+        created_at: AT,
+        started_at: Some(AT + 4),
+        ended_at: None,
+        refusal: None,
+        failures: vec![TryFailure {
+            attempt: 1,
+            at: AT + 90,
+            code: Code::LeaseLost,
+            message: "not heard of for 15000 ms".into(),
+        }],
+        retry_of: None,
+        last_event: 17,
+        body_hash: Some(spec().body_hash()),
+        result: None,
+    }
+}
+
+fn messages(golden: &mut Golden) {
+    golden.check(
+        "submit",
+        Submit {
+            v: 1,
+            input: input(),
+            priority: Priority::High,
+            max_tries: Some(5),
+            first_try: Some(AT),
+            confirm: true,
+        },
+    );
+    golden.check(
+        "submit-bytes",
+        Submit {
+            v: 1,
+            input: Payload::Bytes(vec![0, 255, 16].into()),
+            priority: Priority::Normal,
+            max_tries: None,
+            first_try: None,
+            confirm: false,
+        },
+    );
+    golden.check("cmd-cancel", Cmd { v: 1, op: CmdOp::Cancel { reason: "no longer needed".into() } });
+    golden.check("cmd-retry", Cmd { v: 1, op: CmdOp::Retry {} });
+    golden.check("beat", Beat { v: 1, slots: 8, tokens: vec![TOKEN], lease_ms: 15_000, draining: false });
+    golden.check("beat-draining", Beat { v: 1, slots: 0, tokens: vec![], lease_ms: 15_000, draining: true });
+    golden.check("beat-reply", BeatReply { v: 1, epoch: 42, stop: vec![TOKEN] });
+    golden.check(
+        "offer",
+        Offer {
+            v: 1,
+            epoch: 42,
+            tenant: tenant(),
+            task: task("t-1"),
+            attempt: 2,
+            token: TOKEN,
+            lease_ms: 15_000,
+            tries: 1,
+            parent: Some(task("t-0")),
+            root: task("t-0"),
+            depth: 1,
+            children: 70,
+            input: input(),
+        },
+    );
+    golden.check("accept", Accept { v: 1, taken: vec![TOKEN], busy: vec![Token(7)] });
+    golden.check(
+        "report-spawn",
+        report(1, ReportOp::Spawn(Spawn { step: "read".into(), first: 64, children: vec![spec(), spec()] })),
+    );
+    golden.check("report-completed", end(Outcome::Completed { result: Payload::json(&45).unwrap() }));
+    golden.check(
+        "report-failed",
+        end(Outcome::Failed {
+            message: "rate limited".into(),
+            retryable: true,
+            retry_after_ms: Some(30_000),
+        }),
+    );
+    golden.check("report-snooze", end(Outcome::Snooze { ms: 60_000 }));
+    golden.check("report-wait-all", end(Outcome::Wait(WaitFor::AllChildren)));
+    golden.check(
+        "report-wait-children",
+        end(Outcome::Wait(WaitFor::Children(vec![child_id(&task("t-1"), "read", 0)]))),
+    );
+    golden.check(
+        "ctl-verdict",
+        ctl(CtlOp::Verdict(Verdict { token: TOKEN, n: 3, refusal: None, refused: vec![] })),
+    );
+    golden.check(
+        "ctl-verdict-stale",
+        ctl(CtlOp::Verdict(Verdict {
+            token: TOKEN,
+            n: 3,
+            refusal: Some(Refusal::new(Code::StaleLease, "attempt 1 is over")),
+            refused: vec![],
+        })),
+    );
+    golden.check(
+        "ctl-verdict-children",
+        ctl(CtlOp::Verdict(Verdict {
+            token: TOKEN,
+            n: 1,
+            refusal: None,
+            refused: vec![RefusedChild {
+                task: child_id(&task("t-1"), "read", 65),
+                refusal: depth_refusal(),
+            }],
+        })),
+    );
+    golden.check("ctl-stop", ctl(CtlOp::Stop { token: TOKEN, code: Code::Cancelled }));
+    golden.check("owner-hello", OwnerHello { v: 1, epoch: 42, coordinator: "c-1".into() });
+    golden.check(
+        "done-completed",
+        Done {
+            v: 1,
+            rev: 918,
+            state: Phase::Completed,
+            refusal: None,
+            result: Some(Payload::json(&45).unwrap()),
+            attempt: 2,
+            last_event: 17,
+            body_hash: Some(BodyHash(TOKEN.0.to_be_bytes())),
+        },
+    );
+    golden.check(
+        "done-rejected",
+        Done {
+            v: 1,
+            rev: 919,
+            state: Phase::Rejected,
+            refusal: Some(depth_refusal()),
+            result: None,
+            attempt: 0,
+            last_event: 0,
+            body_hash: None,
+        },
+    );
+    golden.check(
+        "event",
+        Event {
+            v: 1,
+            attempt: 2,
+            n: 17,
+            at: AT,
+            kind: "progress".into(),
+            data: Payload::json(&serde_json::json!({"done": 3, "of": 7})).unwrap(),
+        },
+    );
+    golden.check(
+        "refusal",
+        Refusal::over(Code::BacklogFull, "backlog 1001 > cap 1000", 1_001, 1_000).retry_after(5_000),
+    );
+}
+
+fn queries(golden: &mut Golden) {
+    golden.check(
+        "api-submit",
+        SubmitRequest {
+            agent: agent(),
+            task: None,
+            key: Some("order-7".into()),
+            input: input(),
+            priority: Priority::Normal,
+            max_tries: None,
+        },
+    );
+    golden.check(
+        "api-submit-reply",
+        TaskReply { task: task("t-1"), state: Some(Phase::Queued), refusal: None },
+    );
+    golden.check("api-get", GetRequest { task: task("t-1"), min_rev: Some(918) });
+    golden.check("api-get-reply", view());
+    golden.check(
+        "api-list",
+        ListRequest {
+            states: vec![Phase::Running, Phase::Waiting],
+            agent: Some(agent()),
+            limit: Some(10),
+            ..ListRequest::default()
+        },
+    );
+    golden.check(
+        "api-list-reply",
+        TaskPage { tasks: vec![view()], next: Some("918.t-1".into()), complete: true, scanned: 1 },
+    );
+    golden
+        .check("api-children", ChildrenRequest { task: task("t-0"), after: 64, limit: None, results: true });
+    golden.check(
+        "api-children-reply",
+        ChildrenPage {
+            children: vec![ChildView {
+                task: child_id(&task("t-0"), "read", 64),
+                agent: agent(),
+                step: "read".into(),
+                index: 64,
+                state: Phase::Completed,
+                refusal: None,
+                result: Some(Payload::json(&45).unwrap()),
+            }],
+            next: Some(65),
+        },
+    );
+    golden.check("api-events", EventsRequest { task: task("t-1"), after: Some((2, 16)), limit: Some(100) });
+    golden.check("api-events-reply", EventsPage { events: vec![], more: false });
+    golden.check("api-cancel", CancelRequest { task: task("t-1"), reason: "no longer needed".into() });
+    golden.check("api-retry", RetryRequest { task: task("t-1"), nonce: Some(task("n-1")) });
+    golden.check(
+        "api-stats-reply",
+        StatsReply { states: [("queued".to_owned(), 3), ("running".to_owned(), 2)].into(), total: 5 },
+    );
+}
+
+#[test]
+fn every_message_is_what_the_golden_files_say() {
+    let mut golden = Golden::default();
+    messages(&mut golden);
+    queries(&mut golden);
+    for file in fs::read_dir(DIR).unwrap() {
+        let name = file.unwrap().file_name().into_string().unwrap();
+        if !golden.seen.contains(&name) {
+            golden.wrong.push(format!("{name} belongs to no message"));
+        }
+    }
+    assert!(golden.wrong.is_empty(), "{}; see UPDATE_GOLDEN in this file", golden.wrong.join(", "));
+}
+
+#[test]
+fn a_newer_sender_is_understood_as_far_as_it_goes() {
+    let beat: Beat =
+        Format::Json.decode(br#"{"v":2,"slots":1,"mood":"fine","tokens":[],"lease_ms":1}"#, 1_000).unwrap();
+    assert_eq!((beat.v, beat.slots), (2, 1));
+    let refusal: Refusal = Format::Json.decode(br#"{"code":"NEVER_HEARD","message":"x"}"#, 1_000).unwrap();
+    assert_eq!(refusal.code, Code::UnknownCode);
+    let report = br#"{"token":"00000000000000000000000000000001","attempt":1,"agent":"a","instance":"i","n":1,"op":{"dance":{}}}"#;
+    let error = Format::Json.decode::<Report>(report, 1_000).unwrap_err().to_string();
+    assert!(error.contains("dance"), "{error}");
+}

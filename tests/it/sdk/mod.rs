@@ -1,0 +1,6 @@
+//! The SDKs against a real NATS server, with the owner's part played by the test, message by message.
+
+mod agent;
+mod client;
+mod owner;
+pub mod python;
