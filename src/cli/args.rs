@@ -73,3 +73,96 @@ pub enum Command {
     /// Print completions for a shell
     Completions(completions::CompletionsArgs),
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::cli::{
+        cancel, coordinator, dead, demo, dev, doctor, get, list, plan, submit, tenant, topology, watch,
+    };
+
+    /// Every verb's arguments, whether or not the verb is wired up.
+    #[derive(Debug, Parser)]
+    struct Verbs {
+        #[command(flatten)]
+        globals: GlobalArgs,
+        #[command(subcommand)]
+        verb: Verb,
+    }
+
+    #[derive(Debug, Subcommand)]
+    enum Verb {
+        Demo(demo::args::DemoArgs),
+        Dev(dev::DevArgs),
+        Coordinator(coordinator::CoordinatorArgs),
+        Submit(submit::SubmitArgs),
+        Get(get::GetArgs),
+        List(list::ListArgs),
+        Watch(watch::WatchArgs),
+        Cancel(cancel::CancelArgs),
+        Dead(dead::DeadArgs),
+        Tenant(tenant::TenantArgs),
+        Plan(plan::PlanArgs),
+        Nats(topology::NatsCommandArgs),
+        Doctor(doctor::DoctorArgs),
+    }
+
+    fn parse(line: &str) -> Result<Verb, clap::Error> {
+        Verbs::try_parse_from(line.split(' ')).map(|parsed| parsed.verb)
+    }
+
+    #[test]
+    fn no_two_arguments_of_a_verb_collide() {
+        Cli::command().debug_assert();
+        Verbs::command().debug_assert();
+    }
+
+    #[test]
+    fn the_examples_of_the_help_parse() {
+        fn examples(command: &clap::Command, found: &mut Vec<String>) {
+            let help = command.get_after_help().map(|help| help.to_string()).unwrap_or_default();
+            let lines = help.lines().filter_map(|line| line.strip_prefix("  selvedge "));
+            found.extend(lines.map(|line| line.split("   ").next().unwrap_or(line).trim().to_owned()));
+            command.get_subcommands().for_each(|command| examples(command, found));
+        }
+        let mut found = Vec::new();
+        examples(&Verbs::command(), &mut found);
+        assert!(found.len() > 25, "{found:?}");
+        for line in found {
+            // What follows belongs to the shell; one quoted word stands for any other.
+            let line = line.split(" | ").next().unwrap_or(&line).split(" > ").next().unwrap_or(&line);
+            let line = match (line.find('\''), line.rfind('\'')) {
+                (Some(from), Some(to)) if from < to => format!("{}x{}", &line[..from], &line[to + 1..]),
+                _ => line.to_owned(),
+            };
+            // Comes with the connection's arguments.
+            let line = line.replace(" --context production", "");
+            if let Err(error) = parse(&format!("selvedge {line}")) {
+                panic!("{line}\n{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_name_outside_the_grammar_is_refused_before_anything_is_sent() {
+        for line in
+            ["submit Reader {}", "submit a.b", "list -t a>b", "get x*", "plan get Free", "tenant rm a/b"]
+        {
+            let error = parse(&format!("selvedge {line}")).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+        let long = format!("selvedge get {}", "a".repeat(10_000));
+        assert!(parse(&long).is_err());
+    }
+
+    #[test]
+    fn a_number_or_duration_out_of_range_is_refused() {
+        for line in
+            ["list -n 0", "list -n 101", "submit a --timeout 5", "submit a --priority urgent", "list -s done"]
+        {
+            assert!(parse(&format!("selvedge {line}")).is_err(), "{line}");
+        }
+    }
+}

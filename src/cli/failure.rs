@@ -139,7 +139,7 @@ fn show(diagnostic: &dyn Diagnostic, place: Option<&str>, as_json: bool) -> Stri
     let mut out = String::new();
     // anstream strips the colours again where they are not wanted.
     let handler =
-        GraphicalReportHandler::new_themed(GraphicalTheme::unicode()).with_context_lines(0).with_links(false);
+        GraphicalReportHandler::new_themed(GraphicalTheme::unicode()).with_context_lines(1).with_links(false);
     match handler.render_report(&mut out, diagnostic) {
         Ok(()) => {}
         Err(fmt::Error) => out = format!("error: {diagnostic}\n"),

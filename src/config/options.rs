@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::layers::Resolved;
 use super::value::{
-    ByteSize, Kind, LogFormat, NatsUrls, Provision, RedisUrl, Secret, Setting, UnknownTenants,
+    ByteSize, Kind, LogFilter, LogFormat, NatsUrls, Provision, RedisUrl, Secret, Setting, UnknownTenants,
 };
 use crate::task::PlanName;
 
@@ -209,7 +209,7 @@ section! {
         /// `auto` is `pretty` on a terminal and `json` elsewhere.
         format: LogFormat = "auto", unit "", env "", example "json";
         /// What is logged: a level, or levels per module.
-        filter: String = "info", unit "", env "RUST_LOG", example "info,selvedge::bus=debug";
+        filter: LogFilter = "info", unit "", env "RUST_LOG", example "info,selvedge::bus=debug";
     }
 }
 
