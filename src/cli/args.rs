@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::failure::EXIT_CODES;
 use super::nats_args::NatsArgs;
-use super::{completions, config, coordinator};
+use super::{cancel, completions, config, coordinator, dead, get, list, submit, watch};
 use crate::config::Sources;
 
 /// A NATS-native, event-driven fabric for fleets of AI agents.
@@ -76,6 +76,18 @@ impl GlobalArgs {
 pub enum Command {
     /// Run a coordinator: admits, dispatches and settles tasks
     Coordinator(coordinator::CoordinatorArgs),
+    /// Submit a task
+    Submit(submit::SubmitArgs),
+    /// Show a task
+    Get(get::GetArgs),
+    /// List tasks, newest first
+    List(list::ListArgs),
+    /// Follow a task's events to its end
+    Watch(watch::WatchArgs),
+    /// Cancel a task and everything it spawned
+    Cancel(cancel::CancelArgs),
+    /// List, show or retry tasks that failed for good
+    Dead(dead::DeadArgs),
     /// Check, show or begin a configuration
     Config(config::ConfigArgs),
     /// Print completions for a shell

@@ -35,6 +35,7 @@ pub mod nats_args;
 pub mod output;
 pub mod plan;
 pub mod servers;
+pub mod show;
 mod signals;
 pub mod submit;
 pub mod target;
@@ -77,6 +78,12 @@ async fn start(cli: Cli, stop: CancellationToken) -> Result<ExitCode> {
     })?;
     match cli.command {
         Command::Coordinator(args) => coordinator::run(args, ctx).await,
+        Command::Submit(args) => until(stop, submit::run(args, ctx)).await,
+        Command::Get(args) => until(stop, get::run(args, ctx)).await,
+        Command::List(args) => until(stop, list::run(args, ctx)).await,
+        Command::Watch(args) => until(stop, watch::run(args, ctx)).await,
+        Command::Cancel(args) => until(stop, cancel::run(args, ctx)).await,
+        Command::Dead(args) => until(stop, dead::run(args, ctx)).await,
         Command::Config(args) => until(stop, config::run(args, ctx)).await,
         Command::Completions(args) => until(stop, completions::run(args, ctx)).await,
     }
