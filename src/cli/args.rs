@@ -8,7 +8,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::failure::EXIT_CODES;
 use super::nats_args::NatsArgs;
-use super::{cancel, completions, config, coordinator, dead, get, list, submit, watch};
+use super::{
+    cancel, completions, config, coordinator, dead, doctor, get, list, nats, plan, submit, tenant, watch,
+};
 use crate::config::Sources;
 
 /// A NATS-native, event-driven fabric for fleets of AI agents.
@@ -88,6 +90,14 @@ pub enum Command {
     Cancel(cancel::CancelArgs),
     /// List, show or retry tasks that failed for good
     Dead(dead::DeadArgs),
+    /// Set up tenants: their plan and their own limits
+    Tenant(tenant::TenantArgs),
+    /// Set up plans: named sets of limits
+    Plan(plan::PlanArgs),
+    /// Export the streams and buckets, or compare them with the server
+    Nats(nats::NatsCommandArgs),
+    /// Check whether a deployment is fit
+    Doctor(doctor::DoctorArgs),
     /// Check, show or begin a configuration
     Config(config::ConfigArgs),
     /// Print completions for a shell
@@ -109,7 +119,7 @@ mod tests {
 
     use super::*;
     use crate::cli::{
-        cancel, coordinator, dead, demo, dev, doctor, get, list, plan, submit, tenant, topology, watch,
+        cancel, coordinator, dead, demo, dev, doctor, get, list, nats, plan, submit, tenant, watch,
     };
 
     /// Every verb's arguments, whether or not the verb is wired up.
@@ -134,7 +144,7 @@ mod tests {
         Dead(dead::DeadArgs),
         Tenant(tenant::TenantArgs),
         Plan(plan::PlanArgs),
-        Nats(topology::NatsCommandArgs),
+        Nats(nats::NatsCommandArgs),
         Doctor(doctor::DoctorArgs),
     }
 
@@ -189,7 +199,7 @@ mod tests {
         for line in [
             "list -n 0",
             "list -n 101",
-            "submit a --within 5",
+            "submit a --max-wait 5",
             "submit a --priority urgent",
             "list --state done",
         ] {

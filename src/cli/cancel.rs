@@ -37,7 +37,7 @@ pub struct CancelArgs {
 
     /// How long to wait at most
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = duration)]
-    pub within: Duration,
+    pub max_wait: Duration,
 }
 
 /// Runs it.
@@ -46,7 +46,7 @@ pub async fn run(args: CancelArgs, ctx: Ctx) -> Result<ExitCode> {
     let task = &args.task.task;
     let mut reply = client.cancel(task, &args.reason).await?;
     if args.wait && !reply.state.is_some_and(Phase::is_terminal) {
-        let ended = show::within(args.within, task, client.wait(task)).await?;
+        let ended = show::within(args.max_wait, task, client.wait(task)).await?;
         reply = TaskReply { task: ended.task, state: Some(ended.state), refusal: ended.refusal };
     }
     ctx.output.either(&reply, |reply| match reply.state {

@@ -75,7 +75,7 @@ pub enum DeadCommand {
 
         /// How long to wait at most
         #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
-        within: Duration,
+        max_wait: Duration,
     },
 }
 
@@ -98,12 +98,12 @@ pub async fn run(args: DeadArgs, ctx: Ctx) -> Result<ExitCode> {
             ctx.output.either(&view, show::task)?;
             Ok(Exit::Ok.into())
         }
-        DeadCommand::Retry { tasks, tenant, nonce, wait, within } => {
+        DeadCommand::Retry { tasks, tenant, nonce, wait, max_wait } => {
             let client = ctx.client(&tenant.tenant).await?;
             let mut outcome = Ok(Exit::Ok);
             for dead in tasks {
                 // One that cannot be retried does not keep the others from it.
-                match retry(&ctx, &client, &dead, nonce.clone(), wait.then_some(within)).await {
+                match retry(&ctx, &client, &dead, nonce.clone(), wait.then_some(max_wait)).await {
                     Ok(_) => {}
                     Err(error) if outcome.is_ok() => outcome = Err(error),
                     Err(error) => {

@@ -24,7 +24,7 @@ Examples:
   selvedge get 0190f3c2a1b37d4e8f60718293a4b5c6 --wait --result > result.json
   selvedge get 0190f3c2a1b37d4e8f60718293a4b5c6 --children
 
-Exits 1 if there is no such task; with --wait also if it ended in any other way than completed, 75 at --within.")]
+Exits 1 if there is no such task; with --wait also if it ended in any other way than completed, 75 at --max-wait.")]
 pub struct GetArgs {
     /// Which.
     #[command(flatten)]
@@ -44,7 +44,7 @@ pub struct GetArgs {
 
     /// How long to wait at most
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration, requires = "wait")]
-    pub within: Duration,
+    pub max_wait: Duration,
 }
 
 /// Runs it.
@@ -52,7 +52,7 @@ pub async fn run(args: GetArgs, ctx: Ctx) -> Result<ExitCode> {
     let client = ctx.client(&args.task.tenant.tenant).await?;
     let task = &args.task.task;
     let view = if args.wait {
-        let ended = show::within(args.within, task, client.wait(task)).await?;
+        let ended = show::within(args.max_wait, task, client.wait(task)).await?;
         client.get_from(task, Some(ended.rev)).await?
     } else {
         client.get(task).await?

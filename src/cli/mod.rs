@@ -40,7 +40,6 @@ mod signals;
 pub mod submit;
 pub mod target;
 pub mod tenant;
-pub mod topology;
 pub mod watch;
 
 use args::{Cli, Command};
@@ -84,6 +83,10 @@ async fn start(cli: Cli, stop: CancellationToken) -> Result<ExitCode> {
         Command::Watch(args) => until(stop, watch::run(args, ctx)).await,
         Command::Cancel(args) => until(stop, cancel::run(args, ctx)).await,
         Command::Dead(args) => until(stop, dead::run(args, ctx)).await,
+        Command::Tenant(args) => until(stop, tenant::run(args, ctx)).await,
+        Command::Plan(args) => until(stop, plan::run(args, ctx)).await,
+        Command::Nats(args) => until(stop, nats::run(args, ctx)).await,
+        Command::Doctor(args) => until(stop, doctor::run(args, ctx)).await,
         Command::Config(args) => until(stop, config::run(args, ctx)).await,
         Command::Completions(args) => until(stop, completions::run(args, ctx)).await,
     }

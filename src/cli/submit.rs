@@ -29,7 +29,7 @@ Examples:
   id=$(selvedge submit reader '{}' --json | jq -r .task)
 
 Without --wait or --confirm the command ends once the task is stored; a refusal then shows in `selvedge get`.
-With --wait it exits 0 if the task completed, 1 if it ended in any other way, 75 at --within.")]
+With --wait it exits 0 if the task completed, 1 if it ended in any other way, 75 at --max-wait.")]
 pub struct SubmitArgs {
     /// Agent that is to run it
     pub agent: AgentName,
@@ -80,7 +80,7 @@ pub struct SubmitArgs {
 
     /// How long to wait at most
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
-    pub within: Duration,
+    pub max_wait: Duration,
 }
 
 /// Tasks of `--lines` that are read, sent and told of together.
@@ -102,7 +102,7 @@ pub async fn run(args: SubmitArgs, ctx: Ctx) -> Result<ExitCode> {
     let client = ctx.client(tenant).await?;
     let submission = client.submit_task(new_task(&args, input)?.id(id.clone()));
     let handle = match args.confirm {
-        true => show::within(args.within, &id, submission.confirmed()).await?,
+        true => show::within(args.max_wait, &id, submission.confirmed()).await?,
         false => submission.await?,
     };
     if !args.wait {
@@ -125,7 +125,7 @@ pub async fn run(args: SubmitArgs, ctx: Ctx) -> Result<ExitCode> {
         }
         Ok::<_, anyhow::Error>(handle.wait().await?)
     };
-    let ended = show::within(args.within, &id, waiting).await?;
+    let ended = show::within(args.max_wait, &id, waiting).await?;
     let view = client.get_from(&id, Some(ended.rev)).await?;
     show::ended(&ctx, &view)?;
     Ok(show::verdict(&id, view.state, view.refusal.as_ref())?.into())

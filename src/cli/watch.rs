@@ -25,7 +25,7 @@ Examples:
   selvedge watch 0190f3c2a1b37d4e8f60718293a4b5c6 --json | jq .
 
 Prints events as they come and ends with the task: exits 0 if it completed, 1 if it ended in any other way, 75 at
---within. With --json, one object a line. A gap in the stored events is shown as one.")]
+--max-wait. With --json, one object a line. A gap in the stored events is shown as one.")]
 pub struct WatchArgs {
     /// Which.
     #[command(flatten)]
@@ -37,7 +37,7 @@ pub struct WatchArgs {
 
     /// Give up after this time [default: never]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
-    pub within: Option<Duration>,
+    pub max_wait: Option<Duration>,
 }
 
 /// Runs it.
@@ -54,7 +54,7 @@ pub async fn run(args: WatchArgs, ctx: Ctx) -> Result<ExitCode> {
         })
         .await
     };
-    let ended = match args.within {
+    let ended = match args.max_wait {
         Some(patience) => show::within(patience, task, following).await?,
         None => following.await?,
     };
