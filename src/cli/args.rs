@@ -8,9 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::failure::EXIT_CODES;
 use super::nats_args::NatsArgs;
-use super::{
-    cancel, completions, config, coordinator, dead, doctor, get, list, nats, plan, submit, tenant, watch,
-};
+use super::{completions, config};
 use crate::config::Sources;
 
 /// A NATS-native, event-driven fabric for fleets of AI agents.
@@ -68,6 +66,7 @@ impl GlobalArgs {
             LogFormatArg::Json => "json",
         });
         sources.flag("log.format", "--log-format", format);
+        self.nats.put(sources);
         sources.flag("redis.url", "--redis-url", self.redis_url.clone());
         self.nats.put(sources);
     }

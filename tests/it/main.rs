@@ -4,6 +4,7 @@ mod harness;
 
 mod bus;
 mod events;
+mod examples;
 mod flow;
 mod golden;
 mod index;
@@ -11,6 +12,5 @@ mod indexer;
 mod nats_connection;
 mod redis_connection;
 mod sdk;
-mod server;
 mod servers;
 mod store_servers;

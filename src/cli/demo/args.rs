@@ -36,7 +36,7 @@ pub struct DemoArgs {
 
     /// Give up after this time
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration)]
-    pub timeout: Duration,
+    pub max_wait: Duration,
 
     /// Keep everything running afterwards, until Ctrl-C
     #[arg(long)]
