@@ -8,7 +8,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::failure::EXIT_CODES;
 use super::nats_args::NatsArgs;
-use super::{completions, config};
+use super::{
+    cancel, completions, config, coordinator, dead, doctor, get, list, nats, plan, submit, tenant, watch,
+};
 use crate::config::Sources;
 
 /// A NATS-native, event-driven fabric for fleets of AI agents.
@@ -66,7 +68,6 @@ impl GlobalArgs {
             LogFormatArg::Json => "json",
         });
         sources.flag("log.format", "--log-format", format);
-        self.nats.put(sources);
         sources.flag("redis.url", "--redis-url", self.redis_url.clone());
         self.nats.put(sources);
     }

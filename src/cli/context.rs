@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use tokio_util::sync::CancellationToken;
 
-use super::args::GlobalArgs;
+use super::args::{Command, GlobalArgs};
 use super::failure::{Exit, Failure};
 use super::output::Output;
 use crate::bus::{self, NatsOptions, context};

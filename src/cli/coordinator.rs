@@ -93,7 +93,7 @@ pub async fn run(_args: CoordinatorArgs, ctx: Ctx) -> Result<ExitCode> {
     let done = CancellationToken::new();
     let upkeep = tokio::spawn(prometheus::upkeep(metrics.clone(), done.clone()));
 
-    let (nats, redis) = (ctx.nats_options()?, ctx.redis_options()?);
+    let (nats, redis) = (ctx.nats()?, ctx.redis_options()?);
     let patience = settings.coordinator.start_timeout;
     let connections = tokio::select! {
         connections = open(&nats, &redis, &id, patience) => connections?,

@@ -10,7 +10,6 @@ use serde_json::json;
 pub mod known;
 
 use super::output::safe;
-use crate::bus::{self, ErrorKind};
 use crate::config::{ConfigError, Problem};
 
 /// The exit codes, all of them.
@@ -129,9 +128,6 @@ pub fn report(error: &anyhow::Error, json: bool) -> Exit {
     }
     let (exit, shown) = if let Some(config) = error.downcast_ref::<ConfigError>() {
         (Exit::Config, show_all(&config.problems, json))
-    } else if let Some(bus) = error.downcast_ref::<bus::Error>() {
-        let failure = from_bus(bus);
-        (failure.exit, show(&failure, None, json))
     } else if let Some(failure) = error.downcast_ref::<Failure>() {
         (failure.exit, show(failure, failure.place.as_deref(), json))
     } else if let Some(failure) = known::recognise(error) {
@@ -143,22 +139,6 @@ pub fn report(error: &anyhow::Error, json: bool) -> Exit {
     // There is nowhere to tell that telling failed.
     let _ = anstream::stderr().write_all(shown.as_bytes());
     exit
-}
-
-fn from_bus(error: &bus::Error) -> Failure {
-    let (exit, code) = match error.kind() {
-        ErrorKind::Unreachable => (Exit::Unavailable, "NATS_UNREACHABLE"),
-        ErrorKind::Denied => (Exit::Config, "NATS_DENIED"),
-        ErrorKind::Config => (Exit::Config, "NATS_CONFIG"),
-        ErrorKind::Unsupported => (Exit::Config, "NATS_UNSUPPORTED"),
-        ErrorKind::Timeout => (Exit::Temporary, "NATS_TIMEOUT"),
-        ErrorKind::Other => (Exit::Failed, "NATS_ERROR"),
-    };
-    let failure = Failure::new(exit, code, error.to_string());
-    match error.help() {
-        Some(help) => failure.help(help),
-        None => failure,
-    }
 }
 
 fn show_all(problems: &[Problem], json: bool) -> String {

@@ -102,9 +102,12 @@ pub fn shown(plan: &Plan, own: Option<&Overrides>) -> String {
     ];
     match own {
         None => table(["LIMIT", "VALUE"], rows.map(|(name, value, _)| [name.to_owned(), value])),
-        Some(_) => table(["LIMIT", "VALUE", "FROM"], rows.map(|(name, value, own)| {
-            [name.to_owned(), value, if own { "tenant" } else { "plan" }.to_owned()]
-        })),
+        Some(_) => table(
+            ["LIMIT", "VALUE", "FROM"],
+            rows.map(|(name, value, own)| {
+                [name.to_owned(), value, if own { "tenant" } else { "plan" }.to_owned()]
+            }),
+        ),
     }
 }
 

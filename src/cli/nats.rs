@@ -7,13 +7,13 @@ use std::process::ExitCode;
 use std::{fs, io};
 
 use anyhow::Result;
-use async_nats::jetstream::Context;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::context::Ctx;
 use super::coordinator::sizing;
 use super::failure::{Exit, Failure};
+use crate::bus::JetStream;
 use crate::bus::api::ApiError;
 use crate::bus::provision::{self, Drift};
 use crate::wire::topology::{Sizing, Topology};
@@ -51,7 +51,8 @@ pub async fn run(args: NatsCommandArgs, ctx: Ctx) -> Result<ExitCode> {
     match args.command {
         NatsCommand::Export { dir } => {
             let files = export(&dir, &sizing).map_err(|error| {
-                Failure::new(Exit::Failed, "EXPORT", format!("cannot write: {error}")).at(dir.display().to_string())
+                Failure::new(Exit::Failed, "EXPORT", format!("cannot write: {error}"))
+                    .at(dir.display().to_string())
             })?;
             ctx.output.either(&serde_json::json!({ "files": files }), |_| {
                 files.iter().map(|file| format!("{}\n", file.display())).collect()
@@ -112,7 +113,7 @@ pub fn export(dir: &Path, sizing: &Sizing) -> io::Result<Vec<PathBuf>> {
 }
 
 /// Every difference between the definition and the server; none means exit code 0, any 78.
-pub async fn check(js: &Context, sizing: &Sizing) -> Result<Vec<Drift>, ApiError> {
+pub async fn check(js: &JetStream, sizing: &Sizing) -> Result<Vec<Drift>, ApiError> {
     provision::drift(js, &Topology::new(sizing)).await
 }
 

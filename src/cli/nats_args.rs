@@ -8,7 +8,7 @@ use clap::Args;
 use crate::config::Sources;
 
 /// How to reach NATS.
-#[derive(Args, Clone, Default)]
+#[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "NATS")]
 pub struct NatsArgs {
     /// Servers, comma separated [env: NATS_URL]
@@ -58,14 +58,7 @@ pub struct NatsArgs {
     context: Option<String>,
     /// Ignore NATS contexts, the selected one too
     #[arg(long, global = true, conflicts_with = "context")]
-    pub no_context: bool,
-}
-
-/// Flags may hold secrets.
-impl std::fmt::Debug for NatsArgs {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("NatsArgs").field("context", &self.context).finish_non_exhaustive()
-    }
+    no_context: bool,
 }
 
 impl NatsArgs {

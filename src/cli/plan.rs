@@ -90,7 +90,13 @@ struct Plans<'a> {
     plans: &'a [Shown],
 }
 
-async fn set(ctx: &Ctx, bucket: &LimitsBucket, name: PlanName, from: &PlanName, limits: &LimitArgs) -> Result<()> {
+async fn set(
+    ctx: &Ctx,
+    bucket: &LimitsBucket,
+    name: PlanName,
+    from: &PlanName,
+    limits: &LimitArgs,
+) -> Result<()> {
     let (base, revision) = match find(bucket, &name).await? {
         Some(found) => (found.limits, found.revision),
         None => (existing(bucket, from).await?.limits, None),
@@ -146,7 +152,20 @@ fn one(shown: &Shown) -> String {
 
 fn many(plans: &[Shown]) -> String {
     table(
-        ["PLAN", "IN FLIGHT", "RATE/S", "BURST", "BACKLOG", "DEPTH", "CHILDREN", "TREE", "WEIGHT", "PRIORITY", "TRIES", "ORIGIN"],
+        [
+            "PLAN",
+            "IN FLIGHT",
+            "RATE/S",
+            "BURST",
+            "BACKLOG",
+            "DEPTH",
+            "CHILDREN",
+            "TREE",
+            "WEIGHT",
+            "PRIORITY",
+            "TRIES",
+            "ORIGIN",
+        ],
         plans.iter().map(|shown| {
             let limits = &shown.limits;
             [

@@ -186,7 +186,8 @@ impl Change<'_> {
 async fn find(bucket: &LimitsBucket, name: &TenantName) -> Result<Option<Shown>> {
     let Some((settings, revision)) = bucket.tenant(name).await? else { return Ok(None) };
     // A plan nobody has set counts as `free`, so that a typing error never lifts limits.
-    let plan = plan::find(bucket, &settings.plan).await?.map_or_else(Plan::free, |plan| plan.limits().clone());
+    let plan =
+        plan::find(bucket, &settings.plan).await?.map_or_else(Plan::free, |plan| plan.limits().clone());
     let limits = plan.with(&settings.overrides);
     Ok(Some(Shown { tenant: name.clone(), settings, limits, revision }))
 }
@@ -221,7 +222,8 @@ fn many(tenants: &[Shown]) -> String {
         ["TENANT", "PLAN", "STATE", "IN FLIGHT", "RATE/S", "BACKLOG", "OWN LIMITS"],
         tenants.iter().map(|shown| {
             let own = serde_json::to_value(&shown.settings.overrides).unwrap_or_default();
-            let own: Vec<&str> = own.as_object().into_iter().flatten().map(|(limit, _)| limit.as_str()).collect();
+            let own: Vec<&str> =
+                own.as_object().into_iter().flatten().map(|(limit, _)| limit.as_str()).collect();
             [
                 shown.tenant.to_string(),
                 shown.settings.plan.to_string(),
