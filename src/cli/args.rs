@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::failure::EXIT_CODES;
-use super::{completions, config};
+use super::nats_args::NatsArgs;
+use super::{completions, config, coordinator};
 use crate::config::Sources;
 
 /// A NATS-native, event-driven fabric for fleets of AI agents.
@@ -42,6 +43,10 @@ pub struct GlobalArgs {
     /// URL of Redis or Valkey, rediss:// for TLS [env: REDIS_URL]
     #[arg(long, global = true, value_name = "URL")]
     pub redis_url: Option<String>,
+
+    /// How to reach NATS.
+    #[command(flatten)]
+    pub nats: NatsArgs,
 }
 
 /// The values of `--log-format`.
@@ -62,14 +67,121 @@ impl GlobalArgs {
         });
         sources.flag("log.format", "--log-format", format);
         sources.flag("redis.url", "--redis-url", self.redis_url.clone());
+        self.nats.put(sources);
     }
 }
 
 /// The commands, in the order a newcomer meets them.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run a coordinator: admits, dispatches and settles tasks
+    Coordinator(coordinator::CoordinatorArgs),
     /// Check, show or begin a configuration
     Config(config::ConfigArgs),
     /// Print completions for a shell
     Completions(completions::CompletionsArgs),
+}
+
+impl Command {
+    /// Adds the flags that set options to the sources of the configuration.
+    pub fn put(&self, sources: &mut Sources) {
+        if let Command::Coordinator(args) = self {
+            args.put(sources);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::cli::{
+        cancel, coordinator, dead, demo, dev, doctor, get, list, plan, submit, tenant, topology, watch,
+    };
+
+    /// Every verb's arguments, whether or not the verb is wired up.
+    #[derive(Debug, Parser)]
+    struct Verbs {
+        #[command(flatten)]
+        globals: GlobalArgs,
+        #[command(subcommand)]
+        verb: Verb,
+    }
+
+    #[derive(Debug, Subcommand)]
+    enum Verb {
+        Demo(demo::args::DemoArgs),
+        Dev(dev::DevArgs),
+        Coordinator(coordinator::CoordinatorArgs),
+        Submit(submit::SubmitArgs),
+        Get(get::GetArgs),
+        List(list::ListArgs),
+        Watch(watch::WatchArgs),
+        Cancel(cancel::CancelArgs),
+        Dead(dead::DeadArgs),
+        Tenant(tenant::TenantArgs),
+        Plan(plan::PlanArgs),
+        Nats(topology::NatsCommandArgs),
+        Doctor(doctor::DoctorArgs),
+    }
+
+    fn parse(line: &str) -> Result<Verb, clap::Error> {
+        Verbs::try_parse_from(line.split(' ')).map(|parsed| parsed.verb)
+    }
+
+    #[test]
+    fn no_two_arguments_of_a_verb_collide() {
+        Cli::command().debug_assert();
+        Verbs::command().debug_assert();
+    }
+
+    #[test]
+    fn the_examples_of_the_help_parse() {
+        fn examples(command: &clap::Command, found: &mut Vec<String>) {
+            let help = command.get_after_help().map(|help| help.to_string()).unwrap_or_default();
+            let lines = help.lines().filter_map(|line| line.strip_prefix("  selvedge "));
+            found.extend(lines.map(|line| line.split("   ").next().unwrap_or(line).trim().to_owned()));
+            command.get_subcommands().for_each(|command| examples(command, found));
+        }
+        let mut found = Vec::new();
+        examples(&Verbs::command(), &mut found);
+        assert!(found.len() > 25, "{found:?}");
+        for line in found {
+            // What follows belongs to the shell; one quoted word stands for any other.
+            let line = line.split(" | ").next().unwrap_or(&line).split(" > ").next().unwrap_or(&line);
+            let line = match (line.find('\''), line.rfind('\'')) {
+                (Some(from), Some(to)) if from < to => format!("{}x{}", &line[..from], &line[to + 1..]),
+                _ => line.to_owned(),
+            };
+            if let Err(error) = parse(&format!("selvedge {line}")) {
+                panic!("{line}\n{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_name_outside_the_grammar_is_refused_before_anything_is_sent() {
+        for line in
+            ["submit Reader {}", "submit a.b", "list -t a>b", "get x*", "plan get Free", "tenant rm a/b"]
+        {
+            let error = parse(&format!("selvedge {line}")).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+        let long = format!("selvedge get {}", "a".repeat(10_000));
+        assert!(parse(&long).is_err());
+    }
+
+    #[test]
+    fn a_number_or_duration_out_of_range_is_refused() {
+        for line in [
+            "list -n 0",
+            "list -n 101",
+            "submit a --within 5",
+            "submit a --priority urgent",
+            "list --state done",
+        ] {
+            assert!(parse(&format!("selvedge {line}")).is_err(), "{line}");
+        }
+    }
 }

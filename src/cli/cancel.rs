@@ -30,5 +30,5 @@ pub struct CancelArgs {
 
     /// How long to wait at most
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = duration)]
-    pub timeout: Duration,
+    pub within: Duration,
 }

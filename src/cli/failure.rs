@@ -60,17 +60,25 @@ pub struct Failure {
     pub place: Option<String>,
     /// What to do.
     pub help: Option<String>,
+    /// Whether `what` is a list of ours, one finding a line.
+    lines: bool,
 }
 
 impl Failure {
     /// A failure with its code and what happened.
     pub fn new(exit: Exit, code: impl Into<String>, what: impl Into<String>) -> Self {
-        Failure { exit, code: code.into(), what: what.into(), place: None, help: None }
+        Failure { exit, code: code.into(), what: what.into(), place: None, help: None, lines: false }
     }
 
     /// Adds where it happened.
     pub fn at(mut self, place: impl Into<String>) -> Self {
         self.place = Some(place.into());
+        self
+    }
+
+    /// Keeps the line breaks of what happened.
+    pub fn multiline(mut self) -> Self {
+        self.lines = true;
         self
     }
 
@@ -84,6 +92,10 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // It may quote what a server or another user wrote.
+        if self.lines {
+            let lines: Vec<String> = self.what.lines().map(safe).collect();
+            return f.write_str(&lines.join("\n"));
+        }
         match &self.place {
             Some(place) => write!(f, "{} ({})", safe(&self.what), safe(place)),
             None => f.write_str(&safe(&self.what)),
@@ -139,7 +151,7 @@ fn show(diagnostic: &dyn Diagnostic, place: Option<&str>, as_json: bool) -> Stri
     let mut out = String::new();
     // anstream strips the colours again where they are not wanted.
     let handler =
-        GraphicalReportHandler::new_themed(GraphicalTheme::unicode()).with_context_lines(0).with_links(false);
+        GraphicalReportHandler::new_themed(GraphicalTheme::unicode()).with_context_lines(1).with_links(false);
     match handler.render_report(&mut out, diagnostic) {
         Ok(()) => {}
         Err(fmt::Error) => out = format!("error: {diagnostic}\n"),

@@ -14,7 +14,7 @@ Examples:
   selvedge get 0190f3c2a1b37d4e8f60718293a4b5c6 --wait --result > result.json
   selvedge get 0190f3c2a1b37d4e8f60718293a4b5c6 --children
 
-Exits 1 if there is no such task; with --wait also if it ended in any other way than completed, 75 at --timeout.")]
+Exits 1 if there is no such task; with --wait also if it ended in any other way than completed, 75 at --within.")]
 pub struct GetArgs {
     /// Which.
     #[command(flatten)]
@@ -34,5 +34,5 @@ pub struct GetArgs {
 
     /// How long to wait at most
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration, requires = "wait")]
-    pub timeout: Duration,
+    pub within: Duration,
 }

@@ -22,7 +22,7 @@ pub struct ListArgs {
     pub tenant: TenantArg,
 
     /// Only these states, separated by commas
-    #[arg(short, long, value_name = "STATE", value_delimiter = ',', value_parser = phase)]
+    #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = phase)]
     pub state: Vec<Phase>,
 
     /// Only this agent's tasks

@@ -19,6 +19,7 @@ pub mod args;
 pub mod cancel;
 pub mod completions;
 pub mod config;
+pub mod connect;
 pub mod context;
 pub mod coordinator;
 pub mod dead;
@@ -67,7 +68,7 @@ pub async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 async fn start(cli: Cli, stop: CancellationToken) -> Result<ExitCode> {
-    let ctx = Ctx::new(cli.globals, stop.clone());
+    let ctx = Ctx::new(cli.globals, &cli.command, stop.clone());
     // Without a configuration there are still logs: the mistake itself may be in `[log]`.
     let log = ctx.settings().ok().map(|settings| &settings.log);
     crate::telemetry::logs::init(log).map_err(|error| {
@@ -75,6 +76,7 @@ async fn start(cli: Cli, stop: CancellationToken) -> Result<ExitCode> {
             .help("for example: info,selvedge=debug")
     })?;
     match cli.command {
+        Command::Coordinator(args) => coordinator::run(args, ctx).await,
         Command::Config(args) => until(stop, config::run(args, ctx)).await,
         Command::Completions(args) => until(stop, completions::run(args, ctx)).await,
     }

@@ -1,16 +1,17 @@
 //! The connection flags, named as in the `nats` command line tool.
 //!
-//! Only the flags: variables are read by [`NatsOptions::from_env`], so that an error can name the variable.
+//! Only the flags: they become a layer of the configuration, which knows the variables, the file and the context.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 
-use crate::bus::{Error, NatsOptions, Secret, options};
+use super::target::duration;
+use crate::config::Sources;
 
 /// How to reach NATS.
-#[derive(Args, Clone, Debug, Default)]
+#[derive(Args, Clone, Default)]
 #[command(next_help_heading = "NATS")]
 pub struct NatsArgs {
     /// Servers, comma separated [env: NATS_URL]
@@ -53,47 +54,41 @@ pub struct NatsArgs {
     #[arg(long, global = true, value_name = "PREFIX")]
     inbox_prefix: Option<String>,
     /// Bound for connecting and for requests, such as 5s [env: NATS_TIMEOUT]
-    #[arg(long, global = true, value_name = "DURATION", value_parser = timeout)]
+    #[arg(long, global = true, value_name = "DURATION", value_parser = duration)]
     timeout: Option<Duration>,
-    /// Context of the nats CLI [env: NATS_CONTEXT]
+    /// Saved connection of the nats CLI [env: NATS_CONTEXT]
     #[arg(long, global = true, value_name = "NAME")]
     context: Option<String>,
     /// Ignore contexts
     #[arg(long, global = true, conflicts_with = "context")]
-    no_context: bool,
+    pub no_context: bool,
+}
+
+/// Flags may hold secrets.
+impl std::fmt::Debug for NatsArgs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NatsArgs").field("context", &self.context).finish_non_exhaustive()
+    }
 }
 
 impl NatsArgs {
-    /// The flags alone.
-    pub fn options(&self) -> NatsOptions {
-        let args = self.clone();
-        NatsOptions {
-            urls: args.server.map(|urls| options::split_urls(&urls)).unwrap_or_default(),
-            user: args.user,
-            password: args.password.map(Secret::new),
-            token: args.token.map(Secret::new),
-            creds: args.creds,
-            nkey: args.nkey.map(Secret::new),
-            tls_cert: args.tlscert,
-            tls_key: args.tlskey,
-            tls_ca: args.tlsca,
-            tls_first: args.tlsfirst.then_some(true),
-            js_domain: args.js_domain,
-            js_api_prefix: args.js_api_prefix,
-            inbox_prefix: args.inbox_prefix,
-            timeout: args.timeout,
-            context: args.context,
-            no_context: args.no_context,
-            ..NatsOptions::default()
-        }
+    /// Adds what was given to the sources of the configuration.
+    pub fn put(&self, sources: &mut Sources) {
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+        sources.flag("nats.urls", "--server", self.server.clone());
+        sources.flag("nats.user", "--user", self.user.clone());
+        sources.flag("nats.password", "--password", self.password.clone());
+        sources.flag("nats.token", "--token", self.token.clone());
+        sources.flag("nats.creds", "--creds", path(&self.creds));
+        sources.flag("nats.nkey", "--nkey", self.nkey.clone());
+        sources.flag("nats.tls_cert", "--tlscert", path(&self.tlscert));
+        sources.flag("nats.tls_key", "--tlskey", path(&self.tlskey));
+        sources.flag("nats.tls_ca", "--tlsca", path(&self.tlsca));
+        sources.flag("nats.tls_first", "--tlsfirst", self.tlsfirst.then_some("true"));
+        sources.flag("nats.js_domain", "--js-domain", self.js_domain.clone());
+        sources.flag("nats.js_api_prefix", "--js-api-prefix", self.js_api_prefix.clone());
+        sources.flag("nats.inbox_prefix", "--inbox-prefix", self.inbox_prefix.clone());
+        sources.flag("nats.timeout", "--timeout", self.timeout.map(|t| format!("{}ms", t.as_millis())));
+        sources.flag("nats.context", "--context", self.context.clone());
     }
-
-    /// Flags over variables over the file over the context.
-    pub fn resolve(&self, file: NatsOptions) -> Result<NatsOptions, Error> {
-        self.options().or(NatsOptions::from_env()?).or(file).with_context()
-    }
-}
-
-fn timeout(text: &str) -> Result<Duration, String> {
-    options::duration(text).ok_or_else(|| "not a duration such as 5s or 500ms".to_owned())
 }

@@ -18,7 +18,7 @@ Examples:
   id=$(selvedge submit reader '{}' --json | jq -r .task)
 
 Without --wait or --confirm the command ends once the task is stored; a refusal then shows in `selvedge get`.
-With --wait it exits 0 if the task completed, 1 if it ended in any other way, 75 at --timeout.")]
+With --wait it exits 0 if the task completed, 1 if it ended in any other way, 75 at --within.")]
 pub struct SubmitArgs {
     /// Agent that is to run it
     pub agent: AgentName,
@@ -69,5 +69,5 @@ pub struct SubmitArgs {
 
     /// How long to wait at most
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
-    pub timeout: Duration,
+    pub within: Duration,
 }

@@ -14,7 +14,7 @@ Examples:
   selvedge watch 0190f3c2a1b37d4e8f60718293a4b5c6 --json | jq .
 
 Prints events as they come and ends with the task: exits 0 if it completed, 1 if it ended in any other way, 75 at
---timeout. With --json, one object a line. A gap in the stored events is shown as one.")]
+--within. With --json, one object a line. A gap in the stored events is shown as one.")]
 pub struct WatchArgs {
     /// Which.
     #[command(flatten)]
@@ -26,5 +26,5 @@ pub struct WatchArgs {
 
     /// Give up after this time [default: never]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
-    pub timeout: Option<Duration>,
+    pub within: Option<Duration>,
 }

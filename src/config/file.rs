@@ -27,7 +27,7 @@ pub(super) fn read(name: &str, text: &str) -> (Arc<Source>, Vec<Written>, Vec<Pr
     let document = match DeTable::parse(text) {
         Ok(document) => document,
         Err(error) => {
-            let source = Arc::new(Source { name: name.to_owned(), text: text.to_owned() });
+            let source = Arc::new(Source { name: name.to_owned(), text: mask_lines(text) });
             let message = error.message().lines().collect::<Vec<_>>().join(", ");
             let span = error.span().unwrap_or(0..0);
             let problem = Problem::in_file(
@@ -65,7 +65,7 @@ pub(super) fn read(name: &str, text: &str) -> (Arc<Source>, Vec<Written>, Vec<Pr
             ),
         }
     }
-    problems.sort_by_key(|problem| problem_order(problem));
+    problems.sort_by_key(problem_order);
     (source, written, problems)
 }
 
@@ -180,9 +180,7 @@ fn mask(text: &str, document: &DeTable<'_>) -> String {
                 Some(Kind::Secret) => true,
                 Some(Kind::Url | Kind::Urls) => text.get(value.span()).is_some_and(|url| url.contains('@')),
                 // A misspelt key may well hold a secret.
-                None => ["pass", "tok", "sec", "seed", "jwt", "key"]
-                    .iter()
-                    .any(|word| key.get_ref().contains(word)),
+                None => sounds_secret(key.get_ref()),
                 _ => false,
             };
             for byte in
@@ -194,6 +192,22 @@ fn mask(text: &str, document: &DeTable<'_>) -> String {
     }
     // Whole values were overwritten, so no character was cut in two.
     String::from_utf8(bytes).unwrap_or_default()
+}
+
+/// The same for text that is not TOML, line by line: what follows a key that sounds secret, or holds credentials.
+fn mask_lines(text: &str) -> String {
+    let star = |c: char| if c == '\n' { "\n".to_owned() } else { "*".repeat(c.len_utf8()) };
+    let masked = |line: &str| match line.split_once('=') {
+        Some((key, value)) if sounds_secret(key) || value.contains('@') => {
+            format!("{key}={}", value.chars().map(star).collect::<String>())
+        }
+        _ => line.to_owned(),
+    };
+    text.split_inclusive('\n').map(masked).collect()
+}
+
+fn sounds_secret(key: &str) -> bool {
+    ["pass", "tok", "sec", "seed", "jwt", "key"].iter().any(|word| key.contains(word))
 }
 
 #[cfg(test)]
@@ -223,6 +237,15 @@ mod tests {
         let text = "[nats]\npassword = \"hunter2\"\ntokn = \"hunter3\"\nurls = \"nats://a:hunter4@h\"\n";
         let (source, _, _) = read("t.toml", text);
         assert!(!source.text.contains("hunter"), "{}", source.text);
+        assert_eq!(source.text.len(), text.len());
+    }
+
+    #[test]
+    fn nor_does_a_line_of_a_file_that_is_not_toml() {
+        let text = "[nats]\npassword = hünter2\nurls = \"nats://a:hunter4@h\"\n";
+        let (source, _, problems) = read("t.toml", text);
+        assert_eq!(problems[0].code(), "CONFIG_SYNTAX");
+        assert!(!source.text.contains("nter"), "{}", source.text);
         assert_eq!(source.text.len(), text.len());
     }
 

@@ -60,6 +60,9 @@ pub struct ContextLayer {
     pub values: Vec<(&'static str, String)>,
 }
 
+/// Finds the NATS context of a name, or the selected one if there is no name.
+pub type ContextLoader<'a> = dyn Fn(Option<&str>) -> Result<Option<ContextLayer>, String> + 'a;
+
 /// Everything a configuration may come from.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
@@ -133,10 +136,7 @@ impl Loaded {
 }
 
 /// Resolves all layers. `contexts` loads the NATS context of a name, or the selected one if there is no name.
-pub fn load(
-    sources: &Sources,
-    contexts: &dyn Fn(Option<&str>) -> Result<Option<ContextLayer>, String>,
-) -> Result<Loaded, ConfigError> {
+pub fn load(sources: &Sources, contexts: &ContextLoader<'_>) -> Result<Loaded, ConfigError> {
     let mut given = Resolved::default();
     let file = given.read_file(sources)?;
     given.read_env(sources);
@@ -272,7 +272,7 @@ impl Resolved {
         }
     }
 
-    fn read_context(&mut self, contexts: &dyn Fn(Option<&str>) -> Result<Option<ContextLayer>, String>) {
+    fn read_context(&mut self, contexts: &ContextLoader<'_>) {
         let name = self.values.get("nats.context").map(|value| value.text.clone());
         match contexts(name.as_deref()) {
             Ok(None) => {}

@@ -1,7 +1,7 @@
 //! The configuration: `selvedge.toml`, the environment, flags and the NATS context, resolved into [`Settings`].
 //!
-//! Two layers. *As written* ([`file`]): keys, values and where they stand, checked against the table of options.
-//! *As meant* ([`Settings`]): typed and complete. In between, [`layers`] decides which writing of an option counts:
+//! Two layers. *As written* (`file`): keys, values and where they stand, checked against the table of options.
+//! *As meant* ([`Settings`]): typed and complete. In between, `layers` decides which writing of an option counts:
 //!
 //! ```text
 //! flag  >  environment  >  file  >  NATS context  >  default
@@ -18,13 +18,16 @@ mod options;
 mod render;
 mod value;
 
+#[cfg(test)]
+mod tests;
+
 pub use error::{ConfigError, Problem};
-pub use layers::{ContextLayer, FlagValue, Loaded, Origin, Sources, load};
+pub use layers::{ContextLayer, ContextLoader, FlagValue, Loaded, Origin, Sources, load};
 pub use options::{Coordinator, Log, Nats, OptionDef, Redis, SECTIONS, SectionDef, Settings, all};
 pub use render::{Row, markdown, rows, show_json, template};
 pub use value::{
-    ByteSize, Kind, LogFormat, NatsUrls, Provision, RedisUrl, Secret, ServerUrl, Setting, UnknownTenants,
-    parse_duration, parse_size, redact_url,
+    ByteSize, Kind, LogFilter, LogFormat, NatsUrls, Provision, RedisUrl, Secret, ServerUrl, Setting,
+    UnknownTenants, parse_duration, parse_size, redact_url,
 };
 
 /// The configuration file's name, looked for in the working directory and in the user's configuration directory.

@@ -158,6 +158,22 @@ impl Setting for PlanName {
     }
 }
 
+/// What is logged; checked like any other value, so that a mistake is told with its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogFilter(pub String);
+
+impl Setting for LogFilter {
+    const KIND: Kind = Kind::Text;
+    fn parse(text: &str) -> Result<Self, String> {
+        match tracing_subscriber::EnvFilter::builder().parse(text) {
+            Ok(_) => Ok(LogFilter(text.to_owned())),
+            Err(error) => {
+                Err(format!("expected a level (error, warn, info, debug, trace) or module=level: {error}"))
+            }
+        }
+    }
+}
+
 /// A number of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteSize(pub u64);
@@ -171,10 +187,9 @@ impl Setting for ByteSize {
 
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unit = SIZES
-            .iter()
-            .rev()
-            .find(|(_, factor)| self.0 >= *factor && self.0 % factor == 0 && factor.is_power_of_two());
+        let unit = SIZES.iter().rev().find(|(_, factor)| {
+            self.0 >= *factor && self.0.is_multiple_of(*factor) && factor.is_power_of_two()
+        });
         match unit {
             Some((name, factor)) => write!(f, "{}{name}", self.0 / factor),
             None => write!(f, "{}B", self.0),
@@ -385,13 +400,13 @@ macro_rules! choice {
 }
 
 choice! {
-    /// Whether the coordinator may create and change streams and buckets.
+    /// What a starting coordinator does about streams and buckets. It never changes one that is there.
     Provision {
-        /// Create what is missing, change what differs.
+        /// Create what is missing; refuse what breaks a promise.
         Auto = "auto",
-        /// Compare, and refuse to start if anything differs.
+        /// Create nothing; refuse any difference.
         Check = "check",
-        /// Neither look nor touch.
+        /// Create nothing; refuse what is missing or breaks a promise.
         Never = "never",
     }
 }

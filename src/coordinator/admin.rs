@@ -137,7 +137,9 @@ pub struct Admin {
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
     /// Somebody listens there already.
-    #[error("admin address {addr} is in use by another process: stop it, or choose another with --admin")]
+    #[error(
+        "admin address {addr} is in use by another process: stop it, or choose another with --admin-listen"
+    )]
     InUse {
         /// The address.
         addr: SocketAddr,

@@ -15,7 +15,7 @@ const QUIET: &str = "async_nats=warn,hyper=warn,rustls=warn";
 
 /// Starts logging as configured; without a configuration, as by default.
 pub fn init(log: Option<&Log>) -> Result<(), ParseError> {
-    let text = log.map_or("info", |log| log.filter.as_str());
+    let text = log.map_or("info", |log| log.filter.0.as_str());
     let filter = EnvFilter::builder().parse(with_quiet_libraries(text))?;
     let pretty = match log.map_or(LogFormat::Auto, |log| log.format) {
         LogFormat::Pretty => true,
