@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::failure::EXIT_CODES;
 use super::nats_args::NatsArgs;
-use super::{completions, config, coordinator};
+use super::{completions, config, coordinator, demo, dev};
 use crate::config::Sources;
 
 /// A NATS-native, event-driven fabric for fleets of AI agents.
@@ -74,12 +74,19 @@ impl GlobalArgs {
 /// The commands, in the order a newcomer meets them.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Watch real agents read a directory and write a digest of it
+    Demo(demo::args::DemoArgs),
+    /// Run NATS, Redis and a coordinator for development
+    Dev(dev::DevArgs),
     /// Run a coordinator: admits, dispatches and settles tasks
     Coordinator(coordinator::CoordinatorArgs),
     /// Check, show or begin a configuration
     Config(config::ConfigArgs),
     /// Print completions for a shell
     Completions(completions::CompletionsArgs),
+    /// One agent of the demo
+    #[command(hide = true)]
+    DemoAgent(demo::args::DemoAgentArgs),
 }
 
 impl Command {

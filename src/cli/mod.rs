@@ -36,6 +36,7 @@ pub mod output;
 pub mod plan;
 pub mod servers;
 mod signals;
+pub mod stack;
 pub mod submit;
 pub mod target;
 pub mod tenant;
@@ -76,6 +77,9 @@ async fn start(cli: Cli, stop: CancellationToken) -> Result<ExitCode> {
             .help("for example: info,selvedge=debug")
     })?;
     match cli.command {
+        Command::Demo(args) => demo::run(args, ctx).await,
+        Command::Dev(args) => dev::run(args, ctx).await,
+        Command::DemoAgent(args) => demo::agents::run(args, ctx).await,
         Command::Coordinator(args) => coordinator::run(args, ctx).await,
         Command::Config(args) => until(stop, config::run(args, ctx)).await,
         Command::Completions(args) => until(stop, completions::run(args, ctx)).await,

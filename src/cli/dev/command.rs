@@ -29,7 +29,9 @@ impl UserCommand {
         let (program, args) = words.split_first().ok_or_else(|| anyhow::anyhow!("no command"))?;
         let mut command = Command::new(program);
         command.args(args);
-        stack.misleading().iter().for_each(|name| drop(command.env_remove(name)));
+        stack.misleading().iter().for_each(|name| {
+            command.env_remove(name);
+        });
         command.envs(stack.environment());
         bind_to_our_life(&mut command);
         let child = tokio::process::Command::from(command).kill_on_drop(true).spawn().map_err(|error| {

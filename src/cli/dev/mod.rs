@@ -4,7 +4,7 @@
 //! [`command`] runs the user's own command, [`endpoints`] is what scripts read.
 
 mod command;
-mod endpoints;
+pub mod endpoints;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -19,6 +19,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use self::command::UserCommand;
 use self::endpoints::Endpoints;
+pub use self::endpoints::write_whole;
 use super::context::Ctx;
 use super::failure::Exit;
 use super::output::safe;

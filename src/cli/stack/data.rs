@@ -78,7 +78,8 @@ impl DataDir {
             fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
         }
         for name in OURS {
-            for log in fs::read_dir(self.dir(name)).into_iter().flatten().flatten().map(|entry| entry.path()) {
+            for log in fs::read_dir(self.dir(name)).into_iter().flatten().flatten().map(|entry| entry.path())
+            {
                 let large = log.metadata().is_ok_and(|meta| meta.len() > LARGE_LOG);
                 if large && log.extension().is_some_and(|kind| kind == "log") {
                     // If it cannot be put aside it merely goes on growing.

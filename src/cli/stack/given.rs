@@ -55,7 +55,8 @@ impl Given {
     /// command line.
     pub(super) fn variables(&self) -> Vec<(String, String)> {
         let Some(nats) = &self.nats else { return Vec::new() };
-        let path = |path: &Option<std::path::PathBuf>| path.as_deref().map(Path::to_string_lossy).map(String::from);
+        let path =
+            |path: &Option<std::path::PathBuf>| path.as_deref().map(Path::to_string_lossy).map(String::from);
         let secret = |secret: &Option<crate::bus::Secret>| secret.as_ref().map(|s| s.expose().to_owned());
         [
             ("NATS_URL", Some(nats.servers().join(","))),

@@ -205,8 +205,11 @@ impl Stack {
 
         let port = admin_port.choose("the admin server", &notice).map_err(failure)?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let admin =
-            Endpoint { url: format!("http://{address}"), server: "/metrics /livez /readyz".into(), ours: true };
+        let admin = Endpoint {
+            url: format!("http://{address}"),
+            server: "/metrics /livez /readyz".into(),
+            ours: true,
+        };
         let options = given.nats.clone().unwrap_or_else(|| NatsOptions {
             urls: vec![nats.url.clone()],
             no_context: true,
@@ -295,10 +298,7 @@ fn resolver(args: &ServerArgs, program: Program, notice: &Notice) -> Resolver {
         Program::Redis => ("--redis-server", &args.redis_server),
     };
     let notice = Arc::clone(notice);
-    Resolver::from_env()
-        .explicit(flag, path.clone())
-        .offline(args.offline)
-        .reporter(move |line| notice(line))
+    Resolver::from_env().explicit(flag, path.clone()).offline(args.offline).reporter(move |line| notice(line))
 }
 
 /// A server that cannot be had, as a command fails with it.

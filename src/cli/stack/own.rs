@@ -77,7 +77,9 @@ impl Own {
             let out = OpenOptions::new().create(true).append(true).mode(0o600).open(&log)?;
             let mut command = Command::new(&executable);
             command.args(&args).current_dir(&dir);
-            unset.iter().for_each(|name| drop(command.env_remove(name)));
+            unset.iter().for_each(|name| {
+                command.env_remove(name);
+            });
             command.envs(set.iter().map(|(name, value)| (name, value)));
             command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
             Process::spawn(command)
@@ -123,7 +125,7 @@ async fn readyz(address: SocketAddr) -> io::Result<(u16, String)> {
         stream.write_all(b"GET /readyz HTTP/1.0\r\nHost: localhost\r\n\r\n").await?;
         let mut answer = String::new();
         stream.take(64 * 1024).read_to_string(&mut answer).await?;
-        Ok(answer)
+        Ok::<_, io::Error>(answer)
     };
     let slow = |_| io::Error::from(io::ErrorKind::TimedOut);
     let answer = tokio::time::timeout(Duration::from_secs(2), ask).await.map_err(slow)??;
