@@ -22,7 +22,7 @@ use super::{
     indexer::{IndexHealth, Indexer, IndexerOptions},
     intake::{self, From, Handle, Inbound},
     limits,
-    owner::{self, Term, TermEnd},
+    owner::{self, Probe, Term, TermEnd},
     queries::Queries,
 };
 use crate::{
@@ -62,6 +62,8 @@ pub struct ShardContext {
     pub policy: Policy,
     /// Real, or accelerated in tests.
     pub clock: Clock,
+    /// Called at the points of the owner's loop.
+    pub probe: Probe,
     /// Effects, heartbeats, acceptances; and publishing.
     pub link: Link,
     /// For the journal, on a connection of its own.
@@ -292,6 +294,7 @@ async fn term(
         coordinator: context.coordinator.clone(),
         policy: context.policy.clone(),
         clock: context.clock,
+        probe: context.probe.clone(),
         lane: context.link.main.clone(),
         writer: JournalWriter::new(&context.journal, shard).await?,
         inputs: inputs_rx,
