@@ -162,6 +162,10 @@ impl Turn {
         if term.ended.is_cancelled() {
             return Err(TermEnd::Lost("the lease of the shard ran out".to_owned()));
         }
+        if term.stop.is_cancelled() {
+            // Nothing is in flight here; what waits undecided is not acknowledged and comes again.
+            return Err(TermEnd::Stopped);
+        }
         let clock = term.clock.now();
         let connected = term.lane.is_connected();
         engine.live_mut().tick(clock.saturating_sub(self.last), connected);
@@ -190,11 +194,11 @@ impl Turn {
             }
             Next::Idle => {
                 self.serve(term, engine);
-                if term.stop.is_cancelled() {
-                    return Err(TermEnd::Stopped);
-                }
                 self.wait(term, engine, now).await?;
             }
+        }
+        if term.reports_before.is_none() && engine.is_open() && !engine.live().is_listening() {
+            engine.live_mut().listen();
         }
         if clock >= self.hello_at {
             self.announce(term, engine, clock).await?;
@@ -303,9 +307,6 @@ impl Turn {
                 self.feed.serve(engine, term.clock.wall());
             }
             () = tokio::time::sleep(pause) => {}
-        }
-        if term.reports_before.is_none() && engine.is_open() && !engine.live().is_listening() {
-            engine.live_mut().listen();
         }
         Ok(())
     }

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use selvedge::flow::record::Record;
 use selvedge::task::{Code, Phase};
+use selvedge::wire::{codec, messages::Beat};
 
 use super::audit::Audit;
 use super::process::{agent, draining_agent, policy};
@@ -143,7 +145,17 @@ async fn a_drain_lets_short_tasks_finish_and_takes_no_new_ones() {
     let running = client.submit(AGENT, &Work::Gate("f".into())).await.unwrap();
     gate.next().await;
     let waiting = client.submit(AGENT, &Work::Echo(5)).await.unwrap();
+    let client_link = client.link().main.clone();
+    let mut beats = client_link.subscribe("sv.beat.>").await.unwrap();
+    client_link.flush().await.unwrap();
     leaving.signal(libc::SIGTERM);
+    let drains = |beat: &Beat| beat.draining;
+    loop {
+        let beat = soon("a heartbeat says that it drains", beats.next()).await.unwrap();
+        if codec::decode_any(None, &beat.payload, 65_536).1.is_ok_and(|beat| drains(&beat)) {
+            break;
+        }
+    }
     gate.open().await;
     assert_eq!(soon("the running task finishes", running.result::<u64>()).await.unwrap(), 1);
     soon("the agent leaves", leaving.ended()).await;

@@ -91,6 +91,10 @@ pub fn policy() -> selvedge::flow::state::Policy {
 async fn child() {
     let Ok(role) = std::env::var(ROLE) else { return };
     let role: Role = serde_json::from_str(&role).expect("written by a test");
+    if let Ok(filter) = std::env::var("RUST_LOG") {
+        let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        logs.init();
+    }
     let nats = options_at(&role.nats);
     match role.kind {
         Kind::Agent { slots, lease_ms, drain_ms } => {
