@@ -4,6 +4,7 @@ mod harness;
 
 mod bus;
 mod events;
+mod fault;
 mod examples;
 mod flow;
 mod golden;
