@@ -155,17 +155,17 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_is_over_when_its_last_task_is_taken() {
+    fn a_rebuild_starts_over_until_its_last_task_is_taken() {
         let mut dirty = Dirty::default();
         dirty.touch(7, key("b"));
         dirty.restart(vec![key("a"), key("b")]);
         dirty.touch(9, key("c"));
         assert_eq!(dirty.clean_up_to(9), 0);
-        dirty.take(1, 1);
+        dirty.take(1, 10);
         assert_eq!(dirty.clean_up_to(9), 0);
-        dirty.take(1, 1);
+        dirty.take(1, 10);
         assert_eq!(dirty.clean_up_to(9), 8);
-        assert_eq!(dirty.take(9, 1).len(), 1);
+        assert_eq!(dirty.take(9, 10).len(), 1);
         assert_eq!(dirty.clean_up_to(9), 9);
     }
 }

@@ -195,8 +195,13 @@ impl World {
 
     /// Cancels and refusals leave fewer tasks than planned: a few more trees then.
     fn top_up(&mut self) {
+        let quiet = self.scenario.cap.is_none() && self.now > self.clients.last_submit + 8_000;
         let clients = &mut self.clients;
-        if clients.script.is_empty() && self.audit.tasks.len() < clients.wanted && clients.wanted > 100 {
+        if quiet
+            && clients.script.is_empty()
+            && self.audit.tasks.len() < clients.wanted
+            && clients.wanted > 100
+        {
             let behaviour = Behaviour { seed: clients.rng.next(), levels: 1, fan: 3, plain: 0 };
             clients.script.push((tenant(clients.rng.below(TENANTS as u64) as usize), behaviour));
         }
