@@ -210,7 +210,7 @@ section! {
     Log = "log" {
         /// `auto` is `pretty` on a terminal and `json` elsewhere.
         format: LogFormat = "auto", unit "", env "", example "json";
-        /// What is logged: a level, or levels per module.
+        /// What is logged: a level, or levels per module. Commands that end by themselves log from `warn` on unless this is set.
         filter: LogFilter = "info", unit "", env "RUST_LOG", example "info,selvedge::bus=debug";
     }
 }
