@@ -1,7 +1,5 @@
 //! The coordinator as a process, servers that are missing, old, drifted or guarded, and the doctor.
 
-use std::process::Stdio;
-
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
@@ -21,9 +19,17 @@ fn nobody() -> String {
 async fn coordinator(cli: &Cli, args: &[&str]) -> (tokio::process::Child, Value) {
     let args: Vec<&str> =
         ["coordinator", "--json", "--admin-listen", "127.0.0.1:0"].iter().chain(args).copied().collect();
-    let mut child = cli.command(&args).stderr(Stdio::inherit()).spawn().unwrap();
+    let mut child = cli.command(&args).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let line = soon("the coordinator is up", lines.next_line()).await.unwrap().expect("a line");
+    let Some(line) = soon("the coordinator is up", lines.next_line()).await.unwrap() else {
+        let mut said = String::new();
+        let stderr = child.stderr.as_mut().expect("piped");
+        tokio::io::AsyncReadExt::read_to_string(stderr, &mut said).await.unwrap();
+        panic!("{said}");
+    };
+    // Nobody reads on; a full pipe must not stop it.
+    let mut rest = BufReader::new(child.stderr.take().expect("piped")).lines();
+    tokio::spawn(async move { while let Ok(Some(_)) = rest.next_line().await {} });
     (child, serde_json::from_str(&line).unwrap())
 }
 
@@ -186,16 +192,26 @@ async fn passwords_and_tls_work_from_variables_flags_and_contexts() {
         config.tls = Some(files);
     })
     .await;
+    // Not every build has TLS; the password is there in any case.
     let redis_tls = supports_tls(&redis_executable()).then(|| certs.server_files(false));
     let redis = redis(&dir.path().join("redis"), move |config| {
         config.password = Some("s3cret".into());
-        // A build without TLS is still guarded by its password.
-        config.tls = redis_tls.filter(|_| false);
+        config.tls = redis_tls;
     })
     .await;
     let ca = certs.ca.to_str().unwrap();
     let bare = || Cli::new().env("NATS_URL", &nats.url()).env("REDIS_URL", &redis.url());
-    let cli = bare().env("NATS_USER", "ann").env("NATS_PASSWORD", "hunter2").env("NATS_CA", ca);
+    // The server's own URL leaves the password out.
+    let with_password = redis.url().replace("://", "://:s3cret@");
+    let cli = bare()
+        .env("REDIS_URL", &with_password)
+        .env("NATS_USER", "ann")
+        .env("NATS_PASSWORD", "hunter2")
+        .env("NATS_CA", ca);
+    let cli = match redis.url().starts_with("rediss") {
+        true => cli.env("SELVEDGE_REDIS_TLS_CA", ca),
+        false => cli,
+    };
     let (_coordinator, _) = coordinator(&cli, &[]).await;
     cli.ok(&["submit", "nobody", "--confirm"]).await;
 
