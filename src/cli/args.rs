@@ -9,7 +9,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::failure::EXIT_CODES;
 use super::nats_args::NatsArgs;
 use super::{
-    cancel, completions, config, coordinator, dead, doctor, get, list, nats, plan, submit, tenant, watch,
+    cancel, completions, config, coordinator, dead, demo, dev, doctor, get, list, nats, plan, submit, tenant,
+    watch,
 };
 use crate::config::Sources;
 
@@ -76,6 +77,10 @@ impl GlobalArgs {
 /// The commands, in the order a newcomer meets them.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Watch real agents read a directory and write a digest of it
+    Demo(demo::args::DemoArgs),
+    /// Run NATS, Redis and a coordinator for development
+    Dev(dev::DevArgs),
     /// Run a coordinator: admits, dispatches and settles tasks
     Coordinator(coordinator::CoordinatorArgs),
     /// Submit a task
@@ -102,6 +107,9 @@ pub enum Command {
     Config(config::ConfigArgs),
     /// Print completions for a shell
     Completions(completions::CompletionsArgs),
+    /// One agent of the demo
+    #[command(hide = true)]
+    DemoAgent(demo::args::DemoAgentArgs),
 }
 
 impl Command {

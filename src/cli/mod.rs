@@ -37,6 +37,7 @@ pub mod plan;
 pub mod servers;
 pub mod show;
 mod signals;
+pub mod stack;
 pub mod submit;
 pub mod target;
 pub mod tenant;
@@ -84,6 +85,9 @@ async fn start(cli: Cli, stop: CancellationToken) -> Result<ExitCode> {
             .help("for example: info,selvedge=debug")
     })?;
     match cli.command {
+        Command::Demo(args) => demo::run(args, ctx).await,
+        Command::Dev(args) => dev::run(args, ctx).await,
+        Command::DemoAgent(args) => demo::agents::run(args, ctx).await,
         Command::Coordinator(args) => coordinator::run(args, ctx).await,
         Command::Submit(args) => until(stop, submit::run(args, ctx)).await,
         Command::Get(args) => until(stop, get::run(args, ctx)).await,

@@ -5,6 +5,7 @@ mod harness;
 mod bus;
 mod cli;
 mod events;
+mod fault;
 mod examples;
 mod flow;
 mod golden;
