@@ -113,6 +113,11 @@ pub enum Command {
 }
 
 impl Command {
+    /// Whether it runs until it is stopped, and says what it does in its logs.
+    pub fn is_service(&self) -> bool {
+        matches!(self, Command::Coordinator(_) | Command::DemoAgent(_))
+    }
+
     /// Adds the flags that set options to the sources of the configuration.
     pub fn put(&self, sources: &mut Sources) {
         if let Command::Coordinator(args) = self {

@@ -3,6 +3,7 @@
 mod harness;
 
 mod bus;
+mod cli;
 mod events;
 mod examples;
 mod fault;
