@@ -8,8 +8,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::failure::EXIT_CODES;
 use super::nats_args::NatsArgs;
-use super::{completions, config, coordinator, demo, dev};
-use crate::config::Sources;
+use super::{completions, config as config_verb, coordinator, demo, dev};
+use crate::config::{self, Loaded, Log, LogFilter, Origin, Sources};
 
 /// A NATS-native, event-driven fabric for fleets of AI agents.
 #[derive(Debug, Parser)]
@@ -81,7 +81,7 @@ pub enum Command {
     /// Run a coordinator: admits, dispatches and settles tasks
     Coordinator(coordinator::CoordinatorArgs),
     /// Check, show or begin a configuration
-    Config(config::ConfigArgs),
+    Config(config_verb::ConfigArgs),
     /// Print completions for a shell
     Completions(completions::CompletionsArgs),
     /// One agent of the demo
@@ -95,6 +95,19 @@ impl Command {
         if let Command::Coordinator(args) = self {
             args.put(sources);
         }
+    }
+
+    /// What it logs: a process that serves tells what it does, the others only what is wrong, unless told otherwise.
+    pub fn log(&self, loaded: &Loaded) -> Log {
+        let mut log = loaded.settings.log.clone();
+        let serves = matches!(self, Command::Coordinator(_) | Command::DemoAgent(_));
+        let chosen = config::all()
+            .find(|option| option.section == Log::NAME && option.name == "filter")
+            .is_some_and(|option| loaded.given(option).1 != Origin::Default);
+        if !serves && !chosen {
+            log.filter = LogFilter("warn".to_owned());
+        }
+        log
     }
 }
 

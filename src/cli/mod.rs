@@ -71,8 +71,8 @@ pub async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 async fn start(cli: Cli, stop: CancellationToken) -> Result<ExitCode> {
     let ctx = Ctx::new(cli.globals, &cli.command, stop.clone());
     // Without a configuration there are still logs: the mistake itself may be in `[log]`.
-    let log = ctx.settings().ok().map(|settings| &settings.log);
-    crate::telemetry::logs::init(log).map_err(|error| {
+    let log = ctx.loaded().ok().map(|loaded| cli.command.log(loaded));
+    crate::telemetry::logs::init(log.as_ref()).map_err(|error| {
         Failure::new(Exit::Config, "CONFIG_BAD_VALUE", error.to_string())
             .help("for example: info,selvedge=debug")
     })?;

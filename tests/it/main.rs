@@ -3,6 +3,8 @@
 mod harness;
 
 mod bus;
+mod demo;
+mod dev;
 mod events;
 mod flow;
 mod golden;

@@ -227,7 +227,8 @@ impl Demo<'_> {
             (symbols, "symbol"),
             (summary.reference_pairs, "cross-reference"),
         ];
-        let totals: Vec<String> = totals.iter().map(|(n, noun)| count(*n, noun)).collect();
+        let totals: Vec<String> =
+            totals.iter().filter(|(n, _)| *n > 0).map(|(n, noun)| count(*n, noun)).collect();
         let mut page = format!("\n  {} in {}\n\n", totals.join(", ").bold(), human_duration(elapsed));
         for (at, file) in summary.top.iter().enumerate() {
             let label = if at == 0 { "Read first" } else { "" };
