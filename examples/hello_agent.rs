@@ -8,6 +8,5 @@ async fn hello(_ctx: Ctx, name: String) -> Result<String, AgentError> {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let url = std::env::var("NATS_URL").unwrap_or("nats://127.0.0.1:4222".into());
-    Ok(Agent::new("hello", hello)?.slots(8).serve(&url).await?)
+    Ok(Agent::new("hello", hello)?.slots(8).serve_from_env().await?)
 }

@@ -130,6 +130,14 @@ impl Ctx {
         self.spawned().refused.clone()
     }
 
+    /// Waits by this agent's clock; returns early, with an error to pass on, when the task is cancelled.
+    pub async fn sleep(&self, duration: Duration) -> Result<(), AgentError> {
+        tokio::select! {
+            () = self.0.clock.sleep(duration) => Ok(()),
+            () = self.cancelled() => Err(AgentError::retryable("cancelled")),
+        }
+    }
+
     /// The time by this agent's clock, Unix milliseconds.
     pub fn now(&self) -> Millis {
         self.0.clock.wall()

@@ -175,6 +175,13 @@ impl Agent {
         self.run(link).await
     }
 
+    /// Connects as the `NATS_*` variables and the selected context of the `nats` CLI say, to a local
+    /// server if they say nothing, and runs until SIGTERM or Ctrl-C, then drains.
+    pub async fn serve_from_env(self) -> Result<(), RunError> {
+        let link = Link::from_env(&format!("selvedge-agent/{}", self.name)).await?;
+        self.run(link).await
+    }
+
     /// Runs until SIGTERM or Ctrl-C, then drains. A second signal ends it at once.
     pub async fn run(self, link: Link) -> Result<(), RunError> {
         let stop = CancellationToken::new();

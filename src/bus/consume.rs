@@ -95,7 +95,8 @@ impl std::fmt::Debug for Delivery {
 
 /// Acknowledges one message; dropped, the message comes again after the consumer's `ack_wait`.
 pub struct Ack {
-    acker: Option<Acker>,
+    /// Boxed: it is larger than everything else in a delivery.
+    acker: Option<Box<Acker>>,
     covers_earlier: bool,
 }
 
@@ -240,6 +241,6 @@ fn delivery(message: jetstream::Message, covers_earlier: bool) -> Result<Deliver
         timestamp: Millis::try_from(timestamp).unwrap_or(0),
         delivered: delivered.max(1).unsigned_abs(),
         pending,
-        ack: Ack { acker: Some(acker), covers_earlier },
+        ack: Ack { acker: Some(Box::new(acker)), covers_earlier },
     })
 }

@@ -93,7 +93,7 @@ pub fn load(dir: &Path, name: &str) -> Result<NatsOptions, Error> {
 }
 
 /// `~/x` → `$HOME/x`.
-pub(super) fn expand_home(path: &str) -> PathBuf {
+pub fn expand_home(path: &str) -> PathBuf {
     match (path.strip_prefix("~/"), std::env::var_os("HOME")) {
         (Some(rest), Some(home)) => PathBuf::from(home).join(rest),
         _ => PathBuf::from(path),

@@ -2,18 +2,21 @@
 //!
 //! [`JournalWriter::append`] ends in certainty: stored at a sequence, or certainly not going to
 //! count, or told to stop. An append without an answer is repeated with the identical bytes and
-//! expectation; only one copy can fit behind the expected head. What the bytes mean (revision,
+//! expectation; only one copy can fit behind the expected head. A message without
+//! [`headers::COORDINATOR`] is noise (a client had an acknowledgement sent here): readers skip it, the
+//! writer appends behind it. What the bytes mean (revision,
 //! chain, epoch) is checked by whoever decodes them, never here.
 
 use std::time::Duration;
 
 use async_nats::{
+    HeaderMap,
     connection::State,
     jetstream::{
         Context, ErrorCode,
         context::{PublishError, PublishErrorKind},
         message::PublishMessage,
-        stream::{LastRawMessageErrorKind, Stream},
+        stream::{LastRawMessageErrorKind, RawMessageErrorKind, Stream},
     },
 };
 use bytes::Bytes;
@@ -23,6 +26,7 @@ use super::api::{self, ApiError};
 use crate::{
     task::Millis,
     wire::{
+        headers,
         subjects::{self, Shard},
         topology,
     },
@@ -134,15 +138,20 @@ impl JournalWriter {
 
     async fn append_until_known(&self, bytes: &Bytes, expected: u64) -> Result<u64, AppendError> {
         let mut pause = PAUSE.0;
+        // Where the subject really ends: `expected`, or noise behind it.
+        let mut end = expected;
         loop {
-            match self.publish(bytes, expected).await {
+            match self.publish(bytes, end).await {
                 Outcome::Stored(seq) => return Ok(seq),
                 Outcome::Refused(error) => return Err(error),
-                Outcome::Conflict => {
-                    if let Some(result) = self.judge(bytes, expected).await {
-                        return result;
+                Outcome::Conflict => match self.judge(bytes, expected).await {
+                    Some(Judged::Certain(result)) => return result,
+                    Some(Judged::NoiseUpTo(seq)) => {
+                        end = seq;
+                        continue;
                     }
-                }
+                    None => {}
+                },
                 Outcome::Unknown => {}
             }
             tracing::debug!(
@@ -155,8 +164,11 @@ impl JournalWriter {
         }
     }
 
-    async fn publish(&self, bytes: &Bytes, expected: u64) -> Outcome {
-        let message = PublishMessage::build().payload(bytes.clone()).expected_last_subject_sequence(expected);
+    async fn publish(&self, bytes: &Bytes, end: u64) -> Outcome {
+        let message = PublishMessage::build()
+            .header(headers::COORDINATOR, "1")
+            .payload(bytes.clone())
+            .expected_last_subject_sequence(end);
         // While disconnected the client would queue a copy per attempt, and block once the queue is full.
         if self.js.client().connection_state() != State::Connected {
             return Outcome::Unknown;
@@ -169,17 +181,28 @@ impl JournalWriter {
         }
     }
 
-    /// After a conflict: is the head our own message, or somebody else's? `None`: can't say yet.
-    async fn judge(&self, bytes: &Bytes, expected: u64) -> Option<Result<u64, AppendError>> {
-        let head = leader_head(&self.stream, &self.subject).await.ok()?;
+    /// After a conflict: is the head our own message, somebody else's, or noise? `None`: can't say yet.
+    async fn judge(&self, bytes: &Bytes, expected: u64) -> Option<Judged> {
+        let (head, end) = leader_head(&self.stream, &self.subject).await.ok()?;
+        let found = head.as_ref().map_or(0, |h| h.seq);
         match head {
-            Some(head) if head.seq > expected && head.bytes == *bytes => Some(Ok(head.seq)),
+            Some(head) if head.seq > expected && head.bytes == *bytes => Some(Judged::Certain(Ok(head.seq))),
+            _ if found == expected && end > expected => Some(Judged::NoiseUpTo(end)),
             // The leader we read from sees no conflict: it lags behind the one that refused.
-            Some(head) if head.seq == expected => None,
-            None if expected == 0 => None,
-            other => Some(Err(AppendError::Lost { expected, found: other.map(|h| h.seq) })),
+            _ if found == expected => None,
+            head => {
+                let found = head.map(|h| h.seq);
+                Some(Judged::Certain(Err(AppendError::Lost { expected, found })))
+            }
         }
     }
+}
+
+/// What a conflict turned out to be.
+enum Judged {
+    Certain(Result<u64, AppendError>),
+    /// Nothing of a coordinator's is behind the expected head, only noise up to here.
+    NoiseUpTo(u64),
 }
 
 /// Sorts by error code, never by text.
@@ -218,36 +241,65 @@ async fn journal_stream(js: &Context) -> Result<Stream<()>, JournalError> {
         .map_err(|e| ApiError::from_source("the journal stream", &e).into())
 }
 
-/// The last message of a subject, from the stream's leader: a replica may lag.
-async fn leader_head(stream: &Stream<()>, subject: &str) -> Result<Option<Entry>, JournalError> {
-    match stream.get_last_raw_message_by_subject(subject).await {
-        Ok(message) => Ok(Some(Entry {
-            seq: message.sequence,
-            bytes: message.payload,
-            at: unix_ms(message.time.unix_timestamp_nanos()),
-        })),
-        Err(error) => match error.kind() {
-            LastRawMessageErrorKind::NoMessageFound => Ok(None),
-            LastRawMessageErrorKind::JetStream(_)
-            | LastRawMessageErrorKind::InvalidSubject
-            | LastRawMessageErrorKind::Other => {
-                Err(ApiError::from_source("STREAM.MSG.GET.JOURNAL", &error).into())
-            }
-        },
+/// The last message a coordinator wrote and the sequence the subject ends at (0: empty), from the
+/// stream's leader: a replica may lag.
+async fn leader_head(stream: &Stream<()>, subject: &str) -> Result<(Option<Entry>, u64), JournalError> {
+    let failed = |e: &(dyn std::error::Error + 'static)| {
+        JournalError::from(ApiError::from_source("STREAM.MSG.GET.JOURNAL", e))
+    };
+    let mut message = match stream.get_last_raw_message_by_subject(subject).await {
+        Ok(message) => message,
+        Err(e) if e.kind() == LastRawMessageErrorKind::NoMessageFound => return Ok((None, 0)),
+        Err(e) => return Err(failed(&e)),
+    };
+    let end = message.sequence;
+    // Usually no step; as many as there is noise at the end.
+    while message.subject.as_str() != subject || is_noise(Some(&message.headers)) {
+        let before = message.sequence - 1;
+        if before == 0 {
+            return Ok((None, end));
+        }
+        message = match stream.get_raw_message(before).await {
+            Ok(message) => message,
+            // Below the first message: a purge went past everything but noise.
+            Err(e) if e.kind() == RawMessageErrorKind::NoMessageFound => return Ok((None, end)),
+            Err(e) => return Err(failed(&e)),
+        };
     }
+    let at = unix_ms(message.time.unix_timestamp_nanos());
+    Ok((Some(Entry { seq: message.sequence, bytes: message.payload, at }), end))
+}
+
+/// Whether no coordinator wrote it.
+fn is_noise(headers: Option<&HeaderMap>) -> bool {
+    headers.is_none_or(|h| h.get(headers::COORDINATOR).is_none())
 }
 
 fn unix_ms(nanos: i128) -> Millis {
     Millis::try_from(nanos / 1_000_000).unwrap_or(0)
 }
 
-/// The server's clock now, Unix milliseconds, and the stream's first and last sequence.
-async fn server_now(js: &Context) -> Result<(Millis, u64, u64), JournalError> {
+/// What the stream says about itself, and the server's clock as it says it.
+struct StreamState {
+    /// Unix milliseconds.
+    server_now: Millis,
+    first_seq: u64,
+    bytes: u64,
+    max_bytes: u64,
+}
+
+async fn stream_state(js: &Context) -> Result<StreamState, JournalError> {
     const CALL: &str = "STREAM.INFO.JOURNAL";
     let info = api::call(js, CALL, &serde_json::json!({})).await?;
     let ts = info["ts"].as_str().ok_or(JournalError::Malformed { call: CALL, field: "ts" })?;
     let ts = async_nats::datetime::parse_rfc3339(ts)
         .map_err(|_| JournalError::Malformed { call: CALL, field: "readable ts" })?;
-    let seq = |field| info["state"][field].as_u64().ok_or(JournalError::Malformed { call: CALL, field });
-    Ok((unix_ms(ts.unix_timestamp_nanos()), seq("first_seq")?, seq("last_seq")?))
+    let state = |field| info["state"][field].as_u64().ok_or(JournalError::Malformed { call: CALL, field });
+    Ok(StreamState {
+        server_now: unix_ms(ts.unix_timestamp_nanos()),
+        first_seq: state("first_seq")?,
+        bytes: state("bytes")?,
+        // -1, no limit, is refused by provisioning; here it reads as never full.
+        max_bytes: info["config"]["max_bytes"].as_u64().unwrap_or(u64::MAX),
+    })
 }

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use async_nats::{
-    Client as Nats, ConnectOptions, Event, RequestErrorKind,
+    Client as Nats, RequestErrorKind,
     client::Request,
     connection::State,
     jetstream::{self, context::ContextBuilder},
@@ -31,7 +31,7 @@ const MAX_UNACKED: usize = 65_536;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum BusError {
     /// Nobody answered at the address, or the credentials were refused.
-    #[error("can't connect to NATS: {0}")]
+    #[error("{0}")]
     Connect(String),
     /// The connection is closed for good.
     #[error("the NATS connection is closed: {0}")]
@@ -182,13 +182,20 @@ impl Link {
         Ok(Self { main: lane(&main), bulk: lane(&bulk), reconnects })
     }
 
-    /// Connects twice to `url` (a comma separates several), without credentials of its own.
+    /// Connects twice to `url` (a comma separates several servers of one cluster).
     pub async fn open(url: &str, name: &str) -> Result<Self, BusError> {
-        let (count, reconnects) = watch::channel(0);
-        let count = std::sync::Arc::new(count);
-        let main = open_one(url, name, count.clone()).await?;
-        let bulk = open_one(url, &format!("{name}/bulk"), count).await?;
-        Ok(Self::new(main, bulk, reconnects))
+        let urls = super::options::split_urls(url);
+        let options = super::NatsOptions { urls, no_context: true, ..super::NatsOptions::default() };
+        Self::connect(&options, name).await.map_err(|error| BusError::Connect(error.to_string()))
+    }
+
+    /// Connects twice as the `NATS_*` variables and the selected context of the `nats` CLI say.
+    pub async fn from_env(name: &str) -> Result<Self, BusError> {
+        let connect = async {
+            let options = super::NatsOptions::from_env()?.with_context()?;
+            Self::connect(&options, name).await
+        };
+        connect.await.map_err(|error| BusError::Connect(error.to_string()))
     }
 
     /// Changes whenever a connection came back. A fresh receiver has seen the current value.
@@ -197,36 +204,6 @@ impl Link {
         receiver.mark_unchanged();
         receiver
     }
-}
-
-async fn open_one(
-    url: &str,
-    name: &str,
-    count: std::sync::Arc<watch::Sender<u64>>,
-) -> Result<Nats, BusError> {
-    let servers: Vec<String> = url.split(',').map(|s| s.trim().to_owned()).collect();
-    ConnectOptions::new()
-        .name(name)
-        .reconnect_delay_callback(reconnect_delay)
-        .event_callback(move |event| {
-            let count = count.clone();
-            async move {
-                match event {
-                    Event::Connected => count.send_modify(|n| *n += 1),
-                    Event::Disconnected => tracing::warn!("disconnected from NATS"),
-                    other => tracing::warn!(event = %other, "NATS"),
-                }
-            }
-        })
-        .connect(servers)
-        .await
-        .map_err(|e| BusError::Connect(e.to_string()))
-}
-
-/// Doubling from 50 ms to 2 s, each with up to half of it as jitter: a fleet must not come back in step.
-fn reconnect_delay(attempts: usize) -> Duration {
-    let bound = 50u64 << attempts.min(6);
-    Duration::from_millis(bound.min(2_000) / 2 + jitter_below(bound.min(2_000) / 2 + 1))
 }
 
 /// A random number below `bound` (≥ 1), for jitter only.

@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::api::ApiError;
 use crate::wire::{
+    headers,
     subjects::Shard,
     topology::{self, OWNER_BUCKET},
 };
@@ -74,9 +75,10 @@ impl LeaseConfig {
         Self { ttl: Duration::from_secs(2), coordinator: coordinator.into() }
     }
 
-    /// What the owner's clock stays below the server's: a quarter.
+    /// How long after sending a renewal the owner may act. The server counts the TTL from when it
+    /// stores the key, which is later; the eighth is for clocks that don't tick alike.
     fn usable(&self) -> Duration {
-        self.ttl - self.ttl / 4
+        self.ttl - self.ttl / 8
     }
 }
 
@@ -132,6 +134,8 @@ struct Seen {
     revision: u64,
     /// A value, not a marker of expiry or deletion.
     live: bool,
+    /// Nothing a coordinator wrote: an acknowledgement a client had sent here, or a hand-written one.
+    noise: bool,
     value: Bytes,
 }
 
@@ -281,15 +285,15 @@ impl Lease {
                     });
                     renew_at = sent + renew_every;
                 }
-                Written::Unknown => renew_at = Instant::now() + renew_every / 4,
-                // An earlier renewal without an answer may have arrived after all.
+                Written::Unknown => renew_at = Instant::now() + renew_every / 8,
+                // An earlier renewal without an answer may have arrived after all. Noise is written over.
                 Written::Conflict => match self.read().await {
-                    Ok(Some(seen)) if seen.live && seen.value == self.value => {
+                    Ok(Some(seen)) if seen.live && (seen.noise || seen.value == self.value) => {
                         held.revision = seen.revision;
                         renew_at = Instant::now();
                     }
                     Ok(_) => break End::Lost,
-                    Err(_) => renew_at = Instant::now() + renew_every / 4,
+                    Err(_) => renew_at = Instant::now() + renew_every / 8,
                 },
             }
         };
@@ -305,6 +309,7 @@ impl Lease {
     async fn write(&self, expected: u64, deadline: Instant) -> Written {
         // The client's own create-with-TTL forgets the TTL when it replaces a marker.
         let message = PublishMessage::build()
+            .header(headers::COORDINATOR, "1")
             .payload(self.value.clone())
             .expected_last_subject_sequence(expected)
             .ttl(self.config.ttl);
@@ -323,7 +328,7 @@ impl Lease {
 
     async fn publish(&self, message: PublishMessage, deadline: Instant) -> Written {
         let subject = topology::bucket_subject(OWNER_BUCKET, &self.key);
-        let deadline = deadline.min(Instant::now() + self.config.ttl / 3);
+        let deadline = deadline.min(Instant::now() + self.config.ttl / 4);
         let sent = async { self.js.send_publish(subject, message).await?.await };
         match timeout_at(deadline, sent).await {
             Ok(Ok(ack)) => Written::At(ack.sequence),
@@ -344,7 +349,8 @@ impl Lease {
             Ok(Ok(message)) => {
                 let marker = ["KV-Operation", "Nats-Marker-Reason"];
                 let live = marker.iter().all(|name| message.headers.get(*name).is_none());
-                Ok(Some(Seen { revision: message.sequence, live, value: message.payload }))
+                let noise = live && message.headers.get(headers::COORDINATOR).is_none();
+                Ok(Some(Seen { revision: message.sequence, live, noise, value: message.payload }))
             }
         }
     }

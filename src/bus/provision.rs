@@ -4,11 +4,12 @@
 //! that differs is a stream whose promises differ, and only a person may decide about that. Called
 //! at start, periodically by the coordinator, and by `selvedge nats check`.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, time::Duration};
 
 use async_nats::jetstream::{Context, ErrorCode};
 use serde::Serialize;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use super::api::{self, ApiError};
 use crate::wire::topology::{ConsumerDef, StreamDef, Topology};
@@ -128,8 +129,7 @@ pub async fn provision(
         created = create_missing(js, topology, &found).await?;
         found = drift(js, topology).await?;
     }
-    let refused = |d: &Drift| mode == Provision::Check || d.severity != Severity::Differs;
-    if found.iter().any(refused) {
+    if breaking(&found).is_some() || (mode == Provision::Check && !found.is_empty()) {
         return Err(ProvisionError::Drifted(found));
     }
     Ok(Provisioned { created, drift: found })
@@ -156,6 +156,30 @@ pub async fn drift(js: &Context, topology: &Topology) -> Result<Vec<Drift>, ApiE
         }
     }
     Ok(all)
+}
+
+/// Compares again every `every` until `stop`, and tells each result: how a coordinator learns that
+/// somebody edits its streams while it runs.
+pub async fn watch_drift(
+    js: &Context,
+    topology: &Topology,
+    every: Duration,
+    stop: &CancellationToken,
+    mut tell: impl FnMut(Result<Vec<Drift>, ApiError>),
+) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(every) => {}
+        }
+        tell(drift(js, topology).await);
+    }
+}
+
+/// The differences one must not run with, one a line; `None` if there are none.
+pub fn breaking(drift: &[Drift]) -> Option<String> {
+    let breaks: Vec<Drift> = drift.iter().filter(|d| d.severity != Severity::Differs).cloned().collect();
+    (!breaks.is_empty()).then(|| lines(&breaks))
 }
 
 /// Creating is idempotent for an equal definition, so coordinators may start together. A name taken

@@ -8,8 +8,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::failure::EXIT_CODES;
 use super::nats_args::NatsArgs;
-use super::{completions, config as config_verb, coordinator, demo, dev};
-use crate::config::{self, Loaded, Log, LogFilter, Origin, Sources};
+use super::{
+    cancel, completions, config, coordinator, dead, demo, dev, doctor, get, list, nats, plan, submit, tenant,
+    watch,
+};
+use crate::config::{Loaded, Log, LogFilter, Origin, Sources, all as options};
 
 /// A NATS-native, event-driven fabric for fleets of AI agents.
 #[derive(Debug, Parser)]
@@ -80,8 +83,28 @@ pub enum Command {
     Dev(dev::DevArgs),
     /// Run a coordinator: admits, dispatches and settles tasks
     Coordinator(coordinator::CoordinatorArgs),
+    /// Submit a task
+    Submit(submit::SubmitArgs),
+    /// Show a task
+    Get(get::GetArgs),
+    /// List tasks, newest first
+    List(list::ListArgs),
+    /// Follow a task's events to its end
+    Watch(watch::WatchArgs),
+    /// Cancel a task and everything it spawned
+    Cancel(cancel::CancelArgs),
+    /// List, show or retry tasks that failed for good
+    Dead(dead::DeadArgs),
+    /// Set up tenants: their plan and their own limits
+    Tenant(tenant::TenantArgs),
+    /// Set up plans: named sets of limits
+    Plan(plan::PlanArgs),
+    /// Export the streams and buckets, or compare them with the server
+    Nats(nats::NatsCommandArgs),
+    /// Check whether a deployment is fit
+    Doctor(doctor::DoctorArgs),
     /// Check, show or begin a configuration
-    Config(config_verb::ConfigArgs),
+    Config(config::ConfigArgs),
     /// Print completions for a shell
     Completions(completions::CompletionsArgs),
     /// One agent of the demo
@@ -101,7 +124,7 @@ impl Command {
     pub fn log(&self, loaded: &Loaded) -> Log {
         let mut log = loaded.settings.log.clone();
         let serves = matches!(self, Command::Coordinator(_) | Command::DemoAgent(_));
-        let chosen = config::all()
+        let chosen = options()
             .find(|option| option.section == Log::NAME && option.name == "filter")
             .is_some_and(|option| loaded.given(option).1 != Origin::Default);
         if !serves && !chosen {
@@ -117,7 +140,7 @@ mod tests {
 
     use super::*;
     use crate::cli::{
-        cancel, coordinator, dead, demo, dev, doctor, get, list, plan, submit, tenant, topology, watch,
+        cancel, coordinator, dead, demo, dev, doctor, get, list, nats, plan, submit, tenant, watch,
     };
 
     /// Every verb's arguments, whether or not the verb is wired up.
@@ -142,7 +165,7 @@ mod tests {
         Dead(dead::DeadArgs),
         Tenant(tenant::TenantArgs),
         Plan(plan::PlanArgs),
-        Nats(topology::NatsCommandArgs),
+        Nats(nats::NatsCommandArgs),
         Doctor(doctor::DoctorArgs),
     }
 
@@ -197,7 +220,7 @@ mod tests {
         for line in [
             "list -n 0",
             "list -n 101",
-            "submit a --within 5",
+            "submit a --max-wait 5",
             "submit a --priority urgent",
             "list --state done",
         ] {

@@ -14,8 +14,9 @@ use serde_json::json;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::connect::{self, nats_failure, redis_failure};
+use super::connect;
 use super::context::Ctx;
+use super::failure::known::{api_failure, nats_failure, redis_failure};
 use super::failure::{Exit, Failure};
 use super::target::duration;
 use crate::bus::{ErrorKind, NatsOptions, provision};
@@ -92,7 +93,7 @@ pub async fn run(_args: CoordinatorArgs, ctx: Ctx) -> Result<ExitCode> {
     let done = CancellationToken::new();
     let upkeep = tokio::spawn(prometheus::upkeep(metrics.clone(), done.clone()));
 
-    let (nats, redis) = (ctx.nats_options()?, ctx.redis_options()?);
+    let (nats, redis) = (ctx.nats()?, ctx.redis_options()?);
     let patience = settings.coordinator.start_timeout;
     let connections = tokio::select! {
         connections = open(&nats, &redis, &id, patience) => connections?,
@@ -175,7 +176,7 @@ fn failure(error: CoordinatorError) -> Failure {
             )
         }
         CoordinatorError::Provision(provision::ProvisionError::Api(error)) | CoordinatorError::Api(error) => {
-            connect::api_failure(&error)
+            api_failure(&error)
         }
         CoordinatorError::Admin(_) => {
             Failure::new(Exit::Config, "ADMIN_ADDRESS", text).help("set --admin-listen HOST:PORT; port 0 takes a free one")

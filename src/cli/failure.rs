@@ -7,6 +7,8 @@ use std::process::ExitCode;
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
 use serde_json::json;
 
+pub mod known;
+
 use super::output::safe;
 use crate::config::{ConfigError, Problem};
 
@@ -128,6 +130,8 @@ pub fn report(error: &anyhow::Error, json: bool) -> Exit {
         (Exit::Config, show_all(&config.problems, json))
     } else if let Some(failure) = error.downcast_ref::<Failure>() {
         (failure.exit, show(failure, failure.place.as_deref(), json))
+    } else if let Some(failure) = known::recognise(error) {
+        (failure.exit, show(&failure, failure.place.as_deref(), json))
     } else {
         let what = format!("{error:#}");
         (Exit::Failed, show(&Failure::new(Exit::Failed, "FAILED", what), None, json))

@@ -35,12 +35,12 @@ pub mod nats_args;
 pub mod output;
 pub mod plan;
 pub mod servers;
+pub mod show;
 mod signals;
 pub mod stack;
 pub mod submit;
 pub mod target;
 pub mod tenant;
-pub mod topology;
 pub mod watch;
 
 use args::{Cli, Command};
@@ -81,6 +81,16 @@ async fn start(cli: Cli, stop: CancellationToken) -> Result<ExitCode> {
         Command::Dev(args) => dev::run(args, ctx).await,
         Command::DemoAgent(args) => demo::agents::run(args, ctx).await,
         Command::Coordinator(args) => coordinator::run(args, ctx).await,
+        Command::Submit(args) => until(stop, submit::run(args, ctx)).await,
+        Command::Get(args) => until(stop, get::run(args, ctx)).await,
+        Command::List(args) => until(stop, list::run(args, ctx)).await,
+        Command::Watch(args) => until(stop, watch::run(args, ctx)).await,
+        Command::Cancel(args) => until(stop, cancel::run(args, ctx)).await,
+        Command::Dead(args) => until(stop, dead::run(args, ctx)).await,
+        Command::Tenant(args) => until(stop, tenant::run(args, ctx)).await,
+        Command::Plan(args) => until(stop, plan::run(args, ctx)).await,
+        Command::Nats(args) => until(stop, nats::run(args, ctx)).await,
+        Command::Doctor(args) => until(stop, doctor::run(args, ctx)).await,
         Command::Config(args) => until(stop, config::run(args, ctx)).await,
         Command::Completions(args) => until(stop, completions::run(args, ctx)).await,
     }

@@ -1,17 +1,14 @@
 //! The connection flags, named as in the `nats` command line tool.
 //!
-//! Only the flags: they become a layer of the configuration, which knows the variables, the file and the context.
-
-use std::path::PathBuf;
-use std::time::Duration;
+//! Only the flags: variables, file and context are laid below them by [`crate::config`], so that an error can name
+//! where a value comes from. Nothing is parsed here for the same reason.
 
 use clap::Args;
 
-use super::target::duration;
 use crate::config::Sources;
 
 /// How to reach NATS.
-#[derive(Args, Clone, Default)]
+#[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "NATS")]
 pub struct NatsArgs {
     /// Servers, comma separated [env: NATS_URL]
@@ -28,19 +25,19 @@ pub struct NatsArgs {
     token: Option<String>,
     /// Credentials file [env: NATS_CREDS]
     #[arg(long, global = true, value_name = "FILE")]
-    creds: Option<PathBuf>,
-    /// NKey seed file [env: NATS_NKEY]
+    creds: Option<String>,
+    /// NKey seed, or a file that holds it [env: NATS_NKEY]
     #[arg(long, global = true, value_name = "FILE")]
     nkey: Option<String>,
     /// Client certificate [env: NATS_CERT]
     #[arg(long, global = true, value_name = "FILE")]
-    tlscert: Option<PathBuf>,
+    tlscert: Option<String>,
     /// Key of the client certificate [env: NATS_KEY]
     #[arg(long, global = true, value_name = "FILE")]
-    tlskey: Option<PathBuf>,
+    tlskey: Option<String>,
     /// Authority that vouches for the server [env: NATS_CA]
     #[arg(long, global = true, value_name = "FILE")]
-    tlsca: Option<PathBuf>,
+    tlsca: Option<String>,
     /// TLS before the server's first byte
     #[arg(long, global = true)]
     tlsfirst: bool,
@@ -54,41 +51,43 @@ pub struct NatsArgs {
     #[arg(long, global = true, value_name = "PREFIX")]
     inbox_prefix: Option<String>,
     /// Bound for connecting and for requests, such as 5s [env: NATS_TIMEOUT]
-    #[arg(long, global = true, value_name = "DURATION", value_parser = duration)]
-    timeout: Option<Duration>,
-    /// Saved connection of the nats CLI [env: NATS_CONTEXT]
+    #[arg(long, global = true, value_name = "DURATION")]
+    timeout: Option<String>,
+    /// Context of the nats CLI [env: NATS_CONTEXT]
     #[arg(long, global = true, value_name = "NAME")]
     context: Option<String>,
-    /// Ignore contexts
+    /// Ignore NATS contexts, the selected one too
     #[arg(long, global = true, conflicts_with = "context")]
-    pub no_context: bool,
-}
-
-/// Flags may hold secrets.
-impl std::fmt::Debug for NatsArgs {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("NatsArgs").field("context", &self.context).finish_non_exhaustive()
-    }
+    no_context: bool,
 }
 
 impl NatsArgs {
+    /// Whether contexts are to be ignored.
+    pub fn ignores_contexts(&self) -> bool {
+        self.no_context
+    }
+
     /// Adds what was given to the sources of the configuration.
     pub fn put(&self, sources: &mut Sources) {
-        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
-        sources.flag("nats.urls", "--server", self.server.clone());
-        sources.flag("nats.user", "--user", self.user.clone());
-        sources.flag("nats.password", "--password", self.password.clone());
-        sources.flag("nats.token", "--token", self.token.clone());
-        sources.flag("nats.creds", "--creds", path(&self.creds));
-        sources.flag("nats.nkey", "--nkey", self.nkey.clone());
-        sources.flag("nats.tls_cert", "--tlscert", path(&self.tlscert));
-        sources.flag("nats.tls_key", "--tlskey", path(&self.tlskey));
-        sources.flag("nats.tls_ca", "--tlsca", path(&self.tlsca));
+        let given = [
+            ("nats.urls", "--server", &self.server),
+            ("nats.user", "--user", &self.user),
+            ("nats.password", "--password", &self.password),
+            ("nats.token", "--token", &self.token),
+            ("nats.creds", "--creds", &self.creds),
+            ("nats.nkey", "--nkey", &self.nkey),
+            ("nats.tls_cert", "--tlscert", &self.tlscert),
+            ("nats.tls_key", "--tlskey", &self.tlskey),
+            ("nats.tls_ca", "--tlsca", &self.tlsca),
+            ("nats.js_domain", "--js-domain", &self.js_domain),
+            ("nats.js_api_prefix", "--js-api-prefix", &self.js_api_prefix),
+            ("nats.inbox_prefix", "--inbox-prefix", &self.inbox_prefix),
+            ("nats.timeout", "--timeout", &self.timeout),
+            ("nats.context", "--context", &self.context),
+        ];
+        for (key, flag, value) in given {
+            sources.flag(key, flag, value.clone());
+        }
         sources.flag("nats.tls_first", "--tlsfirst", self.tlsfirst.then_some("true"));
-        sources.flag("nats.js_domain", "--js-domain", self.js_domain.clone());
-        sources.flag("nats.js_api_prefix", "--js-api-prefix", self.js_api_prefix.clone());
-        sources.flag("nats.inbox_prefix", "--inbox-prefix", self.inbox_prefix.clone());
-        sources.flag("nats.timeout", "--timeout", self.timeout.map(|t| format!("{}ms", t.as_millis())));
-        sources.flag("nats.context", "--context", self.context.clone());
     }
 }

@@ -57,15 +57,12 @@ impl Client {
         Ok(Self::on(link, TenantName::new(DEFAULT_TENANT)?))
     }
 
-    /// Connects to `NATS_URL` (`nats://127.0.0.1:4222` if unset) as tenant `SELVEDGE_TENANT` (`default`
-    /// if unset).
+    /// Connects as the `NATS_*` variables and the selected context of the `nats` CLI say, to a local
+    /// server if they say nothing; as tenant `SELVEDGE_TENANT` (`default` if unset).
     pub async fn from_env() -> Result<Self> {
-        let url = std::env::var("NATS_URL").unwrap_or_else(|_| "nats://127.0.0.1:4222".to_owned());
-        let client = Self::connect(&url).await?;
-        match std::env::var("SELVEDGE_TENANT") {
-            Ok(tenant) => Ok(client.tenant(&tenant)?),
-            Err(_) => Ok(client),
-        }
+        let tenant = std::env::var("SELVEDGE_TENANT").unwrap_or_else(|_| DEFAULT_TENANT.to_owned());
+        let tenant = TenantName::new(tenant)?;
+        Ok(Self::on(Link::from_env("selvedge-client").await?, tenant))
     }
 
     /// Speaks over connections that exist already.

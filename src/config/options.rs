@@ -112,11 +112,11 @@ section! {
         token: Option<Secret> = "", unit "", env "NATS_TOKEN", example "t0ken";
         /// A credentials file (JWT and seed).
         creds: Option<PathBuf> = "", unit "", env "NATS_CREDS", example "/etc/selvedge/coordinator.creds";
-        /// An NKey seed, or a file that holds one.
+        /// An NKey seed, or a file that holds it.
         nkey: Option<Secret> = "", unit "", env "NATS_NKEY", example "/etc/selvedge/coordinator.nk";
-        /// A user JWT; goes with `seed`.
+        /// A user JWT, or a file that holds it; goes with `seed`.
         user_jwt: Option<Secret> = "", unit "", env "NATS_JWT", example "eyJ0";
-        /// The seed that signs for `user_jwt`.
+        /// The seed that signs for `user_jwt`, or a file that holds it.
         seed: Option<Secret> = "", unit "", env "NATS_SEED", example "SUA";
         /// The client certificate, PEM.
         tls_cert: Option<PathBuf> = "", unit "", env "NATS_CERT", example "/etc/selvedge/client.pem";

@@ -28,6 +28,8 @@ struct Waiting {
 #[derive(Default)]
 pub struct IndexFeed {
     generation: Option<Generation>,
+    /// Nothing was handed out of this generation yet.
+    fresh: bool,
     waiting: Option<Waiting>,
     /// Everything up to here is in the index.
     pub indexed: u64,
@@ -41,6 +43,7 @@ impl IndexFeed {
         match ask {
             IndexAsk::Follow { generation, from, reply } => {
                 self.generation = Some(generation);
+                self.fresh = true;
                 self.waiting = None;
                 match from {
                     Some(seq) => {
@@ -72,13 +75,15 @@ impl IndexFeed {
         self.reread.take().or_else(|| engine.dirty_mut().take_dropped())
     }
 
-    /// Hands out a batch, if one is asked for and something is dirty. Call only while nothing is in flight.
+    /// Hands out a batch, if one is asked for and something is dirty; the first of a generation even if it
+    /// is empty, so that an index of no tasks is known to be complete. Call only while nothing is in flight.
     pub fn serve<H>(&mut self, engine: &mut Engine<H>, wall: Millis) {
         let Some(generation) = self.generation else { return };
-        if engine.dirty_mut().is_empty() {
+        if engine.dirty_mut().is_empty() && !self.fresh {
             return;
         }
         let Some(Waiting { max, max_bytes, reply }) = self.waiting.take() else { return };
+        self.fresh = false;
         let taken = engine.dirty_mut().take(max, max_bytes);
         let mut retain = HashMap::new();
         let mut writes = Vec::with_capacity(taken.len());

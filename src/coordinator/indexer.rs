@@ -62,7 +62,9 @@ pub enum IndexAsk {
         /// The owner's answer.
         reply: oneshot::Sender<FollowReply>,
     },
-    /// Hand out work as soon as there is some. Dropping `reply` says that the owner is done for good.
+    /// Hand out work as soon as there is some; the first time after a [`IndexAsk::Follow`] at once, even
+    /// if there is none, so that an index of no tasks is known to be complete. Dropping `reply` says that
+    /// the owner is done for good.
     Next {
         /// Tasks at most.
         max: usize,

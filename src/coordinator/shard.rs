@@ -270,7 +270,7 @@ async fn term(
         epoch,
         asks,
         context.index_health.clone(),
-        IndexerOptions::default(),
+        IndexerOptions { clock: context.clock, ..IndexerOptions::default() },
     );
     let indexing = over.clone();
     tasks.spawn(async move {
@@ -341,7 +341,7 @@ async fn pulses(mut heard: crate::bus::Subscription, inputs: mpsc::Sender<Inboun
 async fn questions_of_others(context: ShardContext, mut questions: crate::bus::Subscription) {
     use futures_util::StreamExt;
     while let Some(message) = questions.next().await {
-        let Some(reply) = message.reply else { continue };
+        let Some(reply) = message.reply.filter(|to| subjects::may_answer(to)) else { continue };
         let told = context.queries.tell(&message.payload).await;
         if let Err(error) = context.link.main.tell(reply.to_string(), told).await {
             tracing::debug!(%error, "an answer to another coordinator could not be sent");

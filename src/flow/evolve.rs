@@ -270,6 +270,7 @@ impl State {
             let parent = self.task_mut(&parent)?;
             parent.children.push(key.id.clone());
             parent.live_children += u32::from(!phase.is_terminal());
+            parent.news |= phase.is_terminal();
         }
         let task = Task {
             spec,
@@ -287,6 +288,7 @@ impl State {
             wake_at: None,
             order,
             resumed: false,
+            news: false,
             failures: Vec::new(),
             refusal: admission.refusal.clone(),
             result: None,
@@ -363,6 +365,7 @@ impl State {
         let task = self.task_mut(key)?;
         task.attempt = attempt;
         task.resumed = false;
+        task.news = false;
         task.started.get_or_insert(wall);
         task.lease =
             Some(Lease { token, instance: instance.clone(), n: 0, lease_ms, since: now, charge, resume });
@@ -475,7 +478,10 @@ impl State {
                 let task = self.step(key, Step::Wait)?;
                 task.awaits = live;
                 if task.awaits.is_empty() {
-                    self.wake(key, true)?;
+                    // Free of rate only if there was something to wait for; else a handler that waits
+                    // for nothing, again and again, would run unlimited and before everybody else.
+                    let resumed = task.news;
+                    self.wake(key, resumed)?;
                 }
             }
         }
@@ -545,6 +551,7 @@ impl State {
     fn child_ended(&mut self, parent: &TaskKey, child: &TaskKey, changes: &mut Changes) -> bool {
         let Some(task) = self.tasks.get_mut(parent) else { return false };
         task.live_children = task.live_children.saturating_sub(1);
+        task.news = true;
         let lives = !task.phase.is_terminal();
         let awaited = task.awaits.remove(&child.id);
         if awaited && task.awaits.is_empty() && task.phase == Phase::Waiting {
@@ -679,6 +686,7 @@ impl State {
             wake_at: None,
             order: 0,
             resumed: false,
+            news: false,
             failures: Vec::new(),
             refusal: Some(Refusal::new(Code::Cancelled, reason)),
             result: None,

@@ -116,6 +116,8 @@ pub struct Task {
     pub order: u64,
     /// Its wait is over: first in line, free of rate.
     pub resumed: bool,
+    /// A child of it has ended since it was dispatched: what makes a wait that is over at once a resume.
+    pub news: bool,
     /// The last ten tries that went wrong.
     pub failures: Vec<TryFailure>,
     /// Why it is rejected, failed or cancelled.

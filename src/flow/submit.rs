@@ -183,6 +183,10 @@ fn cancel(state: &State, key: &TaskKey, reason: &str) -> Decision {
         }
         return Decision::record(Record::Cancelled { key: key.clone(), reason: capped_message(reason) });
     };
+    if task.tombstone {
+        // Its id may have been another's that was forgotten: nothing true can be told of it.
+        return Decision::none();
+    }
     if task.phase.is_terminal() && task.live_children == 0 {
         // Both callers of a race get the true outcome.
         return Decision::answer(Tell::Done { key: key.clone(), done: Box::new(done_hint(task)) });

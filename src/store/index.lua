@@ -66,6 +66,10 @@ local function join_tree(task, root, member)
   end
 end
 
+local function set_result(task, result, ...)
+  call('SET', prefix .. 'x:' .. task, result, 'PX', string.format('%.0f', math.max(retain_ms, 1000)), ...)
+end
+
 local function write(task, record, result)
   local key = prefix .. 't:' .. task
   local old = call('GETRANGE', key, 0, 255)
@@ -76,7 +80,11 @@ local function write(task, record, result)
     return 0
   end
   local rev, state, agent, root, created, ended = string.match(record, HEADER)
-  if orev and tonumber(orev) >= tonumber(rev) then return 0 end
+  if orev and tonumber(orev) >= tonumber(rev) then
+    -- A result that was read back from the journal may come after its task.
+    if orev == rev and result ~= '' then set_result(task, result, 'NX') end
+    return 0
+  end
 
   local member = created .. task
   local fresh = not orev
@@ -111,9 +119,7 @@ local function write(task, record, result)
     call('SET', key, record, 'PX', string.format('%.0f', retain_ms + 3600000))
     call('ZADD', prefix .. 'done', ended, done_entry(task, state, agent, root, created))
   end
-  if result ~= '' then
-    call('SET', prefix .. 'x:' .. task, result, 'PX', string.format('%.0f', math.max(retain_ms, 1000)))
-  end
+  if result ~= '' then set_result(task, result) end
   return 1
 end
 

@@ -14,14 +14,19 @@
 //! A batch may be sent again: a record is applied only if its revision is higher than the stored one's.
 //! Nothing in here retries.
 
+mod batch;
+mod wipe;
+
 use std::collections::HashMap;
 
 use redis::{Cmd, Pipeline, RedisResult, Script, Value};
 
+pub use batch::{Flush, Flushed, Generation, IndexBatch, IndexWrite, RestartPoint, Retention, Written};
+
 use super::{Connection, StoreError, is_noscript, keys, record};
 use crate::{
-    task::{Millis, Payload, Plan, TaskId, TaskKey, TenantName},
-    wire::{api::TaskView, subjects::Shard},
+    task::{Millis, Payload, Plan, TaskId, TenantName},
+    wire::subjects::Shard,
 };
 
 /// Tasks per script call, so that no call holds Redis for long.
@@ -33,116 +38,8 @@ const BYTES_PER_CALL: usize = 1024 * 1024;
 /// Dropped beyond what a call has written, so that a lowered retention is caught up with.
 const EXTRA_DROPS: usize = 64;
 
-/// Keys looked at per step of a wipe.
-const WIPE_STEP: usize = 1_000;
-
 /// Tenants remembered with their last flush; beyond it the memory starts anew.
 const MAX_KNOWN: usize = 100_000;
-
-/// One index from its beginning to its loss.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Generation(pub u128);
-
-impl Generation {
-    /// One that was never used before.
-    pub fn fresh() -> Self {
-        Self(uuid::Uuid::new_v4().as_u128())
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        u128::from_str_radix(text, 16).ok().map(Self)
-    }
-}
-
-impl std::fmt::Display for Generation {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:032x}", self.0)
-    }
-}
-
-/// Orders everything that was ever written within a generation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Flush {
-    /// The owner's epoch.
-    pub epoch: u64,
-    /// +1 per batch.
-    pub number: u64,
-}
-
-/// A touched task as the owner sees it now.
-#[derive(Debug, Clone, PartialEq)]
-pub struct IndexWrite {
-    /// Everything but the result.
-    pub view: TaskView,
-    /// Set with the write that makes the task completed, and in a rebuild.
-    pub result: Option<Payload>,
-}
-
-/// How long a tenant's terminal tasks stay.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Retention {
-    /// At most this many.
-    pub tasks: u64,
-    /// At most this long after their end, in milliseconds.
-    pub ms: Millis,
-}
-
-impl From<&Plan> for Retention {
-    fn from(plan: &Plan) -> Self {
-        Self { tasks: plan.retain_tasks, ms: plan.retain_ms }
-    }
-}
-
-/// What the owner hands out at once.
-#[derive(Debug, Clone, PartialEq)]
-pub struct IndexBatch {
-    /// Whose journal this is from.
-    pub shard: Shard,
-    /// The generation the owner was told to follow when it gathered this.
-    pub generation: Generation,
-    /// Every task touched up to this journal sequence is in the index once this batch is; 0 while a
-    /// rebuild has tasks left.
-    pub upto_seq: u64,
-    /// The touched tasks, each once.
-    pub writes: Vec<IndexWrite>,
-    /// Tasks that were touched and that the owner has forgotten since; they leave the index.
-    pub gone: Vec<TaskKey>,
-    /// For each tenant in `writes` and `gone`.
-    pub retain: HashMap<TenantName, Retention>,
-    /// The owner's wall clock, Unix milliseconds.
-    pub now_wall: Millis,
-}
-
-/// The shard's restart point as stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RestartPoint {
-    /// Of which index.
-    pub generation: Generation,
-    /// The last batch.
-    pub flush: Flush,
-    /// Where to go on in the journal.
-    pub seq: u64,
-}
-
-/// What came of a write.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Written {
-    /// Stored, as far as it was newer.
-    Done(Flushed),
-    /// Redis does not hold what was written before: wipe and rebuild.
-    Lost,
-    /// A newer owner writes this index: stop.
-    Fenced,
-}
-
-/// Numbers of a write that was stored.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Flushed {
-    /// Records that were newer than the stored ones.
-    pub applied: u64,
-    /// Terminal tasks that retention dropped.
-    pub dropped: u64,
-}
 
 /// Writes one shard's index. Not shared: it remembers what it wrote.
 pub struct IndexWriter {
@@ -226,7 +123,7 @@ impl IndexWriter {
         let mut c = connection.clone();
         let _: Value = redis::cmd("UNLINK").arg(keys::restart_point(shard)).query_async(&mut c).await?;
         let _: Value = redis::cmd("UNLINK").arg(keys::due(shard)).query_async(&mut c).await?;
-        let wiped = wipe(&mut c).await?;
+        let wiped = wipe::wipe(&mut c).await?;
         tracing::info!(shard = shard.0, %generation, keys = wiped, "the index begins anew");
         let first = Flush { epoch, number: 0 };
         let _: Value = redis::cmd("HSET")
@@ -525,33 +422,4 @@ fn split_calls(touched: Vec<Touched<'_>>) -> Vec<Vec<Touched<'_>>> {
         calls.push(call);
     }
     calls
-}
-
-/// Unlinks every index key. One pass over the keyspace, in steps, whatever the keys' state.
-async fn wipe(connection: &mut Connection) -> Result<u64, StoreError> {
-    let mut cursor: u64 = 0;
-    let mut wiped = 0;
-    loop {
-        let (next, found): (u64, Vec<String>) = redis::cmd("SCAN")
-            .arg(cursor)
-            .arg("MATCH")
-            .arg(keys::INDEX_PATTERN)
-            .arg("COUNT")
-            .arg(WIPE_STEP)
-            .query_async(connection)
-            .await?;
-        let mut pipeline = Pipeline::new();
-        // One key per command: a page may span the nodes' slots.
-        for key in found.iter().filter(|key| keys::tenant_of_index_key(key).is_some()) {
-            pipeline.cmd("UNLINK").arg(key).ignore();
-        }
-        wiped += pipeline.len() as u64;
-        if !pipeline.is_empty() {
-            pipeline.exec_async(connection).await?;
-        }
-        cursor = next;
-        if cursor == 0 {
-            return Ok(wiped);
-        }
-    }
 }

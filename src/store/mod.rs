@@ -1,6 +1,7 @@
 //! The only place that knows Redis (or Valkey): what is kept there, how it is written and read.
 //!
 //! ```text
+//! connect  how to reach it, and whether it is fit
 //! keys     every key name, and how each kind is bounded
 //! record   one task as stored: a header the script can read, then the view
 //! index    the one writer: a script call per touched tenant (`index.lua` beside it)

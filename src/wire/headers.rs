@@ -12,6 +12,11 @@ pub const SERVICE_ERROR: &str = "Nats-Service-Error";
 /// Compare-and-set on the last message of a subject.
 pub const EXPECTED_LAST_SUBJECT_SEQUENCE: &str = "Nats-Expected-Last-Subject-Sequence";
 
+/// On everything that only a coordinator writes: journal messages and leases. Whoever may publish to
+/// a stream can have the server's acknowledgement sent to any subject, these included; but an
+/// acknowledgement has no headers.
+pub const COORDINATOR: &str = "Selvedge-Coordinator";
+
 /// JSON.
 pub const JSON: &str = "application/json";
 

@@ -108,6 +108,13 @@ pub fn api(tenant: &TenantName, verb: &str) -> String {
     format!("sv.api.{tenant}.{verb}")
 }
 
+/// Whether a request may be answered to this reply subject. It decides where *we* publish, with our
+/// rights: `sv.` is work and decisions, `$` is the server's, so a request that names one of those
+/// wants a message forged.
+pub fn may_answer(reply: &str) -> bool {
+    !reply.starts_with("sv.") && !reply.starts_with('$')
+}
+
 /// A subject that is none of ours, or holds a bad name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SubjectError {
@@ -213,6 +220,14 @@ mod tests {
         assert_eq!(parse_done(&done(&tenant, &task)), Ok(key));
         assert_eq!(parse_instance(&beat(&agent, &instance)), Ok((agent, instance)));
         assert_eq!(parse_api(&api(&tenant, "get")), Ok((tenant, "get".to_owned())));
+    }
+
+    #[test]
+    fn an_answer_never_goes_to_a_subject_of_ours_or_the_servers() {
+        assert!(may_answer("_INBOX_acme.x.1"));
+        assert!(!may_answer("sv.submit.globex.reader.x"));
+        assert!(!may_answer("sv.journal.0"));
+        assert!(!may_answer("$JS.API.STREAM.DELETE.JOURNAL"));
     }
 
     #[test]

@@ -157,3 +157,33 @@ fn a_log_filter_that_makes_no_sense_is_a_configuration_error() {
     assert_eq!(code(&output), 78, "{}", stderr(&output));
     assert!(stderr(&output).contains("RUST_LOG"), "{}", stderr(&output));
 }
+
+#[test]
+fn the_selected_nats_context_counts_unless_it_is_told_not_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let nats = dir.path().join(".config/nats");
+    std::fs::create_dir_all(nats.join("context")).unwrap();
+    std::fs::write(nats.join("context.txt"), "prod").unwrap();
+    std::fs::write(
+        nats.join("context/prod.json"),
+        r#"{"url":"nats://prod:4222","user":"amy","password":"hunter2"}"#,
+    )
+    .unwrap();
+    let line = |args: &[&str], key: &str| {
+        let args = [&["config", "show", "--origin"], args].concat();
+        let shown = stdout(&run(dir.path(), &args));
+        assert!(!shown.contains("hunter2"));
+        shown.lines().find(|line| line.trim_start().starts_with(key)).unwrap_or_default().to_owned()
+    };
+    assert!(line(&[], "nats.urls").ends_with("NATS context prod"));
+    assert!(line(&[], "nats.password ").contains("********"));
+    assert!(line(&["--no-context"], "nats.urls").ends_with("default"));
+    assert!(line(&["-s", "other:4222"], "nats.urls").ends_with("flag --server"));
+    assert!(
+        line(&["--creds", "/x"], "nats.user").ends_with("default"),
+        "a login of the context must not be mixed in"
+    );
+    let missing = run(dir.path(), &["--context", "nowhere", "config", "check"]);
+    assert_eq!(code(&missing), 78);
+    assert!(stderr(&missing).contains("CONFIG_CONTEXT"), "{}", stderr(&missing));
+}

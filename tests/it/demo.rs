@@ -150,5 +150,9 @@ fn what_cannot_be_read_is_said_and_nothing_is_left_behind() {
     let output = selvedge(temp.path()).args(["demo", "empty", "--json"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("nothing to read") && said.contains("1 binary"), "{said}");
+    assert!(!temp.path().join(".selvedge").exists(), "nothing was written");
+    assert!(
+        said.contains("PATH_EMPTY") && said.contains("nothing to read") && said.contains("1 binary"),
+        "{said}"
+    );
 }

@@ -142,4 +142,15 @@ fn a_port_asked_for_is_refused_with_its_holder_and_a_usual_one_gives_way() {
     if cfg!(target_os = "linux") {
         assert!(said.contains(&std::process::id().to_string()), "{said}");
     }
+
+    // Whoever holds the usual port, we or a stranger: it is taken now.
+    let usual = TcpListener::bind("127.0.0.1:4222");
+    let mut command = selvedge(temp.path());
+    command.args(["dev", "--ephemeral", "--json", "--redis-port", "0", "--admin-port", "0"]);
+    let mut dev = Started::of(command);
+    let told = endpoints(&mut dev);
+    assert_ne!(told["nats_url"], "nats://127.0.0.1:4222");
+    dev.signal(libc::SIGINT);
+    assert_eq!(dev.end().0.code(), Some(0));
+    drop(usual);
 }

@@ -216,7 +216,7 @@ async fn events_reach_redis_in_order_and_bad_ones_are_skipped() {
     b.end().await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_wait_in_the_stream_while_redis_is_down_and_none_is_doubled() {
     let mut redis = Redis::start().await;
     let b = Bench::new(&redis).await;
@@ -226,7 +226,7 @@ async fn events_wait_in_the_stream_while_redis_is_down_and_none_is_doubled() {
     for n in 2..=300 {
         b.publish("t", codec::pack(&event(1, n))).await;
     }
-    redis.up().await;
+    redis.up();
     b.until_drained().await;
     let page = b.store.read(&key("t"), None, 1_000).await.unwrap();
     let numbers: Vec<u32> = page.events.iter().map(|e| e.n).collect();

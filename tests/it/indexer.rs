@@ -35,6 +35,8 @@ struct Owner {
     dirty: Dirty,
     head: u64,
     generation: Option<Generation>,
+    /// Nothing was handed out of this generation yet.
+    fresh: bool,
     waiting: Option<(usize, oneshot::Sender<IndexBatch>)>,
     parked: Vec<(usize, oneshot::Sender<IndexBatch>)>,
     written: watch::Sender<u64>,
@@ -55,8 +57,9 @@ impl Owner {
         match ask {
             IndexAsk::Follow { generation, from, reply } => {
                 self.generation = Some(generation);
-                // Nobody waits for an answer to a question of before.
-                self.waiting = None;
+                self.fresh = true;
+                // Nobody waits for an answer to a question of before (but a second indexer, in one test).
+                self.parked.extend(self.waiting.take());
                 match from {
                     None => self.dirty.restart(self.tasks.keys().cloned().collect()),
                     Some(seq) => self.dirty.prune(seq),
@@ -72,13 +75,15 @@ impl Owner {
     }
 
     fn hand_out(&mut self) {
-        if self.dirty.is_empty() {
+        if self.dirty.is_empty() && !self.fresh {
             return;
         }
         let (Some((max, reply)), Some(generation)) = (self.waiting.take(), self.generation) else { return };
+        self.fresh = false;
         let taken = self.dirty.take(max, usize::MAX);
         let writes: Vec<_> = taken.iter().map(|(key, _)| write(self.tasks[key].clone())).collect();
-        let keep = Retention { tasks: 100_000, ms: 86_400_000 };
+        // These tasks ended in 1970, and the sweep goes by the real clock.
+        let keep = Retention { tasks: 100_000, ms: 1 << 45 };
         let batch = IndexBatch {
             shard: Shard(0),
             generation,
@@ -126,8 +131,10 @@ impl Bench {
         let mut owner = Owner {
             tasks: HashMap::new(),
             dirty: Dirty::default(),
-            head: 0,
+            // The message that opened the journal.
+            head: 1,
             generation: None,
+            fresh: false,
             waiting: None,
             parked: Vec::new(),
             written,
@@ -153,7 +160,7 @@ impl Bench {
             follows: follows_rx,
             health: health_rx,
             expected: BTreeMap::new(),
-            head: 0,
+            head: 1,
             stop,
             indexer,
             asks,
@@ -176,6 +183,14 @@ impl Bench {
     async fn until(&mut self, fits: impl FnMut(&IndexHealth) -> bool) {
         let wait = self.health.wait_for(fits);
         tokio::time::timeout(Duration::from_secs(10), wait).await.expect("the state changes").unwrap();
+    }
+
+    /// Waits for the rebuild with this number (from 1) to be over.
+    async fn until_following(&mut self, rebuilds: usize) {
+        let wait = self.follows.wait_for(|f| f.len() >= rebuilds);
+        tokio::time::timeout(Duration::from_secs(10), wait).await.expect("the loss is noticed").unwrap();
+        let head = self.head;
+        self.until(|h| h.state == IndexState::Following && h.upto_seq == head).await;
     }
 
     /// Every task, from Redis, page by page.
@@ -209,6 +224,13 @@ impl Bench {
 }
 
 #[tokio::test]
+async fn an_index_of_no_tasks_is_complete() {
+    let mut b = Bench::new(Redis::start().await).await;
+    b.until_following(1).await;
+    assert!(b.indexed().await.is_empty());
+}
+
+#[tokio::test]
 async fn the_index_equals_the_owners_state_after_a_flushall_at_any_moment() {
     let mut b = Bench::new(Redis::start().await).await;
     for round in 0..10 {
@@ -228,14 +250,12 @@ async fn the_index_equals_the_owners_state_after_a_flushall_at_any_moment() {
     assert!(follows > 1, "the losses were noticed");
     // Nothing is written any more: the idle check finds this one.
     b.flushall().await;
-    let wait = b.follows.wait_for(|f| f.len() > follows);
-    tokio::time::timeout(Duration::from_secs(10), wait).await.expect("the loss is noticed").unwrap();
-    b.until(|h| h.state == IndexState::Following && h.upto_seq == 800).await;
+    b.until_following(follows + 1).await;
     b.assert_equal().await;
     assert!(!b.indexer.is_finished());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_redis_degrades_the_index_and_an_empty_one_is_filled_again() {
     let mut b = Bench::new(Redis::start().await).await;
     for i in 0..100 {
@@ -247,10 +267,44 @@ async fn a_killed_redis_degrades_the_index_and_an_empty_one_is_filled_again() {
     for i in 0..50 {
         b.change(&format!("t{i}"), Phase::Running).await;
     }
-    b.redis.up().await;
-    b.until(|h| h.state == IndexState::Following && h.upto_seq >= 150).await;
+    b.redis.up();
+    b.until_following(2).await;
     b.assert_equal().await;
     assert_eq!(*b.follows.borrow(), [None, None], "two rebuilds: at the start and after the loss");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_restarted_with_old_data_is_wiped_and_filled_again() {
+    let mut b = Bench::new(Redis::start().await).await;
+    for i in 0..60 {
+        b.change(&format!("t{i}"), Phase::Running).await;
+    }
+    b.until_written().await;
+    let _: () = redis::cmd("SAVE").query_async(&mut b.connection.clone()).await.unwrap();
+    for i in 0..60 {
+        b.change(&format!("t{i}"), Phase::Completed).await;
+    }
+    b.until_written().await;
+    b.redis.kill();
+    b.redis.up();
+    b.until_following(2).await;
+    b.assert_equal().await;
+}
+
+#[tokio::test]
+async fn a_redis_that_stands_still_loses_nothing_and_needs_no_rebuild() {
+    let mut b = Bench::new(Redis::start().await).await;
+    b.change("t0", Phase::Queued).await;
+    b.until_written().await;
+    b.redis.pause();
+    for i in 0..120 {
+        b.change(&format!("t{i}"), Phase::Running).await;
+    }
+    b.until(|h| h.state == IndexState::Degraded { reason: "unavailable" }).await;
+    b.redis.resume();
+    b.until_written().await;
+    b.assert_equal().await;
+    assert_eq!(*b.follows.borrow(), [None]);
 }
 
 #[tokio::test]
@@ -289,7 +343,7 @@ async fn a_next_owner_goes_on_from_the_restart_point_and_the_old_one_ends() {
     let second = tokio::spawn(second.run(stop.clone()));
     let wait = b.follows.wait_for(|f| f.len() == 2);
     tokio::time::timeout(Duration::from_secs(10), wait).await.expect("it asks to follow").unwrap();
-    assert_eq!(*b.follows.borrow(), [None, Some(100)]);
+    assert_eq!(*b.follows.borrow(), [None, Some(101)]);
     let end = tokio::time::timeout(Duration::from_secs(10), &mut b.indexer).await.expect("it ends").unwrap();
     assert_eq!(end, IndexerEnd::Fenced);
     b.change("t5", Phase::Completed).await;

@@ -12,7 +12,7 @@ use async_nats::jetstream::{
 };
 use futures_util::StreamExt;
 
-use super::{Entry, JournalError, journal_stream, leader_head, server_now, unix_ms};
+use super::{Entry, JournalError, StreamState, is_noise, journal_stream, leader_head, stream_state, unix_ms};
 use crate::{
     bus::api::ApiError,
     wire::subjects::{self, Shard},
@@ -31,7 +31,8 @@ pub struct JournalReader {
     subject: String,
 }
 
-/// Where a journal begins and ends, and how long nothing was written, by the server's clock.
+/// Where a journal begins and ends, how full it is, and how long nothing was written, by the
+/// server's clock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Extent {
     /// The first sequence the stream still has; above 1 after a purge.
@@ -40,6 +41,10 @@ pub struct Extent {
     pub head: Option<Entry>,
     /// Time passed since the head was stored, both ends measured by the server; zero without a head.
     pub idle: Duration,
+    /// Bytes in the stream, all shards together.
+    pub bytes: u64,
+    /// Bytes it may hold.
+    pub max_bytes: u64,
 }
 
 impl JournalReader {
@@ -50,15 +55,16 @@ impl JournalReader {
 
     /// The last message, read from the stream's leader.
     pub async fn head(&self) -> Result<Option<Entry>, JournalError> {
-        leader_head(&self.stream, &self.subject).await
+        Ok(leader_head(&self.stream, &self.subject).await?.0)
     }
 
     /// First sequence, head, and the server-side time since the head: what a take-over adds to `now`.
     pub async fn extent(&self) -> Result<Extent, JournalError> {
         let head = self.head().await?;
-        let (now, first_seq, _) = server_now(&self.js).await?;
-        let idle = head.as_ref().map_or(Duration::ZERO, |h| Duration::from_millis(now.saturating_sub(h.at)));
-        Ok(Extent { first_seq, head, idle })
+        let StreamState { server_now, first_seq, bytes, max_bytes } = stream_state(&self.js).await?;
+        let since = |at| Duration::from_millis(server_now.saturating_sub(at));
+        let idle = head.as_ref().map_or(Duration::ZERO, |head| since(head.at));
+        Ok(Extent { first_seq, head, idle, bytes, max_bytes })
     }
 
     /// Every message from `from` (a sequence; at least 1) up to the head at the time of the call.
@@ -158,13 +164,20 @@ impl Tail {
             self.messages = Some(Box::new(Delivery { messages, number: 1 }));
         }
         let Some(delivery) = self.messages.as_mut() else { return Ok(None) };
-        let Some(Ok(message)) = delivery.messages.next().await else { return Ok(None) };
-        let Ok(info) = message.info() else { return Ok(None) };
-        if info.consumer_sequence != delivery.number || info.stream_sequence < self.next {
-            return Ok(None);
+        loop {
+            let Some(Ok(message)) = delivery.messages.next().await else { return Ok(None) };
+            let Ok(info) = message.info() else { return Ok(None) };
+            if info.consumer_sequence != delivery.number || info.stream_sequence < self.next {
+                return Ok(None);
+            }
+            delivery.number += 1;
+            if !is_noise(message.headers.as_ref()) {
+                let (seq, at) = (info.stream_sequence, unix_ms(info.published.unix_timestamp_nanos()));
+                return Ok(Some(Entry { seq, bytes: message.payload.clone(), at }));
+            }
+            tracing::warn!(seq = info.stream_sequence, "a message in the journal that no coordinator wrote");
+            metrics::counter!("selvedge_journal_noise_total").increment(1);
+            self.next = info.stream_sequence + 1;
         }
-        delivery.number += 1;
-        let (seq, at) = (info.stream_sequence, unix_ms(info.published.unix_timestamp_nanos()));
-        Ok(Some(Entry { seq, bytes: message.payload.clone(), at }))
     }
 }

@@ -28,7 +28,6 @@ use super::parse::read_file;
 use super::walk::{Omissions, SkipReason, Walk, walk};
 use crate::agent::{Agent, AgentError, Ctx};
 use crate::bus::Link;
-use crate::cli::connect::nats_failure;
 use crate::cli::context::Ctx as Command;
 use crate::cli::dev::write_whole;
 use crate::cli::failure::Exit;
@@ -117,7 +116,7 @@ pub struct Summary {
 pub async fn run(args: DemoAgentArgs, ctx: Command) -> Result<ExitCode> {
     let role = args.role;
     let name = format!("selvedge-demo/{}/{}", role.name(), std::process::id());
-    let link = Link::connect(&ctx.nats_options()?, &name).await.map_err(|error| nats_failure(&error))?;
+    let link = Link::connect(&ctx.nats()?, &name).await?;
     let (slots, place) = (args.slots, Arc::new(args));
     let agent = match role {
         Role::Planner => Agent::new(role.name(), move |ctx, job| plan(ctx, job, Arc::clone(&place))),
@@ -279,7 +278,8 @@ fn record(place: &DemoAgentArgs, task: &TaskId) -> PathBuf {
     place.work.join(format!("walk-{task}.json"))
 }
 
-fn nothing_to_read(root: &Path, omissions: &Omissions) -> String {
+/// Why a directory has nothing to digest.
+pub fn nothing_to_read(root: &Path, omissions: &Omissions) -> String {
     let mut why = format!("there is nothing to read in {}", root.display());
     if omissions.total() > 0 {
         let reasons = omissions.counts.iter().map(|(reason, n)| format!("{n} {}", reason.label()));

@@ -41,7 +41,7 @@ pub struct DemoArgs {
 
     /// Give up after this time
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration)]
-    pub timeout: Duration,
+    pub max_wait: Duration,
 
     /// Keep this file up to date with counts, processes and phase, as JSON
     #[arg(long, value_name = "FILE")]

@@ -16,9 +16,9 @@ use super::agents::{self, Role, Summary};
 use super::args::DemoArgs;
 use super::progress::{self, Progress};
 use super::view::View;
+use super::walk::{Limits, walk_with};
 use crate::bus::limits::{LimitsBucket, LimitsError};
 use crate::bus::{self, Link};
-use crate::cli::connect::{client_failure, nats_failure};
 use crate::cli::context::Ctx;
 use crate::cli::dev::{happened, say, write_whole};
 use crate::cli::failure::{Exit, Failure};
@@ -38,6 +38,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// Runs it.
 pub async fn run(args: DemoArgs, ctx: Ctx) -> Result<ExitCode> {
     let root = directory(args.path.as_deref())?;
+    has_files(&root).await?;
     let output = output(&args.output)?;
     let began = Instant::now();
     let stop = ctx.stop.clone();
@@ -98,13 +99,13 @@ impl Demo<'_> {
     async fn run(&self, stack: &mut Stack) -> Result<ExitCode> {
         let mut events = stack.events();
         let mut status = Status { file: self.args.status_file.as_deref(), began: self.began };
-        let link = Link::connect(&stack.options, "selvedge-demo").await.map_err(|e| nats_failure(&e))?;
+        let link = Link::connect(&stack.options, "selvedge-demo").await?;
         set_limits(stack).await?;
         self.start_agents(stack)?;
         let client = Client::on(link, TenantName::new(DEMO)?);
         // Only a server that was given may know earlier runs.
         let before = progress::all_tasks(&client).await.unwrap_or_default();
-        let task = agents::submit(&client, self.root).await.map_err(|error| client_failure(&error))?;
+        let task = agents::submit(&client, self.root).await?;
         let mut progress = Progress::follow(&client, task.id(), before).await?;
         let mut view = View::of_stderr(self.ctx.output.json);
 
@@ -112,18 +113,19 @@ impl Demo<'_> {
         view.clear();
         status.write("ended", &progress, stack)?;
         let ended = match end {
-            End::Task(ended) => (*ended).map_err(|error| client_failure(&error))?,
+            End::Task(ended) => (*ended)?,
             End::Stopped | End::TooLate => {
                 if !stack.nats.ours {
                     // Nobody would work on it after us.
                     let _ = tokio::time::timeout(FAREWELL, task.cancel("the demo was stopped")).await;
                 }
                 if matches!(end, End::Stopped) {
+                    view.say("stopped by you; everything is stopped, and nothing was written");
                     return Ok(Exit::Interrupted.into());
                 }
-                let what = format!("not done after {}", human_duration(self.args.timeout));
+                let what = format!("not done after {}", human_duration(self.args.max_wait));
                 return Err(Failure::new(Exit::Temporary, "TIMED_OUT", what)
-                    .help("give it longer with --timeout, or a smaller PATH")
+                    .help("give it longer with --max-wait, or a smaller PATH")
                     .into());
             }
         };
@@ -133,7 +135,7 @@ impl Demo<'_> {
                 .help("`selvedge demo --keep` leaves everything running, to look at it")
                 .into());
         }
-        let summary: Summary = ended.result().map_err(|error| client_failure(&error))?;
+        let summary: Summary = ended.result()?;
         let restarts = stack.members().iter().map(|member| member.restarts).sum();
         if self.ctx.output.json {
             let elapsed_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -183,7 +185,7 @@ impl Demo<'_> {
         frames.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut states = tokio::time::interval(Duration::from_millis(100));
         states.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let deadline = self.began + self.args.timeout;
+        let deadline = self.began + self.args.max_wait;
         let ended = task.wait();
         tokio::pin!(ended);
         loop {
@@ -293,8 +295,7 @@ impl Status<'_> {
 
 /// Sets the plan and the tenant `demo`: a file each for the children, room for planner and librarian beside them.
 async fn set_limits(stack: &Stack) -> Result<()> {
-    let connection =
-        bus::connect(&stack.options, "selvedge-demo/limits").await.map_err(|e| nats_failure(&e))?;
+    let connection = bus::connect(&stack.options, "selvedge-demo/limits").await?;
     let bucket = LimitsBucket::open(connection.jetstream()).await.map_err(limits_failure)?;
     let plan = Plan {
         in_flight: 64,
@@ -351,6 +352,20 @@ fn directory(given: Option<&Path>) -> Result<PathBuf> {
     }
     std::fs::read_dir(&real).map_err(|error| cannot(error.to_string()))?;
     Ok(real)
+}
+
+/// An empty directory is better known before anything is started.
+async fn has_files(root: &Path) -> Result<()> {
+    let dir = root.to_owned();
+    let limits = Limits { max_files: 1, ..Limits::default() };
+    let walk = tokio::task::spawn_blocking(move || walk_with(&dir, limits)).await??;
+    if !walk.files.is_empty() {
+        return Ok(());
+    }
+    let what = agents::nothing_to_read(root, &walk.omissions);
+    Err(Failure::new(Exit::Failed, "PATH_EMPTY", what)
+        .help("name another directory, for example: selvedge demo .")
+        .into())
 }
 
 /// Where the digest goes, made ready; a place that cannot be written is better known now than later.

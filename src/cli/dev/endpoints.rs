@@ -74,11 +74,11 @@ impl Endpoints {
         }
         let next = [
             ("Next", "selvedge demo", "# real agents digest a directory"),
-            ("", "selvedge submit reader '{\"path\":\"README.md\"}' --wait", ""),
-            ("", "python3 examples/worker.py", ""),
+            ("", "python3 examples/worker.py", "# an agent of your own, then in another terminal:"),
+            ("", "selvedge submit shout '\"hello\"' --wait", ""),
         ];
         for (label, command, about) in next {
-            page += format!("  {label:<11} {command:<29} {}", about.dimmed()).trim_end();
+            page += format!("  {label:<11} {command:<36} {}", about.dimmed()).trim_end();
             page += "\n";
         }
         page + &format!("  {}\n", "Ctrl-C stops everything.".dimmed())

@@ -89,7 +89,7 @@ async fn an_owner_keeps_the_shard_as_long_as_it_renews() {
 }
 
 #[tokio::test]
-async fn a_zombie_knows_by_its_own_clock_and_its_renewal_fails() {
+async fn a_zombie_knows_by_its_own_clock_and_takes_nothing_back() {
     let (nats, _js) = fabric().await;
     let (runtime, mut zombie) = on_its_own(nats.url());
     soon("the first owner", zombie.handle.acquired()).await.unwrap();
@@ -134,6 +134,24 @@ async fn an_owner_without_server_stops_acting_before_its_lease_can_have_run_out(
     assert!(killed.elapsed() < Duration::from_secs(2), "{:?}", killed.elapsed());
     nats.restart().await;
     soon("owning again", owner.handle.acquired()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_renewal_against_another_holder_fails_and_changes_nothing() {
+    let (nats, js) = fabric().await;
+    let mut owner = candidate(&nats.url(), "owner").await;
+    let (_, ended) = soon("the owner", owner.handle.acquired()).await.unwrap();
+    let Ownership::Owner { until, .. } = owner.handle.now() else { panic!("not owner") };
+    let bucket = js.get_key_value(OWNER_BUCKET).await.unwrap();
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert(selvedge::wire::headers::COORDINATOR, "1");
+    let subject = topology::bucket_subject(OWNER_BUCKET, &topology::owner_key(Shard(0)));
+    let usurped = js.publish_with_headers(subject, headers, "usurper".into()).await.unwrap().await.unwrap();
+
+    soon("the end", ended.cancelled()).await;
+    assert!(tokio::time::Instant::now() < until, "it noticed at its renewal, not at its deadline");
+    let entry = bucket.entry(topology::owner_key(Shard(0))).await.unwrap().unwrap();
+    assert_eq!((entry.revision, &entry.value[..]), (usurped.sequence, &b"usurper"[..]));
 }
 
 #[tokio::test]

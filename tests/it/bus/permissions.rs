@@ -1,13 +1,13 @@
 //! `nats/server.prod.conf` as it is shipped: each role can do its work and nothing else.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
-use async_nats::{Client, ConnectOptions, Event, jetstream};
+use async_nats::{Client, ConnectOptions, Event, RequestErrorKind, jetstream};
 use futures_util::StreamExt;
 use selvedge::{
     bus::{
         journal::{JournalReader, JournalWriter},
-        ownership::{Lease, LeaseConfig},
+        ownership::{Lease, LeaseConfig, Ownership},
         provision::{Provision, provision},
         service::{Query, ServiceConfig, serve},
     },
@@ -19,21 +19,22 @@ use tokio_util::sync::CancellationToken;
 use super::{server::Nats, small, soon};
 
 async fn production_node() -> Nats {
-    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("nats/server.prod.conf");
     let roles = ["SYS", "COORDINATOR", "ACME", "READER", "OBSERVER", "OPERATOR"];
     let password =
         |role: &str| (format!("SELVEDGE_{role}_PASSWORD"), format!("test-{}", role.to_lowercase()));
     let name = ("SELVEDGE_NATS_NAME".to_owned(), "test-node".to_owned());
-    Nats::with_config(config, roles.iter().map(|r| password(r)).chain([name]).collect()).await
+    let variables: Vec<_> = roles.iter().map(|role| password(role)).chain([name]).collect();
+    Nats::production(&variables).await
 }
 
 struct User {
+    name: &'static str,
     client: Client,
     errors: mpsc::UnboundedReceiver<String>,
 }
 
 impl User {
-    async fn connect(nats: &Nats, name: &str) -> Self {
+    async fn connect(nats: &Nats, name: &'static str) -> Self {
         let (tell, errors) = mpsc::unbounded_channel();
         let client = ConnectOptions::with_user_and_password(name.to_owned(), format!("test-{name}"))
             .custom_inbox_prefix(format!("_INBOX_{name}"))
@@ -48,7 +49,7 @@ impl User {
             .connect(nats.url())
             .await
             .unwrap();
-        Self { client, errors }
+        Self { name, client, errors }
     }
 
     /// The server refuses to take this message from the user.
@@ -64,9 +65,20 @@ impl User {
         assert!(said.contains("subscription") && said.contains(&subject.to_lowercase()), "{subject}: {said}");
     }
 
+    /// The server has seen everything sent before: it answers a request, if only with "nobody there".
+    async fn in_sync(&self) {
+        let subject = match self.name {
+            "coordinator" => "sv.owner.999",
+            "acme" => "sv.api.acme.get",
+            _ => "sv.api.nobody.get",
+        };
+        let answer = soon("an answer", self.client.request(subject, "{}".into())).await;
+        let answered = answer.map_or_else(|e| e.kind() == RequestErrorKind::NoResponders, |_| true);
+        assert!(answered, "{} cannot even ask", self.name);
+    }
+
     async fn no_errors(&mut self) {
-        self.client.flush().await.unwrap();
-        // A ping after everything: errors come before its pong.
+        self.in_sync().await;
         assert_eq!(self.errors.try_recv().ok(), None);
     }
 }
@@ -158,11 +170,11 @@ async fn an_agent_speaks_only_as_itself() {
 
     let mut reader = User::connect(&nats, "reader").await;
     let mut offers = reader.client.subscribe("sv.offer.reader.i1").await.unwrap();
-    reader.client.flush().await.unwrap();
+    reader.in_sync().await;
     coordinator.client.publish("sv.offer.reader.i1", "work".into()).await.unwrap();
     assert_eq!(soon("an offer", offers.next()).await.unwrap().payload, "work");
     let mut beats = coordinator.client.subscribe("sv.beat.*.*").await.unwrap();
-    coordinator.client.flush().await.unwrap();
+    coordinator.in_sync().await;
     reader.client.publish("sv.beat.reader.i1", "alive".into()).await.unwrap();
     assert_eq!(soon("a heartbeat", beats.next()).await.unwrap().payload, "alive");
     let as_js = jetstream::new(reader.client.clone());
@@ -217,4 +229,56 @@ async fn a_wrong_password_is_refused() {
     let options = ConnectOptions::with_user_and_password("acme".into(), "guess".into());
     let refused = tokio::time::timeout(Duration::from_secs(10), options.connect(nats.url())).await.unwrap();
     assert!(refused.is_err());
+}
+
+#[tokio::test]
+async fn the_production_node_acknowledges_after_fsync() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let nats = production_node().await;
+    let mut monitor = tokio::net::TcpStream::connect(nats.monitor()).await.unwrap();
+    monitor.write_all(b"GET /jsz?config=true HTTP/1.0\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    monitor.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.contains(r#""sync_always": true"#), "{answer}");
+}
+
+#[tokio::test]
+async fn an_acknowledgement_sent_into_the_journal_and_the_lease_is_noise() {
+    let nats = production_node().await;
+    let coordinator = User::connect(&nats, "coordinator").await;
+    let js = jetstream::new(coordinator.client.clone());
+    provision(&js, Provision::Auto, &Topology::new(&small())).await.unwrap();
+    let (lease, mut handle) = Lease::new(&js, Shard(0), LeaseConfig::new("c1")).await.unwrap();
+    let running = tokio::spawn(lease.run(CancellationToken::new()));
+    let (revision, ended) = soon("the lease", handle.acquired()).await.unwrap();
+    let writer = JournalWriter::new(&js, Shard(0)).await.unwrap();
+    let reader = JournalReader::new(&js, Shard(0)).await.unwrap();
+    let mut tail = reader.follow(1);
+    let acme = User::connect(&nats, "acme").await;
+    let inject = async |task: &str, into: &str, stream: &str| {
+        let stored = || async { js.get_stream(stream).await.unwrap().cached_info().state.last_sequence };
+        let before = stored().await;
+        acme.client
+            .publish_with_reply(format!("sv.submit.acme.reader.{task}"), into.to_owned(), "{}".into())
+            .await
+            .unwrap();
+        soon("the injection", async { while stored().await == before {} }).await;
+    };
+
+    inject("t1", "sv.journal.0", "JOURNAL").await;
+    assert_eq!(reader.head().await.unwrap(), None);
+    assert_eq!(writer.append("a".into(), 0, &ended).await.unwrap(), 2);
+    inject("t2", "sv.journal.0", "JOURNAL").await;
+    assert_eq!(writer.append("a".into(), 0, &ended).await.unwrap(), 2, "found behind the noise");
+    assert_eq!(writer.append("b".into(), 2, &ended).await.unwrap(), 4);
+    for (seq, bytes) in [(2, "a"), (4, "b")] {
+        let entry = soon("the entry", tail.next()).await.unwrap().unwrap();
+        assert_eq!((entry.seq, &entry.bytes[..]), (seq, bytes.as_bytes()));
+    }
+
+    inject("t3", "$KV.selvedge_owner.shard.0", "KV_selvedge_owner").await;
+    tokio::time::sleep(LeaseConfig::new("c1").ttl).await;
+    assert!(handle.now().is_owner(tokio::time::Instant::now()) && !ended.is_cancelled());
+    assert!(matches!(handle.now(), Ownership::Owner { revision: same, .. } if same == revision));
+    running.abort();
 }

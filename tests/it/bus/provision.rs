@@ -4,7 +4,7 @@ use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy};
 use selvedge::{
     bus::{
         api::consumer_reset,
-        provision::{Provision, ProvisionError, Severity, drift, provision},
+        provision::{Provision, ProvisionError, Severity, breaking, drift, provision, watch_drift},
     },
     wire::topology::{JOURNAL, Topology},
 };
@@ -79,6 +79,24 @@ async fn a_consumer_deleted_while_running_is_noticed() {
 }
 
 #[tokio::test]
+async fn an_edit_while_running_is_told_and_breaks_readiness() {
+    let (_nats, js) = fabric().await;
+    let topology = Topology::new(&small());
+    let stop = tokio_util::sync::CancellationToken::new();
+    let mut intake = js.get_stream("INTAKE").await.unwrap().cached_info().config.clone();
+    intake.discard = DiscardPolicy::Old;
+    js.update_stream(intake).await.unwrap();
+    let mut told = None;
+    let every = std::time::Duration::from_millis(10);
+    watch_drift(&js, &topology, every, &stop, |result| {
+        told = breaking(&result.unwrap());
+        stop.cancel();
+    })
+    .await;
+    assert!(told.unwrap().contains(r#"INTAKE: discard is "old""#));
+}
+
+#[tokio::test]
 async fn another_size_is_reported_and_kept() {
     let (_nats, js) = fabric().await;
     let mut bigger = small();
@@ -102,6 +120,8 @@ async fn a_reset_redelivers_what_was_not_acknowledged() {
     consumer_reset(&js, "INTAKE", "owner-0").await.unwrap();
     let again = consumer.fetch().max_messages(1).messages().await.unwrap().next().await.unwrap().unwrap();
     assert_eq!(first.info().unwrap().stream_sequence, again.info().unwrap().stream_sequence);
+    let mut js = js;
+    js.set_timeout(std::time::Duration::from_secs(1));
     let missing = consumer_reset(&js, "INTAKE", "nobody").await.unwrap_err();
     assert!(missing.to_string().contains("consumer not found"), "{missing}");
 }

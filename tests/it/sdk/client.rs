@@ -100,7 +100,7 @@ async fn a_frozen_server_makes_a_submit_unknown_never_failed() {
 
 #[tokio::test]
 async fn without_a_coordinator_a_query_says_so() {
-    let server = crate::server::Server::start().await;
+    let server = super::owner::Server::start().await;
     let client = Client::connect(&server.url()).await.unwrap();
     let error = client.get(&TaskId::new("t1").unwrap()).await.unwrap_err();
     assert!(error.to_string().contains("no coordinator answers get"), "{error}");

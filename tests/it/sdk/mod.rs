@@ -3,4 +3,4 @@
 mod agent;
 mod client;
 mod owner;
-mod python;
+pub mod python;

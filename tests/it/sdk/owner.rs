@@ -5,6 +5,7 @@ use std::time::Duration;
 use async_nats::{Client, Message, Subscriber, jetstream};
 use futures_util::StreamExt;
 use selvedge::{
+    cli::servers::NatsServer,
     task::{AgentName, Code, InstanceId, Payload, Phase, Refusal, TaskId, TenantName, Token},
     wire::{
         codec,
@@ -14,9 +15,35 @@ use selvedge::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::server::Server;
+use crate::harness;
 
 pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A nats-server of a test's own.
+pub struct Server {
+    pub nats: NatsServer,
+    _dir: tempfile::TempDir,
+}
+
+impl Server {
+    pub async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self { nats: harness::nats(dir.path(), |_| {}).await, _dir: dir }
+    }
+
+    pub fn url(&self) -> String {
+        self.nats.url()
+    }
+
+    /// Stops the process where it is; returns when it stands still.
+    pub async fn freeze(&self) {
+        self.nats.pause();
+        let status = format!("/proc/{}/stat", self.nats.pid());
+        while std::fs::read_to_string(&status).is_ok_and(|stat| !stat.contains(") T ")) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+}
 
 pub struct Owner {
     pub server: Server,

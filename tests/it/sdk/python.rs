@@ -28,7 +28,7 @@ impl Drop for Killed {
 }
 
 /// The hash-pinned packages, installed once per target directory.
-fn packages() -> PathBuf {
+pub fn packages() -> PathBuf {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("worker-py-packages");
     let requirements = Path::new(EXAMPLES).join("requirements.txt");
     if dir.join("nats").is_dir() {

@@ -1,0 +1,113 @@
+//! What goes into the index, and what comes of it.
+
+use std::collections::HashMap;
+
+use crate::{
+    task::{Millis, Payload, Plan, TaskKey, TenantName},
+    wire::{api::TaskView, subjects::Shard},
+};
+
+/// One index from its beginning to its loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Generation(pub u128);
+
+impl Generation {
+    /// One that was never used before.
+    pub fn fresh() -> Self {
+        Self(uuid::Uuid::new_v4().as_u128())
+    }
+
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        u128::from_str_radix(text, 16).ok().map(Self)
+    }
+}
+
+impl std::fmt::Display for Generation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// Orders everything that was ever written within a generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Flush {
+    /// The owner's epoch.
+    pub epoch: u64,
+    /// +1 per batch.
+    pub number: u64,
+}
+
+/// A touched task as the owner sees it now.
+#[derive(Debug, Clone, PartialEq)]
+pub struct IndexWrite {
+    /// Everything but the result.
+    pub view: TaskView,
+    /// Set with the write that makes the task completed, and in a rebuild.
+    pub result: Option<Payload>,
+}
+
+/// How long a tenant's terminal tasks stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// At most this many.
+    pub tasks: u64,
+    /// At most this long after their end, in milliseconds.
+    pub ms: Millis,
+}
+
+impl From<&Plan> for Retention {
+    fn from(plan: &Plan) -> Self {
+        Self { tasks: plan.retain_tasks, ms: plan.retain_ms }
+    }
+}
+
+/// What the owner hands out at once.
+#[derive(Debug, Clone, PartialEq)]
+pub struct IndexBatch {
+    /// Whose journal this is from.
+    pub shard: Shard,
+    /// The generation the owner was told to follow when it gathered this.
+    pub generation: Generation,
+    /// Every task touched up to this journal sequence is in the index once this batch is; 0 while a
+    /// rebuild has tasks left.
+    pub upto_seq: u64,
+    /// The touched tasks, each once.
+    pub writes: Vec<IndexWrite>,
+    /// Tasks that were touched and that the owner has forgotten since; they leave the index.
+    pub gone: Vec<TaskKey>,
+    /// For each tenant in `writes` and `gone`.
+    pub retain: HashMap<TenantName, Retention>,
+    /// The owner's wall clock, Unix milliseconds.
+    pub now_wall: Millis,
+}
+
+/// The shard's restart point as stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RestartPoint {
+    /// Of which index.
+    pub generation: Generation,
+    /// The last batch.
+    pub flush: Flush,
+    /// Where to go on in the journal.
+    pub seq: u64,
+}
+
+/// What came of a write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Written {
+    /// Stored, as far as it was newer.
+    Done(Flushed),
+    /// Redis does not hold what was written before: wipe and rebuild.
+    Lost,
+    /// A newer owner writes this index: stop.
+    Fenced,
+}
+
+/// Numbers of a write that was stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Flushed {
+    /// Records that were newer than the stored ones.
+    pub applied: u64,
+    /// Terminal tasks that retention dropped.
+    pub dropped: u64,
+}

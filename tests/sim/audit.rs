@@ -1,0 +1,581 @@
+//! A second opinion: folds the journal by its own rules and objects to any record that breaks an invariant.
+//!
+//! Shares the record types with the product, and the wording of limits, but no line of its policy:
+//! caps, rates, leases, trees and tries are counted here from scratch, at every record.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use selvedge::{
+    flow::{
+        record::{Admission, AfterFailure, Failure, Hash, JournalMessage, Origin, Record},
+        state::Policy,
+    },
+    task::{
+        BodyHash, Code, InstanceId, Outcome, Payload, Phase, Plan, PlanName, TaskId, TaskKey, TenantName,
+        TenantSettings, Token, WaitFor, child_id,
+    },
+};
+
+use crate::scenario::Sight;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    Queued,
+    Running,
+    Awaiting(BTreeSet<TaskId>),
+    Sleeping { due: u64, retry: bool },
+    Over(Phase),
+}
+
+#[derive(Debug, Clone)]
+pub struct Lease {
+    pub token: Token,
+    pub instance: InstanceId,
+    pub n: u32,
+    pub resume: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct Known {
+    pub hash: BodyHash,
+    pub parent: Option<TaskId>,
+    pub root: TaskId,
+    pub depth: u32,
+    pub children: Vec<TaskId>,
+    pub admitted_children: u32,
+    pub place: Place,
+    pub attempt: u32,
+    pub tries: u32,
+    pub max_tries: u32,
+    pub vanished: u32,
+    pub lease: Option<Lease>,
+    /// Its wait is over and it has not been dispatched since.
+    pub resumes: bool,
+    /// A child has ended since the last dispatch.
+    pub news: bool,
+    pub refusal: Option<Code>,
+    pub failures: usize,
+    pub started: Option<u64>,
+    pub ended: Option<u64>,
+    pub rev: u64,
+    pub input: Payload,
+    pub result: Option<Payload>,
+}
+
+impl Known {
+    pub fn phase(&self) -> Phase {
+        match self.place {
+            Place::Queued => Phase::Queued,
+            Place::Running => Phase::Running,
+            Place::Sleeping { retry: true, .. } => Phase::Retrying,
+            Place::Awaiting(_) | Place::Sleeping { .. } => Phase::Waiting,
+            Place::Over(phase) => phase,
+        }
+    }
+
+    pub fn is_over(&self) -> bool {
+        matches!(self.place, Place::Over(_))
+    }
+}
+
+/// What became of a token.
+#[derive(Debug, Clone)]
+pub struct Granted {
+    pub key: TaskKey,
+    pub instance: InstanceId,
+    pub attempt: u32,
+    pub applied: u32,
+    pub live: bool,
+}
+
+#[derive(Debug, Default)]
+struct Tenant {
+    settings: Option<TenantSettings>,
+    in_flight: BTreeSet<Token>,
+    /// Rate and burst in force, and the dispatches since they are.
+    quota: (u32, u32),
+    charged: Vec<u64>,
+    roots: Vec<TaskId>,
+}
+
+#[derive(Debug, Default)]
+pub struct Audit {
+    pub tasks: BTreeMap<TaskKey, Known>,
+    pub granted: HashMap<Token, Granted>,
+    /// Cancelled before they were submitted.
+    pub tombstones: HashSet<TaskKey>,
+    pub refused: HashSet<(TaskKey, Code)>,
+    pub sights: Vec<Sight>,
+    pub records: u64,
+    pub rev: u64,
+    pub now: u64,
+    /// Ids may be forgotten: a tombstone may be, too.
+    pub forgetful: bool,
+    epoch: u64,
+    wall: u64,
+    head: Hash,
+    policy: Option<Policy>,
+    plans: BTreeMap<PlanName, Plan>,
+    tenants: BTreeMap<TenantName, Tenant>,
+    tree_totals: HashMap<TaskKey, u32>,
+}
+
+macro_rules! ensure {
+    ($cond:expr, $($why:tt)*) => {
+        if !$cond {
+            return Err(format!($($why)*));
+        }
+    };
+}
+
+fn of(key: &TaskKey, id: &TaskId) -> TaskKey {
+    TaskKey { tenant: key.tenant.clone(), id: id.clone() }
+}
+
+impl Audit {
+    /// One message of the journal, as it was stored.
+    pub fn fold(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let message = JournalMessage::decode(bytes).map_err(|e| format!("unreadable: {e}"))?;
+        ensure!(message.rev == self.rev + 1, "I13: revision {} after {}", message.rev, self.rev);
+        ensure!(message.prev == self.head, "I13: the hash chain breaks at revision {}", message.rev);
+        ensure!(message.now >= self.now, "logical time goes back: {} after {}", message.now, self.now);
+        ensure!(!message.records.is_empty(), "an empty message at revision {}", message.rev);
+        let opens = matches!(message.records.first(), Some(Record::Opened { .. }));
+        ensure!(
+            message.epoch == self.epoch + u64::from(opens),
+            "epoch {} after {}",
+            message.epoch,
+            self.epoch
+        );
+        (self.rev, self.now, self.wall, self.epoch) = (message.rev, message.now, message.wall, message.epoch);
+        self.head = Hash::of(bytes);
+        for record in &message.records {
+            self.records += 1;
+            self.record(record).map_err(|why| format!("revision {}: {why}: {record:?}", message.rev))?;
+        }
+        Ok(())
+    }
+
+    pub fn plan_of(&self, tenant: &TenantName) -> Option<Plan> {
+        let named = |name: &PlanName| self.plans.get(name).cloned().unwrap_or_else(Plan::free);
+        match self.tenants.get(tenant).and_then(|t| t.settings.as_ref()) {
+            Some(own) => Some(named(&own.plan).with(&own.overrides)),
+            None => self.policy.as_ref()?.default_plan.as_ref().map(named),
+        }
+    }
+
+    fn plan(&self, tenant: &TenantName) -> Result<Plan, String> {
+        self.plan_of(tenant).ok_or_else(|| format!("{tenant} has no plan"))
+    }
+
+    fn known(&mut self, key: &TaskKey) -> Result<&mut Known, String> {
+        self.tasks.get_mut(key).ok_or_else(|| format!("I2: {key} came from nowhere"))
+    }
+
+    fn running(&mut self, key: &TaskKey, token: Token) -> Result<&mut Known, String> {
+        let known = self.known(key)?;
+        ensure!(known.place == Place::Running, "I4: {key} is {:?}, not running", known.place);
+        ensure!(known.lease.as_ref().is_some_and(|l| l.token == token), "I4: {key} has another lease");
+        Ok(known)
+    }
+
+    fn record(&mut self, record: &Record) -> Result<(), String> {
+        match record {
+            Record::Opened { policy, .. } => {
+                self.policy = Some(policy.clone());
+                for (name, plan) in Plan::shipped() {
+                    self.plans.entry(PlanName::new(name).unwrap()).or_insert(plan);
+                }
+                self.requota();
+            }
+            Record::PlanSet { name, plan, .. } => {
+                match plan {
+                    Some(plan) => self.plans.insert(name.clone(), plan.clone()),
+                    None => self.plans.remove(name),
+                };
+                self.requota();
+            }
+            Record::TenantSet { name, settings, .. } => {
+                self.tenants.entry(name.clone()).or_default().settings = settings.clone();
+                self.requota();
+            }
+            Record::Submitted { tenant, admission } => self.submitted(tenant, admission)?,
+            Record::Spawned { key, token, n, children } => self.spawned(key, *token, *n, children)?,
+            Record::Dispatched { key, attempt, token, instance, resume, .. } => {
+                self.dispatched(key, *attempt, *token, instance, *resume)?;
+            }
+            Record::Withdrawn { key, token, vanished, failure } => {
+                let lease = self.let_go(key, *token)?;
+                let known = self.known(key)?;
+                match failure {
+                    Some(failure) => {
+                        ensure!(*vanished && known.vanished >= 2, "a withdrawal counted too early");
+                        self.failed(key, failure)?;
+                    }
+                    None => {
+                        ensure!(!vanished || known.vanished < 2, "a withdrawal that should have counted");
+                        known.vanished += u32::from(*vanished);
+                        known.place = Place::Queued;
+                        known.resumes = lease.resume;
+                    }
+                }
+                self.sights.push(if *vanished { Sight::OfferWithdrawn } else { Sight::OfferBusy });
+                self.touch(key);
+            }
+            Record::Ended { key, token, n, outcome, failure, wake_at, .. } => {
+                self.ended(key, *token, *n, outcome, failure.as_ref(), *wake_at)?;
+            }
+            Record::LeaseLost { key, token, failure } => {
+                self.let_go(key, *token)?;
+                self.failed(key, failure)?;
+                self.touch(key);
+                self.sights.push(Sight::LeaseLost);
+            }
+            Record::Woken { key } => {
+                let now = self.now;
+                let known = self.known(key)?;
+                let Place::Sleeping { due, .. } = known.place else {
+                    return Err(format!("{key} was woken while {:?}", known.place));
+                };
+                ensure!(due <= now, "{key} was woken at {now}, due at {due}");
+                known.place = Place::Queued;
+                known.resumes = false;
+                self.touch(key);
+            }
+            Record::Cancelled { key, .. } => self.cancelled(key)?,
+            Record::Refused { key, refusal } => {
+                match refusal.code {
+                    Code::IdempotencyConflict => self.sights.push(Sight::Conflict),
+                    Code::TooOld => self.sights.push(Sight::TooOld),
+                    _ => {}
+                }
+                self.refused.insert((key.clone(), refusal.code));
+            }
+        }
+        Ok(())
+    }
+
+    fn requota(&mut self) {
+        let names: Vec<TenantName> = self.tenants.keys().cloned().collect();
+        for name in names {
+            let quota = self.plan_of(&name).map_or((0, 0), |p| (p.rate, p.burst));
+            let tenant = self.tenants.entry(name).or_default();
+            if tenant.quota != quota {
+                tenant.quota = quota;
+                tenant.charged.clear();
+            }
+        }
+    }
+
+    fn touch(&mut self, key: &TaskKey) {
+        let rev = self.rev;
+        if let Some(known) = self.tasks.get_mut(key) {
+            known.rev = rev;
+        }
+    }
+
+    fn admit(
+        &mut self,
+        key: &TaskKey,
+        a: &Admission,
+        parent: Option<(TaskId, TaskId, u32)>,
+    ) -> Result<(), String> {
+        ensure!(!self.tasks.contains_key(key), "I3: {key} was decided before");
+        let (parent, root, depth) = match parent {
+            Some((parent, root, depth)) => (Some(parent), root, depth),
+            None => (None, key.id.clone(), 0),
+        };
+        let place = match &a.refusal {
+            None => Place::Queued,
+            Some(r) if r.code == Code::Cancelled => Place::Over(Phase::Cancelled),
+            Some(_) => Place::Over(Phase::Rejected),
+        };
+        let over = a.refusal.is_some();
+        let known = Known {
+            hash: a.body_hash,
+            parent,
+            root: root.clone(),
+            depth,
+            children: Vec::new(),
+            admitted_children: 0,
+            place,
+            attempt: 0,
+            tries: 0,
+            max_tries: a.spec.max_tries.unwrap_or(1),
+            vanished: 0,
+            lease: None,
+            resumes: false,
+            news: false,
+            refusal: a.refusal.as_ref().map(|r| r.code),
+            failures: 0,
+            started: None,
+            ended: over.then_some(self.wall),
+            rev: self.rev,
+            input: a.spec.input.clone(),
+            result: None,
+        };
+        if let Some(code) = known.refusal {
+            let sight = match code {
+                Code::DepthExceeded => Some(Sight::DepthExceeded),
+                Code::ChildrenExceeded => Some(Sight::ChildrenExceeded),
+                Code::TreeExceeded => Some(Sight::TreeExceeded),
+                Code::BacklogFull => Some(Sight::BacklogFull),
+                _ => None,
+            };
+            self.sights.extend(sight);
+        } else {
+            *self.tree_totals.entry(of(key, &root)).or_default() += 1;
+        }
+        self.tasks.insert(key.clone(), known);
+        Ok(())
+    }
+
+    fn submitted(&mut self, tenant: &TenantName, a: &Admission) -> Result<(), String> {
+        let key = TaskKey { tenant: tenant.clone(), id: a.task.clone() };
+        ensure!(matches!(a.origin, Origin::Root { .. }), "a submit of a child");
+        if a.refusal.is_none() {
+            let stone = self.tombstones.contains(&key);
+            ensure!(!stone || self.forgetful, "{key} was cancelled before, and admitted all the same");
+            let plan = self.plan(tenant)?;
+            let roots = self.tenants.get(tenant).map_or(&[][..], |t| &t.roots);
+            let waiting = roots.iter().filter(|id| {
+                let known = &self.tasks[&of(&key, id)];
+                matches!(known.place, Place::Queued | Place::Sleeping { retry: true, .. }) && !known.resumes
+            });
+            let waiting = waiting.count() as u64;
+            ensure!(waiting < plan.backlog, "backlog {waiting} of {} at admission", plan.backlog);
+            ensure!(
+                a.spec.max_tries.is_some_and(|t| t <= plan.max_tries),
+                "I5: more tries than the plan has"
+            );
+        }
+        if let Origin::Root { retry_of: Some(_), .. } = &a.origin {
+            self.sights.push(Sight::DeadResubmitted);
+        }
+        self.admit(&key, a, None)?;
+        let entry = self.tenants.entry(tenant.clone()).or_default();
+        entry.roots.push(key.id);
+        self.requota();
+        Ok(())
+    }
+
+    fn spawned(&mut self, key: &TaskKey, token: Token, n: u32, children: &[Admission]) -> Result<(), String> {
+        self.report(key, token, n)?;
+        self.no_cancelled_above(key)?;
+        let plan = self.plan(&key.tenant)?;
+        let (root, depth) = {
+            let parent = self.known(key)?;
+            (parent.root.clone(), parent.depth + 1)
+        };
+        for a in children {
+            let Origin::Child { parent, step, index, root: named, depth: told } = &a.origin else {
+                return Err("a spawned root".to_owned());
+            };
+            ensure!(*parent == key.id && *named == root && *told == depth, "I7: a child of another tree");
+            ensure!(a.task == child_id(&key.id, step, *index), "a child by another id");
+            if a.refusal.is_none() {
+                let siblings = self.known(key)?.admitted_children;
+                ensure!(depth <= plan.depth, "I7: depth {depth} of {}", plan.depth);
+                ensure!(siblings < plan.children, "I7: child {} of {}", siblings + 1, plan.children);
+                let total = self.tree_totals.get(&of(key, &root)).copied().unwrap_or(0);
+                ensure!(total < plan.tree, "I7: task {} of {} in the tree", total + 1, plan.tree);
+            }
+            let child = of(key, &a.task);
+            self.admit(&child, a, Some((key.id.clone(), root.clone(), depth)))?;
+            let parent = self.known(key)?;
+            parent.children.push(child.id.clone());
+            parent.admitted_children += u32::from(a.refusal.is_none());
+            parent.news |= a.refusal.is_some();
+        }
+        self.touch(key);
+        Ok(())
+    }
+
+    /// A report counts only with the live lease, and in order.
+    fn report(&mut self, key: &TaskKey, token: Token, n: u32) -> Result<(), String> {
+        let lease = self.running(key, token)?.lease.as_mut().ok_or("no lease")?;
+        ensure!(n == lease.n + 1, "report {n} after {}", lease.n);
+        lease.n = n;
+        if let Some(granted) = self.granted.get_mut(&token) {
+            granted.applied = n;
+        }
+        Ok(())
+    }
+
+    fn no_cancelled_above(&self, key: &TaskKey) -> Result<(), String> {
+        let mut at = key.clone();
+        while let Some(parent) = self.tasks.get(&at).and_then(|k| k.parent.clone()) {
+            at = of(key, &parent);
+            let cancelled = self.tasks.get(&at).is_some_and(|k| k.place == Place::Over(Phase::Cancelled));
+            ensure!(!cancelled, "I7: {key} is below {at}, which is cancelled");
+        }
+        Ok(())
+    }
+
+    fn dispatched(
+        &mut self,
+        key: &TaskKey,
+        attempt: u32,
+        token: Token,
+        instance: &InstanceId,
+        resume: bool,
+    ) -> Result<(), String> {
+        self.no_cancelled_above(key)?;
+        let plan = self.plan(&key.tenant)?;
+        let (now, wall) = (self.now, self.wall);
+        let known = self.known(key)?;
+        ensure!(known.place == Place::Queued && known.lease.is_none(), "I5: {key} is {:?}", known.place);
+        ensure!(attempt == known.attempt + 1, "I5: attempt {attempt} after {}", known.attempt);
+        ensure!(resume == known.resumes, "resume is {resume}, should be {}", known.resumes);
+        known.attempt = attempt;
+        known.resumes = false;
+        known.news = false;
+        known.place = Place::Running;
+        known.started.get_or_insert(wall);
+        known.lease = Some(Lease { token, instance: instance.clone(), n: 0, resume });
+        let tenant = self.tenants.entry(key.tenant.clone()).or_default();
+        ensure!(!tenant.settings.as_ref().is_some_and(|s| s.paused), "{} is paused", key.tenant);
+        let cap = plan.in_flight as usize;
+        ensure!(tenant.in_flight.len() < cap, "I6: {} in flight, cap {cap}", tenant.in_flight.len() + 1);
+        tenant.in_flight.insert(token);
+        if resume {
+            self.sights.push(Sight::Resumed);
+        } else {
+            tenant.charged.push(now);
+            // Every window that ends here, since this quota is in force.
+            for (count, from) in tenant.charged.iter().rev().enumerate() {
+                let share = u64::from(plan.rate) * (now - from) + u64::from(plan.burst) * 1_000;
+                let taken = (count as u64 + 1) * 1_000;
+                ensure!(taken <= share, "I9: {} dispatches in {} ms", count + 1, now - from);
+            }
+        }
+        let granted =
+            Granted { key: key.clone(), instance: instance.clone(), attempt, applied: 0, live: true };
+        ensure!(self.granted.insert(token, granted).is_none(), "a token was used twice");
+        self.touch(key);
+        Ok(())
+    }
+
+    fn let_go(&mut self, key: &TaskKey, token: Token) -> Result<Lease, String> {
+        let known = self.running(key, token)?;
+        let lease = known.lease.take().ok_or("no lease")?;
+        if let Some(granted) = self.granted.get_mut(&token) {
+            granted.live = false;
+        }
+        let tenant = self.tenants.entry(key.tenant.clone()).or_default();
+        ensure!(tenant.in_flight.remove(&token), "a slot was released twice");
+        Ok(lease)
+    }
+
+    fn failed(&mut self, key: &TaskKey, failure: &Failure) -> Result<(), String> {
+        let now = self.now;
+        let known = self.known(key)?;
+        known.tries += 1;
+        known.failures = (known.failures + 1).min(10);
+        known.vanished = 0;
+        known.resumes = false;
+        let (tries, max) = (known.tries, known.max_tries);
+        ensure!(failure.tries == tries, "I5: try {} told as {}", tries, failure.tries);
+        ensure!(tries <= max, "I5: try {tries} of {max}");
+        match failure.next {
+            AfterFailure::RetryAt(due) => {
+                ensure!(tries < max, "I5: try {tries} of {max} is followed by another");
+                ensure!(due >= now, "a retry in the past");
+                known.place = Place::Sleeping { due, retry: true };
+                self.sights.push(Sight::Retried);
+            }
+            AfterFailure::Dead => {
+                known.refusal = Some(failure.what.code);
+                self.sights.push(Sight::Dead);
+                self.over(key, Phase::Failed);
+            }
+        }
+        Ok(())
+    }
+
+    fn ended(
+        &mut self,
+        key: &TaskKey,
+        token: Token,
+        n: u32,
+        outcome: &Outcome,
+        failure: Option<&Failure>,
+        wake_at: Option<u64>,
+    ) -> Result<(), String> {
+        self.report(key, token, n)?;
+        self.let_go(key, token)?;
+        self.known(key)?.vanished = 0;
+        match (outcome, failure) {
+            (_, Some(failure)) => self.failed(key, failure)?,
+            (Outcome::Completed { result }, None) => {
+                self.known(key)?.result = Some(result.clone());
+                self.over(key, Phase::Completed);
+            }
+            (Outcome::Snooze { .. }, None) => {
+                let due = wake_at.ok_or("a snooze without an end")?;
+                self.known(key)?.place = Place::Sleeping { due, retry: false };
+                self.sights.push(Sight::Snoozed);
+            }
+            (Outcome::Wait(wait), None) => {
+                let own = self.known(key)?.children.clone();
+                let mut awaited: BTreeSet<TaskId> = match wait {
+                    WaitFor::AllChildren => own.into_iter().collect(),
+                    WaitFor::Children(ids) => ids.iter().filter(|id| own.contains(id)).cloned().collect(),
+                };
+                awaited.retain(|id| !self.tasks[&of(key, id)].is_over());
+                let known = self.known(key)?;
+                known.resumes = awaited.is_empty() && known.news;
+                known.place = if awaited.is_empty() { Place::Queued } else { Place::Awaiting(awaited) };
+            }
+            (Outcome::Failed { .. }, None) => return Err("a failure without what follows".to_owned()),
+        }
+        self.touch(key);
+        Ok(())
+    }
+
+    /// A task is terminal: its parent may have waited for it.
+    fn over(&mut self, key: &TaskKey, phase: Phase) {
+        let (rev, wall) = (self.rev, self.wall);
+        let Some(known) = self.tasks.get_mut(key) else { return };
+        known.place = Place::Over(phase);
+        known.ended = Some(wall);
+        known.rev = rev;
+        let Some(parent) = known.parent.clone() else { return };
+        let Some(parent) = self.tasks.get_mut(&of(key, &parent)) else { return };
+        parent.news = true;
+        if let Place::Awaiting(awaited) = &mut parent.place
+            && awaited.remove(&key.id)
+            && awaited.is_empty()
+        {
+            parent.place = Place::Queued;
+            parent.resumes = true;
+            parent.rev = rev;
+        }
+    }
+
+    fn cancelled(&mut self, key: &TaskKey) -> Result<(), String> {
+        if !self.tasks.contains_key(key) {
+            self.tombstones.insert(key.clone());
+            self.sights.push(Sight::Tombstone);
+            return Ok(());
+        }
+        let mut next = vec![key.clone()];
+        while let Some(key) = next.pop() {
+            let Some(known) = self.tasks.get(&key) else { continue };
+            next.extend(known.children.iter().map(|id| of(&key, id)));
+            let lease = known.lease.as_ref().map(|l| l.token);
+            if known.is_over() {
+                continue;
+            }
+            if let Some(token) = lease {
+                self.let_go(&key, token)?;
+                self.sights.push(Sight::CancelledRunning);
+            }
+            let known = self.known(&key)?;
+            known.resumes = false;
+            known.refusal = Some(Code::Cancelled);
+            self.over(&key, Phase::Cancelled);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,113 @@
+//! What a scripted handler does: a pure function of its input, its tries and its attempt.
+
+use std::collections::VecDeque;
+
+use selvedge::task::{AgentName, Payload, Priority, Spec};
+
+use crate::rng::Rng;
+
+/// One operation of a handler.
+#[derive(Debug, Clone)]
+pub enum Op {
+    Work(u64),
+    Spawn { step: &'static str, count: u32, blocking: bool },
+    Await { half: bool },
+    Complete,
+    Fail { retryable: bool },
+    Snooze(u64),
+    Crash,
+}
+
+/// The input of every simulated task: a seed, how deep its tree goes on, and how wide.
+#[derive(Debug, Clone, Copy)]
+pub struct Behaviour {
+    pub seed: u64,
+    pub levels: u8,
+    pub fan: u8,
+    /// 1: waits for all children and always succeeds in the end.
+    pub plain: u8,
+}
+
+impl Behaviour {
+    pub fn payload(self) -> Payload {
+        let mut bytes = self.seed.to_be_bytes().to_vec();
+        bytes.extend([self.levels, self.fan, self.plain]);
+        Payload::Bytes(bytes.into())
+    }
+
+    pub fn read(input: &Payload) -> Self {
+        let bytes = input.as_bytes();
+        let byte = |at: usize| bytes.get(at).copied().unwrap_or(0);
+        let seed = bytes.iter().take(8).fold(0, |seed, b| (seed << 8) | u64::from(*b));
+        Self { seed, levels: byte(8), fan: byte(9), plain: byte(10) }
+    }
+
+    pub fn agent(self) -> AgentName {
+        AgentName::new(if self.levels > 0 { "planner" } else { "reader" }).unwrap()
+    }
+
+    pub fn spec(self) -> Spec {
+        let mut rng = Rng::new(self.seed, 8);
+        let priority = *rng.pick(&[Priority::Low, Priority::Normal, Priority::Normal, Priority::High]);
+        let max_tries = rng.per_mille(300).then(|| rng.between(1, 6) as u32).filter(|_| self.plain == 0);
+        Spec { agent: self.agent(), input: self.payload(), priority, max_tries }
+    }
+
+    fn child_behaviour(self, step: &str, index: u32) -> Self {
+        let mut rng = Rng::new(self.seed, 1_000 + u64::from(step.as_bytes()[0]) * 1_000 + u64::from(index));
+        let levels = if self.plain == 1 || rng.per_mille(500) { self.levels - 1 } else { 0 };
+        let fan = if self.plain == 1 { self.fan } else { rng.between(1, 4) as u8 };
+        Self { seed: rng.next(), levels, fan, plain: self.plain }
+    }
+
+    pub fn child(self, step: &str, index: u32) -> Spec {
+        self.child_behaviour(step, index).spec()
+    }
+
+    /// Tasks in the whole tree, if nothing is refused or cancelled.
+    pub fn planned(self) -> u32 {
+        let spawns = self.script(0, 1).into_iter().filter_map(|op| match op {
+            Op::Spawn { step, count, .. } => Some((step, count)),
+            _ => None,
+        });
+        let below = spawns
+            .map(|(step, count)| (0..count).map(|i| self.child_behaviour(step, i).planned()).sum::<u32>());
+        1 + below.sum::<u32>()
+    }
+
+    /// What this attempt does. The same spawns in every attempt: later ones adopt.
+    pub fn script(self, tries: u32, attempt: u32) -> VecDeque<Op> {
+        let mut rng = Rng::new(self.seed, 9);
+        let kind = rng.below(100);
+        let work = if rng.per_mille(20) { rng.between(5_000, 25_000) } else { rng.between(1, 900) };
+        let blocking = rng.per_mille(500);
+        let mut ops = VecDeque::from([Op::Work(work / 4 + 1)]);
+        if self.levels > 0 {
+            ops.push_back(Op::Spawn { step: "a", count: self.fan.into(), blocking });
+            match kind {
+                _ if self.plain == 1 => ops.push_back(Op::Await { half: false }),
+                0..50 => ops.push_back(Op::Await { half: false }),
+                50..65 => ops.extend([Op::Await { half: true }, Op::Await { half: false }]),
+                65..80 => ops.extend([
+                    Op::Await { half: false },
+                    Op::Spawn { step: "b", count: 2, blocking },
+                    Op::Await { half: false },
+                ]),
+                80..90 if tries == 0 => ops.push_back(Op::Fail { retryable: true }),
+                80..90 => ops.push_back(Op::Await { half: false }),
+                _ => {}
+            }
+        } else if self.plain == 0 {
+            match kind {
+                0..12 if tries < 1 + kind as u32 % 3 => ops.push_back(Op::Fail { retryable: true }),
+                12..16 => ops.push_back(Op::Fail { retryable: false }),
+                16..24 if attempt == 1 => ops.push_back(Op::Snooze(work)),
+                24..27 if tries == 0 => ops.push_back(Op::Crash),
+                27 => ops.push_back(Op::Crash),
+                _ => {}
+            }
+        }
+        ops.extend([Op::Work(work), Op::Complete]);
+        ops
+    }
+}

@@ -1,0 +1,262 @@
+//! What is checked besides the journal itself: effects, derived state, and everything at the end.
+
+use selvedge::{
+    flow::{
+        engine::{Effect, Engine},
+        input::{Input, Tell},
+    },
+    task::{Code, TaskKey},
+    wire::{
+        messages::{CmdOp, CtlOp},
+        subjects::Shard,
+    },
+};
+
+use crate::{
+    bus::Queue,
+    coordinators::{Handle, Role},
+    scenario::Sight,
+    world::World,
+};
+
+impl World {
+    /// Nothing is told that the journal does not hold: the audit has seen all of it, and no more.
+    pub fn check_effect(&mut self, effect: &Effect<Handle>) -> Result<(), String> {
+        match effect {
+            Effect::Ack(Handle::Stored(queue, id)) => self.check_ack(*queue, *id),
+            Effect::Tell(Tell::Offer { instance, offer, .. }) => {
+                let granted =
+                    self.audit.granted.get(&offer.token).ok_or("an offer of no lease in the journal")?;
+                if granted.instance != *instance
+                    || granted.attempt != offer.attempt
+                    || granted.key.id != offer.task
+                {
+                    return Err(format!(
+                        "an offer to {instance} that the journal gave to {}",
+                        granted.instance
+                    ));
+                }
+                Ok(())
+            }
+            Effect::Tell(Tell::Ctl { op: CtlOp::Verdict(verdict), .. }) => {
+                match verdict.refusal.as_ref().map(|r| r.code) {
+                    Some(Code::StaleLease) => self.saw(Sight::StaleReport),
+                    Some(Code::ResultConflict) => self.saw(Sight::ResultConflict),
+                    _ => {
+                        let granted =
+                            self.audit.granted.get(&verdict.token).ok_or("a verdict on no lease")?;
+                        if verdict.refusal.is_none() && granted.applied < verdict.n {
+                            return Err(format!("report {} is said to be applied, and is not", verdict.n));
+                        }
+                    }
+                }
+                Ok(())
+            }
+            Effect::Tell(Tell::Done { key, done }) if done.rev > 0 => {
+                let known = self.audit.tasks.get(key);
+                let matches = known.is_some_and(|k| k.phase() == done.state || !done.state.is_terminal());
+                if !matches && !self.audit.tombstones.contains(key) {
+                    return Err(format!(
+                        "{key} is said to be {}, and is {:?}",
+                        done.state,
+                        known.map(|k| k.phase())
+                    ));
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What is acknowledged is decided: it will never come again.
+    fn check_ack(&self, queue: Queue, id: u64) -> Result<(), String> {
+        let messages = if queue == Queue::Intake { &self.intake } else { &self.reports };
+        let Some((input, _)) = messages.messages.get(&id) else { return Ok(()) };
+        let decided = |key: &TaskKey| {
+            self.audit.tasks.contains_key(key)
+                || self.audit.tombstones.contains(key)
+                || self.audit.refused.iter().any(|(k, _)| k == key)
+        };
+        match input {
+            Input::Submit { key, .. } if !decided(key) => Err(format!("I1: {key} acknowledged, not decided")),
+            Input::Cmd { key, body: Ok(cmd), .. } if matches!(cmd.op, CmdOp::Cancel { .. }) => {
+                let alive = self.audit.tasks.get(key).is_some_and(|k| !k.is_over());
+                match alive || !decided(key) {
+                    true => Err(format!("the cancel of {key} was acknowledged, and it lives")),
+                    false => Ok(()),
+                }
+            }
+            Input::Report { body: Ok(report), .. } => match self.audit.granted.get(&report.token) {
+                Some(granted) if granted.live && granted.applied < report.n => {
+                    Err(format!("report {} of a live lease was acknowledged, and not applied", report.n))
+                }
+                _ => Ok(()),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    /// After an append: the slow checks, now and then, and what only the engine can show.
+    pub fn look_closer(&mut self, who: usize) {
+        let Some(engine) = self.coordinators[who].engine.as_ref() else { return };
+        let held = engine.backlog().1 > 0;
+        let derived = if engine.state().rev % 64 == 0 { engine.state().check_derived() } else { Ok(()) };
+        if held {
+            self.saw(Sight::HeldReport);
+        }
+        if let Err(why) = derived {
+            self.fail(format!("derived data: {why}"));
+        }
+    }
+
+    /// While nothing happens: who waits for which limit.
+    pub fn look_at_limits(&mut self, who: usize) {
+        let Some(engine) = self.coordinators[who].engine.as_ref() else { return };
+        let state = engine.state();
+        let queued = state.queues().values().any(|q| q.queued() > 0);
+        let mut capped = false;
+        let mut limited = false;
+        for (_, tenant) in state.tenants().filter(|_| queued) {
+            let full = tenant.in_flight.len() >= tenant.plan.in_flight as usize;
+            capped |= full && !tenant.agents.is_empty() && tenant.plan.in_flight > 0;
+            limited |= !full && !tenant.agents.is_empty() && tenant.rate_at > state.clock_now();
+        }
+        if capped {
+            self.saw(Sight::InFlightCapped);
+        }
+        if limited {
+            self.saw(Sight::RateLimited);
+        }
+    }
+
+    /// Whether everything is quiet.
+    pub fn is_over(&self) -> bool {
+        let Some(owner) = self.owner.map(|who| &self.coordinators[who]) else { return false };
+        let Some(engine) = owner.engine.as_ref().filter(|_| owner.role == Role::Owner) else { return false };
+        self.clients.is_done()
+            && self.intake.messages.is_empty()
+            && self.reports.messages.is_empty()
+            && self.clients.publications.iter().all(|p| p.acked)
+            && self.agents.running() == 0
+            && engine.is_open()
+            && !engine.is_busy()
+            && engine.backlog() == (0, 0)
+            && owner.generation == self.index.generation
+            && self.index.restart >= engine.seq()
+            && self.audit.tasks.values().all(|k| k.is_over())
+    }
+
+    pub fn leftovers(&self) -> String {
+        let live: Vec<String> = self
+            .audit
+            .tasks
+            .iter()
+            .filter(|(_, k)| !k.is_over())
+            .take(5)
+            .map(|(key, k)| format!("{key} {:?} attempt {} lease {:?}", k.place, k.attempt, k.lease))
+            .collect();
+        let engine = self.owner.and_then(|who| self.coordinators[who].engine.as_ref());
+        format!(
+            "{} in INTAKE, {} in REPORTS, {} runs, restart {} of {}, engine (backlog, open, listening) {:?}, live: {}",
+            self.intake.messages.len(),
+            self.reports.messages.len(),
+            self.agents.running(),
+            self.index.restart,
+            self.journal.head(),
+            engine.map(|e| (e.backlog(), e.is_open(), e.live().is_listening())),
+            live.join("; ")
+        )
+    }
+
+    /// The checks at rest.
+    pub fn finally(&mut self) -> Result<(), String> {
+        self.seen.tasks = self.audit.tasks.len() as u64;
+        self.seen.records = self.audit.records;
+        let who = self.owner.ok_or("no owner")?;
+        let engine = self.coordinators[who].engine.as_ref().ok_or("no engine")?;
+        let state = engine.state();
+        state.check_derived().map_err(|why| format!("derived data at the end: {why}"))?;
+
+        // The same journal, from scratch, gives the same bytes.
+        let mut again: Engine<Handle> = Engine::new(Shard(0));
+        for (seq, bytes) in &self.journal.messages {
+            again.replay(*seq, bytes).map_err(|e| format!("replay from scratch: {e}"))?;
+        }
+        if again.state().canonical() != state.canonical() {
+            return Err("a replay from scratch gives another state".to_owned());
+        }
+
+        // Nothing leaks.
+        let leases = state.live_leases().count();
+        let queued: u64 = state.queues().values().map(|q| q.queued()).sum();
+        let trees = self.audit.tasks.keys().filter(|key| state.tree(key).is_some()).count();
+        let held = engine.live().sizes().1;
+        if (leases, queued, state.backlog(), trees, held) != (0, 0, 0, 0, 0) {
+            return Err(format!(
+                "I15: {leases} leases, {queued} queued, backlog {}, {trees} trees, {held} held at rest",
+                state.backlog()
+            ));
+        }
+        if let Some((name, _)) = state.tenants().find(|(_, t)| !t.in_flight.is_empty() || t.backlog > 0) {
+            return Err(format!("I15: {name} holds slots or backlog at rest"));
+        }
+
+        // The engine and the audit agree on every task, and so does the index.
+        for (key, known) in &self.audit.tasks {
+            let Some(task) = state.task(key) else {
+                if self.audit.forgetful {
+                    continue;
+                }
+                return Err(format!("{key} was lost"));
+            };
+            let theirs = (task.phase, task.attempt, task.tries, task.refusal.as_ref().map(|r| r.code));
+            let ours = (known.phase(), known.attempt, known.tries, known.refusal);
+            if theirs != ours {
+                return Err(format!("{key}: the state says {theirs:?}, the journal {ours:?}"));
+            }
+            let Some((view, result)) = self.index.views.get(key) else {
+                return Err(format!("I12: {key} is not in the index"));
+            };
+            let indexed = (view.state, view.attempt, view.tries, view.rev, view.failures.len());
+            let folded = (known.phase(), known.attempt, known.tries, known.rev, known.failures);
+            let times = (view.started_at, view.ended_at, view.parent.as_ref(), &view.root, view.depth);
+            let folded_times = (known.started, known.ended, known.parent.as_ref(), &known.root, known.depth);
+            if indexed != folded || times != folded_times {
+                return Err(format!(
+                    "I12: {key}: the index says {indexed:?} {times:?}, the journal {folded:?} {folded_times:?}"
+                ));
+            }
+            if result.is_some() && *result != known.result {
+                return Err(format!("I12: the index shows another result of {key}"));
+            }
+        }
+        self.check_history()
+    }
+
+    /// I1 and I2: what was acknowledged is decided, and what is decided was asked for.
+    fn check_history(&self) -> Result<(), String> {
+        for publication in &self.clients.publications {
+            let key = match &publication.input {
+                Input::Submit { key, .. } | Input::Cmd { key, .. } | Input::Report { key, .. } => key,
+                _ => continue,
+            };
+            let decided = self.audit.tasks.contains_key(key)
+                || self.audit.tombstones.contains(key)
+                || self.audit.refused.iter().any(|(k, _)| k == key);
+            if !decided {
+                return Err(format!("I1: {key} was acknowledged and is nowhere"));
+            }
+        }
+        for (key, known) in &self.audit.tasks {
+            let asked = self
+                .clients
+                .attempted
+                .get(key)
+                .is_some_and(|tried| tried.is_empty() || tried.contains(&known.hash));
+            if known.parent.is_none() && !asked {
+                return Err(format!("I2: nobody submitted {key}"));
+            }
+        }
+        Ok(())
+    }
+}

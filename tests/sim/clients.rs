@@ -1,0 +1,314 @@
+//! Clients that submit, repeat, contradict, cancel and retry; and an operator who changes limits.
+
+use std::collections::BTreeMap;
+
+use selvedge::{
+    flow::input::Input,
+    task::{
+        BodyHash, Overrides, Phase, Plan, PlanName, Priority, TaskId, TaskKey, TenantName, TenantSettings,
+    },
+    wire::messages::{Cmd, CmdOp, Submit},
+};
+
+use crate::{
+    audit::Place,
+    behaviour::Behaviour,
+    bus::Queue,
+    coordinators::Role,
+    rng::Rng,
+    scenario::{Fault, Scenario},
+    world::{EPOCH_MS, Event, Publisher, World},
+};
+
+/// One message to INTAKE, published again until it is acknowledged.
+pub struct Publication {
+    pub input: Input,
+    pub acked: bool,
+}
+
+pub struct Clients {
+    /// Trees still to be submitted.
+    script: Vec<(TenantName, Behaviour)>,
+    pub publications: Vec<Publication>,
+    /// Body hashes that were tried, by id.
+    pub attempted: BTreeMap<TaskKey, Vec<BodyHash>>,
+    retried: Vec<TaskKey>,
+    healed_at: Option<u64>,
+    acts: u64,
+    plans: BTreeMap<PlanName, (Plan, u64)>,
+    base: BTreeMap<PlanName, Plan>,
+    tenants: BTreeMap<TenantName, (TenantSettings, u64)>,
+    kv_rev: u64,
+    rng: Rng,
+}
+
+const TENANTS: usize = 4;
+
+fn tenant(at: usize) -> TenantName {
+    TenantName::new(format!("t{at}")).unwrap()
+}
+
+impl Clients {
+    pub fn new(scenario: &Scenario, rng: &mut Rng) -> Self {
+        let mut plans = BTreeMap::new();
+        let mut tenants = BTreeMap::new();
+        for at in 0..TENANTS {
+            let name = PlanName::new(format!("p{at}")).unwrap();
+            let roomy = scenario.cap.is_some();
+            let plan = Plan {
+                in_flight: scenario.cap.unwrap_or(rng.between(1, 8) as u32),
+                rate: rng.between(5, 60) as u32,
+                burst: rng.between(1, 30) as u32,
+                backlog: if roomy { 10_000 } else { rng.between(5, 100) },
+                depth: if roomy { 8 } else { rng.between(1, 4) as u32 },
+                children: if roomy { 100 } else { rng.between(2, 8) as u32 },
+                tree: if roomy { 1_000 } else { rng.between(5, 60) as u32 },
+                weight: rng.between(1, 4) as u32,
+                max_priority: Priority::High,
+                max_tries: rng.between(2, 6) as u32,
+                ..Plan::pro()
+            };
+            let settings = TenantSettings {
+                plan: name.clone(),
+                overrides: Overrides::default(),
+                paused: false,
+                suspended: false,
+            };
+            plans.insert(name, (plan, at as u64 + 1));
+            tenants.insert(tenant(at), (settings, (TENANTS + at) as u64 + 1));
+        }
+        let mut script = Vec::new();
+        let mut planned = 0;
+        while planned < scenario.tasks {
+            let at = rng.below(20) as usize;
+            // Nobody has set the last one: it gets the default plan.
+            let who = if at == 19 && scenario.cap.is_none() { TENANTS } else { at % TENANTS };
+            let behaviour = match scenario.cap {
+                Some(_) => Behaviour { seed: rng.next(), levels: 4, fan: 3, plain: 1 },
+                None => {
+                    let levels = *rng.pick(&[0, 0, 0, 1, 1, 2, 3]);
+                    Behaviour { seed: rng.next(), levels, fan: rng.between(1, 5) as u8, plain: 0 }
+                }
+            };
+            let tasks = behaviour.planned();
+            if who == TENANTS && tasks > 10 {
+                continue; // one dispatch a second: keep it short
+            }
+            planned += tasks;
+            script.push((tenant(who), behaviour));
+        }
+        let base = plans.iter().map(|(name, (plan, _))| (name.clone(), plan.clone())).collect();
+        Self {
+            script,
+            publications: Vec::new(),
+            attempted: BTreeMap::new(),
+            retried: Vec::new(),
+            healed_at: None,
+            acts: 0,
+            plans,
+            base,
+            tenants,
+            kv_rev: 2 * TENANTS as u64,
+            rng: Rng::new(scenario.seed, 5),
+        }
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.script.is_empty()
+    }
+
+    pub fn heal(&mut self, now: u64) {
+        self.healed_at = Some(now);
+    }
+
+    /// Far away while faults go on.
+    pub fn healed_at(&self) -> u64 {
+        self.healed_at.unwrap_or(u64::MAX / 2)
+    }
+
+    pub fn acked(&mut self, from: Publisher) {
+        self.publications[from.0].acked = true;
+    }
+
+    /// What the limits bucket holds.
+    pub fn limits(&self) -> Vec<Input> {
+        let plans = self.plans.iter().map(|(name, (plan, kv_rev))| Input::Plan {
+            name: name.clone(),
+            plan: Some(plan.clone()),
+            kv_rev: *kv_rev,
+        });
+        let tenants = self.tenants.iter().map(|(name, (settings, kv_rev))| Input::Tenant {
+            name: name.clone(),
+            settings: Some(settings.clone()),
+            kv_rev: *kv_rev,
+        });
+        plans.chain(tenants).collect()
+    }
+}
+
+impl World {
+    fn send_to_intake(&mut self, input: Input) {
+        let from = Publisher(self.clients.publications.len());
+        self.clients.publications.push(Publication { input: input.clone(), acked: false });
+        self.publish(Queue::Intake, input, Some(from));
+    }
+
+    /// No answer: the identical message again.
+    pub fn publish_again(&mut self, from: Publisher) {
+        let publication = &self.clients.publications[from.0];
+        if !publication.acked {
+            let input = publication.input.clone();
+            self.publish(Queue::Intake, input, Some(from));
+        }
+    }
+
+    fn submit(&mut self, key: &TaskKey, behaviour: Behaviour, first_try: u64, confirm: bool) {
+        let spec = behaviour.spec();
+        self.clients.attempted.entry(key.clone()).or_default().push(spec.body_hash());
+        let body = Submit {
+            v: 1,
+            input: spec.input,
+            priority: spec.priority,
+            max_tries: spec.max_tries,
+            first_try: Some(EPOCH_MS + first_try),
+            confirm,
+        };
+        self.send_to_intake(Input::Submit {
+            key: key.clone(),
+            agent: spec.agent,
+            body: Ok(body),
+            stored_at: 0,
+        });
+    }
+
+    fn cancel(&mut self, key: &TaskKey) {
+        let body = Cmd { v: 1, op: CmdOp::Cancel { reason: "enough".into() } };
+        let nonce = TaskId::new(format!("n{}", self.clients.publications.len())).unwrap();
+        self.send_to_intake(Input::Cmd { key: key.clone(), nonce, body: Ok(body) });
+    }
+
+    pub fn client_acts(&mut self) {
+        self.clients.acts += 1;
+        let acts = self.clients.acts;
+        if let Some((tenant, behaviour)) = self.clients.script.pop() {
+            let id = TaskId::new(format!("r{acts}")).unwrap();
+            let key = TaskKey { tenant, id };
+            let confirm = self.clients.rng.per_mille(300);
+            if self.strikes(Fault::CancelFirst) {
+                self.cancel(&key);
+            }
+            let now = self.now;
+            self.submit(&key, behaviour, now, confirm);
+            if self.strikes(Fault::SubmitConflict) {
+                let other = Behaviour { seed: behaviour.seed ^ 1, levels: 0, ..behaviour };
+                self.submit(&key, other, now, confirm);
+            }
+            let pause = self.clients.rng.between(20, 600);
+            self.after(pause, Event::ClientActs);
+        }
+        if self.strikes(Fault::SubmitTwice) {
+            let at = self.clients.rng.below(self.clients.publications.len() as u64 + 1) as usize;
+            if let Some(old) = self.clients.publications.get(at) {
+                let input = old.input.clone();
+                self.send_to_intake(input);
+            }
+        }
+        if self.strikes(Fault::CancelTree) {
+            let some = self.clients.rng.below(self.audit.tasks.len() as u64 + 1) as usize;
+            // Often one of the latest, which is likely to be at work.
+            let live =
+                self.audit.tasks.iter().filter(|(_, k)| !k.is_over()).map(|(key, _)| key.clone()).next();
+            let any = self.audit.tasks.keys().nth(some).cloned();
+            let key = if some % 2 == 0 { live.or(any) } else { any };
+            if let Some(key) = key {
+                self.cancel(&key);
+            }
+        }
+        if self.strikes(Fault::RetryDead) {
+            let dead = self.audit.tasks.iter().find(|(key, known)| {
+                known.place == Place::Over(Phase::Failed) && !self.clients.retried.contains(key)
+            });
+            if let Some(key) = dead.map(|(key, _)| key.clone()) {
+                self.clients.retried.push(key.clone());
+                let nonce = TaskId::new(format!("again{acts}")).unwrap();
+                let id = selvedge::task::retry_id(&key.id, nonce.as_str());
+                let again = TaskKey { tenant: key.tenant.clone(), id };
+                // Its body is the dead one's as it was admitted, not as it was submitted.
+                self.clients.attempted.entry(again).or_default();
+                let body = Cmd { v: 1, op: CmdOp::Retry {} };
+                self.send_to_intake(Input::Cmd { key, nonce, body: Ok(body) });
+            }
+        }
+    }
+
+    fn tell_limits(&mut self, input: Input) {
+        for who in 0..self.coordinators.len() {
+            if self.coordinators[who].role == Role::Owner
+                && let Some(engine) = self.coordinators[who].engine.as_mut()
+            {
+                engine.push(input.clone(), None);
+                self.wake_coordinator(who, 1);
+            }
+        }
+    }
+
+    fn set_plan(&mut self, name: &PlanName, plan: Plan) {
+        self.clients.kv_rev += 1;
+        let kv_rev = self.clients.kv_rev;
+        self.clients.plans.insert(name.clone(), (plan.clone(), kv_rev));
+        self.tell_limits(Input::Plan { name: name.clone(), plan: Some(plan), kv_rev });
+    }
+
+    fn set_tenant(&mut self, name: &TenantName, settings: TenantSettings) {
+        self.clients.kv_rev += 1;
+        let kv_rev = self.clients.kv_rev;
+        self.clients.tenants.insert(name.clone(), (settings.clone(), kv_rev));
+        self.tell_limits(Input::Tenant { name: name.clone(), settings: Some(settings), kv_rev });
+    }
+
+    pub fn operator_acts(&mut self) {
+        if self.healing {
+            return;
+        }
+        self.after(1_500, Event::OperatorActs);
+        let at = tenant(self.clients.rng.below(TENANTS as u64) as usize);
+        if self.strikes(Fault::TenantPaused) {
+            let mut settings = self.clients.tenants[&at].0.clone();
+            settings.paused = !settings.paused;
+            self.set_tenant(&at, settings);
+        }
+        if self.strikes(Fault::LimitsChanged) {
+            let rng = &mut self.clients.rng;
+            let cap = self.scenario.cap;
+            if rng.per_mille(500) {
+                let mut settings = self.clients.tenants[&at].0.clone();
+                settings.overrides.in_flight = Some(cap.unwrap_or(rng.between(0, 10) as u32));
+                settings.overrides.rate = Some(rng.between(0, 80) as u32);
+                self.set_tenant(&at, settings);
+            } else {
+                let name = self.clients.tenants[&at].0.plan.clone();
+                let mut plan = self.clients.plans[&name].0.clone();
+                plan.in_flight = cap.unwrap_or(rng.between(0, 8) as u32);
+                plan.rate = rng.between(0, 60) as u32;
+                plan.burst = rng.between(1, 20) as u32;
+                plan.tree = plan.tree.max(rng.between(1, 50) as u32);
+                plan.max_tries = rng.between(1, 6) as u32;
+                plan.weight = rng.between(1, 5) as u32;
+                self.set_plan(&name, plan);
+            }
+        }
+    }
+
+    /// Limits as they were in the beginning, and nobody paused.
+    pub fn operator_heals(&mut self) {
+        for (name, plan) in self.clients.base.clone() {
+            self.set_plan(&name, plan);
+        }
+        for at in 0..TENANTS {
+            let mut settings = self.clients.tenants[&tenant(at)].0.clone();
+            settings.overrides = Overrides::default();
+            settings.paused = false;
+            self.set_tenant(&tenant(at), settings);
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! The world: logical time, one ordered queue of events, and everybody in it.
+//!
+//! ```text
+//! clients ─▶ INTAKE ─▶ coordinators (the real engine) ─▶ JOURNAL ─▶ audit
+//!               agents ◀── core NATS ──▶   │                └─────▶ fake index
+//!                 └────▶ REPORTS ──────────┘
+//! ```
+//!
+//! An event that finds a broken invariant sets `failure`, and the run ends there.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use selvedge::{
+    flow::{input::Input, state::Policy},
+    task::{AgentName, Backoff, InstanceId, Token},
+    wire::messages::{BeatReply, Ctl, Offer},
+};
+
+use crate::{
+    agents::Agents,
+    audit::Audit,
+    bus::{Journal, Queue, WorkQueue},
+    clients::Clients,
+    coordinators::Coordinator,
+    index::Index,
+    rng::Rng,
+    scenario::{Counters, Fault, Scenario, Seen, Sight},
+};
+
+/// Unix time at which every run starts.
+pub const EPOCH_MS: u64 = 1_700_000_000_000;
+/// Faults stop here at the latest, in simulated milliseconds.
+const HEAL_AT: u64 = 20 * 60_000;
+/// From then on everything must be over within this.
+const HEAL_WITHIN: u64 = 40 * 60_000;
+
+/// Something that will happen.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// A message reaches its stream.
+    Stored {
+        queue: Queue,
+        input: Input,
+        from: Option<Publisher>,
+    },
+    /// The acknowledgement of that reaches the publisher.
+    PubAck(Publisher),
+    /// A publisher has waited long enough.
+    PubTimeout(Publisher),
+    /// A stored message reaches a coordinator.
+    Deliver {
+        queue: Queue,
+        id: u64,
+        again: bool,
+    },
+    /// Core NATS to every coordinator that listens.
+    ToCoordinators {
+        input: Input,
+        reply: bool,
+    },
+    OfferTo {
+        agent: AgentName,
+        instance: InstanceId,
+        offer: Box<Offer>,
+    },
+    CtlTo {
+        instance: InstanceId,
+        ctl: Ctl,
+    },
+    BeatReplyTo {
+        instance: InstanceId,
+        reply: BeatReply,
+    },
+    /// A coordinator's loop turns.
+    Step(usize),
+    AppendArrives {
+        who: usize,
+        life: u32,
+        attempt: u32,
+        bytes: Bytes,
+        expect: u64,
+    },
+    AppendAnswer {
+        who: usize,
+        life: u32,
+        attempt: u32,
+        seq: Option<u64>,
+    },
+    AppendTimeout {
+        who: usize,
+        life: u32,
+        attempt: u32,
+    },
+    /// Whoever watches the ownership lease looks at it.
+    Watch,
+    /// The indexer writes.
+    Index,
+    AgentStarts(usize),
+    AgentBeats(InstanceId),
+    AgentWorks(InstanceId, Token),
+    AgentRepeats(InstanceId),
+    AgentTrouble(usize),
+    ClientActs,
+    OperatorActs,
+}
+
+/// Who waits for a PubAck.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Publisher(pub usize);
+
+pub struct World {
+    pub scenario: Scenario,
+    pub now: u64,
+    pub rng: Rng,
+    pub healing: bool,
+    pub seen: Counters,
+    pub failure: Option<String>,
+    pub intake: WorkQueue,
+    pub reports: WorkQueue,
+    pub journal: Journal,
+    pub audit: Audit,
+    pub index: Index,
+    pub coordinators: Vec<Coordinator>,
+    /// Whom the consumers deliver to.
+    pub owner: Option<usize>,
+    pub agents: Agents,
+    pub clients: Clients,
+    fault_rngs: Vec<Rng>,
+    events: BTreeMap<(u64, u64), Event>,
+    tick: u64,
+    pub steps: u64,
+}
+
+impl World {
+    pub fn new(scenario: Scenario) -> Self {
+        let mut rng = Rng::new(scenario.seed, 2);
+        let fault_rngs = (0..Fault::ALL.len() as u64).map(|i| Rng::new(scenario.seed, 100 + i)).collect();
+        let clients = Clients::new(&scenario, &mut Rng::new(scenario.seed, 3));
+        let agents = Agents::new(&mut Rng::new(scenario.seed, 4));
+        let coordinators = (0..2).map(|i| Coordinator::new(i, scenario.seed)).collect();
+        let start = rng.between(1, 200);
+        let mut world = Self {
+            scenario,
+            now: start,
+            rng,
+            healing: false,
+            seen: Counters::default(),
+            failure: None,
+            intake: WorkQueue::default(),
+            reports: WorkQueue::default(),
+            journal: Journal::default(),
+            audit: Audit::default(),
+            index: Index::default(),
+            coordinators,
+            owner: None,
+            agents,
+            clients,
+            fault_rngs,
+            events: BTreeMap::new(),
+            tick: 0,
+            steps: 0,
+        };
+        world.audit.forgetful = scenario.has(Fault::Forgetful);
+        if world.audit.forgetful {
+            world.seen.count(Seen::Injected(Fault::Forgetful));
+        }
+        for event in [Event::Watch, Event::Index, Event::ClientActs, Event::OperatorActs] {
+            world.after(1, event);
+        }
+        for slot in 0..world.agents.places() {
+            world.after(slot as u64, Event::AgentStarts(slot));
+        }
+        world
+    }
+
+    pub fn policy(&self) -> Policy {
+        let forgetful = self.scenario.has(Fault::Forgetful);
+        Policy {
+            backoff: Backoff { base_ms: 200, cap_ms: 5_000 },
+            offer_timeout_ms: 2_500,
+            dedupe_max: if forgetful { 25 } else { 100_000 },
+            dedupe_horizon_ms: if forgetful { 60_000 } else { 24 * 3_600_000 },
+            ..Policy::default()
+        }
+    }
+
+    pub fn wall(&self) -> u64 {
+        EPOCH_MS + self.now
+    }
+
+    pub fn after(&mut self, delay: u64, event: Event) {
+        self.tick += 1;
+        self.events.insert((self.now + delay, self.tick), event);
+    }
+
+    pub fn fail(&mut self, why: impl Into<String>) {
+        let why = why.into();
+        self.failure.get_or_insert_with(|| format!("at {} ms: {why}", self.now));
+    }
+
+    /// Whether this fault strikes now; counted if it does.
+    pub fn strikes(&mut self, fault: Fault) -> bool {
+        let drawn = self.fault_rngs[fault as usize].per_mille(fault.chance());
+        let strikes = drawn && !self.healing && self.scenario.has(fault);
+        if strikes {
+            self.seen.count(Seen::Injected(fault));
+        }
+        strikes
+    }
+
+    pub fn saw(&mut self, sight: Sight) {
+        self.seen.count(Seen::Observed(sight));
+    }
+
+    pub fn queue(&mut self, queue: Queue) -> &mut WorkQueue {
+        match queue {
+            Queue::Intake => &mut self.intake,
+            Queue::Reports => &mut self.reports,
+        }
+    }
+
+    /// Core NATS: at most once, sometimes late, sometimes twice, in any order.
+    pub fn core(&mut self, lost: Fault, event: Event) {
+        if self.strikes(lost) {
+            return;
+        }
+        let mut delay = self.rng.between(1, 4);
+        if self.strikes(Fault::CoreLate) {
+            delay += self.rng.below(6_000);
+        }
+        if self.strikes(Fault::CoreTwice) {
+            let again = delay + self.rng.below(3_000);
+            self.after(again, event.clone());
+        }
+        self.after(delay, event);
+    }
+
+    /// JetStream: stored or not, acknowledged or not; `from` publishes again until acknowledged.
+    pub fn publish(&mut self, queue: Queue, input: Input, from: Option<Publisher>) {
+        if let Some(from) = from {
+            self.after(2_000, Event::PubTimeout(from));
+        }
+        if self.strikes(Fault::PublishLost) {
+            return;
+        }
+        let mut delay = self.rng.between(1, 4);
+        if self.strikes(Fault::PublishLate) {
+            delay += self.rng.below(8_000);
+        }
+        if self.strikes(Fault::PublishTwice) {
+            let again = delay + self.rng.below(10_000);
+            self.after(again, Event::Stored { queue, input: input.clone(), from: None });
+        }
+        self.after(delay, Event::Stored { queue, input, from });
+    }
+
+    fn stored(&mut self, queue: Queue, mut input: Input, from: Option<Publisher>) {
+        if let Input::Submit { stored_at, .. } = &mut input {
+            *stored_at = EPOCH_MS + self.now;
+        }
+        let id = self.queue(queue).store(input);
+        let mut delay = 1;
+        if self.strikes(Fault::DeliveredLate) {
+            delay += self.rng.below(5_000);
+        }
+        self.after(delay, Event::Deliver { queue, id, again: false });
+        if let Some(from) = from
+            && !self.strikes(Fault::PublishAckLost)
+        {
+            self.after(1, Event::PubAck(from));
+        }
+    }
+
+    /// Runs to the end. Returns what is wrong, if anything is.
+    pub fn run(&mut self) -> Result<(), String> {
+        while let Some(((at, _), event)) = self.events.pop_first() {
+            self.now = at;
+            if !self.healing && (self.clients.is_done() || self.now >= HEAL_AT) {
+                self.heal();
+            }
+            self.handle(event);
+            if let Some(failure) = self.failure.take() {
+                return Err(failure);
+            }
+            if self.healing && self.steps.is_multiple_of(16) && self.is_over() {
+                return self.finally();
+            }
+            if self.now > self.clients.healed_at() + HEAL_WITHIN {
+                return Err(format!("I15: not over {HEAL_WITHIN} ms after the faults: {}", self.leftovers()));
+            }
+        }
+        Err("the world stood still".to_owned())
+    }
+
+    fn handle(&mut self, event: Event) {
+        self.steps += 1;
+        match event {
+            Event::Stored { queue, input, from } => self.stored(queue, input, from),
+            Event::PubAck(from) => self.clients.acked(from),
+            Event::PubTimeout(from) => self.publish_again(from),
+            Event::Deliver { queue, id, again } => self.deliver(queue, id, again),
+            Event::ToCoordinators { input, reply } => self.to_coordinators(input, reply),
+            Event::OfferTo { agent, instance, offer } => self.offered(agent, instance, *offer),
+            Event::CtlTo { instance, ctl } => self.told(&instance, ctl),
+            Event::BeatReplyTo { instance, reply } => self.beat_answered(&instance, reply),
+            Event::Step(who) => self.step(who),
+            Event::AppendArrives { who, life, attempt, bytes, expect } => {
+                self.append_arrives(who, life, attempt, bytes, expect);
+            }
+            Event::AppendAnswer { who, life, attempt, seq } => self.append_answered(who, life, attempt, seq),
+            Event::AppendTimeout { who, life, attempt } => self.append_timed_out(who, life, attempt),
+            Event::Watch => self.watch(),
+            Event::Index => self.write_index(),
+            Event::AgentStarts(place) => self.agent_starts(place),
+            Event::AgentBeats(instance) => self.agent_beats(&instance),
+            Event::AgentWorks(instance, token) => self.agent_works(&instance, token),
+            Event::AgentRepeats(instance) => self.agent_repeats(&instance),
+            Event::AgentTrouble(place) => self.agent_trouble(place),
+            Event::ClientActs => self.client_acts(),
+            Event::OperatorActs => self.operator_acts(),
+        }
+    }
+
+    /// From here on nothing goes wrong any more.
+    fn heal(&mut self) {
+        self.healing = true;
+        self.clients.heal(self.now);
+        self.operator_heals();
+        for coordinator in &mut self.coordinators {
+            coordinator.paused_until = coordinator.paused_until.min(self.now);
+        }
+    }
+}
