@@ -128,7 +128,9 @@ impl Command {
             .find(|option| option.section == Log::NAME && option.name == "filter")
             .is_some_and(|option| loaded.given(option).1 != Origin::Default);
         if !serves && !chosen {
-            log.filter = LogFilter("warn".to_owned());
+            // The demo tells itself what becomes of its processes, in a picture that log lines would tear.
+            let level = if matches!(self, Command::Demo(_)) { "error" } else { "warn" };
+            log.filter = LogFilter(level.to_owned());
         }
         log
     }

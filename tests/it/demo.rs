@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::harness::binary::{
-    Started, assert_nothing_left, pid_of, pids, read_json, selvedge, send, wait_for,
+    Started, assert_nothing_left, pid_of, pids, read_json, runs, selvedge, send, wait_for,
 };
 
 const FILES: usize = 320;
@@ -133,6 +133,66 @@ fn the_demo_counts_right_although_a_reader_and_the_coordinator_are_killed_in_the
     assert!(seen.len() >= 9, "seven processes, two of them twice: {seen:?}");
     assert_nothing_left(&last, &seen.into_iter().collect::<Vec<_>>());
     assert!(!Path::new(last["data"].as_str().expect("a path")).exists(), "the data is removed");
+}
+
+#[test]
+fn every_process_of_the_demo_may_be_killed_once() {
+    let temp = tempfile::tempdir().unwrap();
+    let (root, status_file) = (temp.path().join("input"), temp.path().join("status.json"));
+    directory(&root);
+    let mut command = selvedge(temp.path());
+    command.arg("demo").arg(&root).args(["--json", "--pace", "60ms", "--status-file"]).arg(&status_file);
+    let demo = Started::of(command);
+    let kills = ["planner", "nats-server", "reader-1", "redis", "coordinator", "librarian", "reader-2"];
+    for (n, name) in kills.iter().enumerate() {
+        let pid = wait_for(&format!("{name} runs, {n} were killed"), || {
+            let status = read_json(&status_file)?;
+            let read = status["tasks"]["reader"]["done"].as_u64()?;
+            assert_eq!(status["phase"], "running", "ended before {name} was killed");
+            (read >= 10 * (n as u64 + 1)).then(|| pid_of(&status, name)).flatten()
+        });
+        send(pid, libc::SIGKILL);
+    }
+    let (ended, output) = demo.end();
+    assert!(ended.success(), "{ended}");
+    let report: Value = serde_json::from_str(&output).expect("one JSON object");
+    assert_eq!((&report["files"], &report["restarts"]), (&json!(FILES), &json!(kills.len())));
+    assert_eq!(report["totals"]["lines"], recount(&root)["totals"]["lines"]);
+}
+
+#[test]
+fn a_server_that_was_given_is_used_and_left_as_it_is() {
+    let temp = tempfile::tempdir().unwrap();
+    let (root, status_file) = (temp.path().join("input"), temp.path().join("status.json"));
+    directory(&root);
+    let mut command = selvedge(temp.path());
+    command.args([
+        "dev",
+        "--ephemeral",
+        "--json",
+        "--nats-port",
+        "0",
+        "--redis-port",
+        "0",
+        "--admin-port",
+        "0",
+    ]);
+    let mut dev = Started::of(command);
+    let told: Value = serde_json::from_str(&dev.line()).expect("one line of JSON");
+    for round in 0..2 {
+        let mut command = selvedge(temp.path());
+        command.arg("demo").arg(&root).args(["--json", "--status-file"]).arg(&status_file);
+        command.env("NATS_URL", told["nats_url"].as_str().unwrap());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "round {round}: {}", String::from_utf8_lossy(&output.stderr));
+        let report: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+        assert_eq!(report["files"], FILES, "round {round}");
+        let status = read_json(&status_file).expect("a status");
+        assert_eq!(pids(&status).len(), 4, "agents only: {status}");
+    }
+    assert!(pids(&told).into_iter().all(runs), "nothing of the other stack was stopped");
+    dev.signal(libc::SIGINT);
+    assert_eq!(dev.end().0.code(), Some(0));
 }
 
 #[test]

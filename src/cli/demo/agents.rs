@@ -323,6 +323,7 @@ pub fn librarian_of(planner: &TaskId) -> TaskId {
 }
 
 /// Submits the planner's task.
-pub async fn submit(client: &Client, root: &Path) -> client::Result<client::TaskHandle> {
-    client.submit(Role::Planner.name(), &Job { root: root.to_owned() }).max_tries(5).confirmed().await
+pub async fn submit(client: &Client, id: &TaskId, root: &Path) -> client::Result<client::TaskHandle> {
+    let job = Job { root: root.to_owned() };
+    client.submit(Role::Planner.name(), &job).id(id.as_str()).max_tries(5).confirmed().await
 }

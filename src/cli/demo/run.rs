@@ -26,7 +26,7 @@ use crate::cli::output::{human_duration, safe};
 use crate::cli::servers::Event;
 use crate::cli::stack::{DataDir, Given, Member, Port, Stack, Wanted, ignore_in_git};
 use crate::client::{self, Client, Ended, TaskHandle};
-use crate::task::{Overrides, Phase, Plan, PlanName, TenantName, TenantSettings};
+use crate::task::{Overrides, Phase, Plan, PlanName, TaskId, TenantName, TenantSettings};
 
 /// Tenant and plan of the demo.
 const DEMO: &str = "demo";
@@ -44,7 +44,11 @@ pub async fn run(args: DemoArgs, ctx: Ctx) -> Result<ExitCode> {
     let stop = ctx.stop.clone();
     let json = ctx.output.json;
     if !json {
-        say(&format!("starting NATS, Redis, a coordinator and agents for {}", root.display()));
+        say(&format!(
+            "starting NATS, Redis, a coordinator and {} agents for {}",
+            args.readers + 2,
+            shown(&root)
+        ));
     }
     let wanted = Wanted {
         data: DataDir::ephemeral()?,
@@ -105,8 +109,10 @@ impl Demo<'_> {
         let client = Client::on(link, TenantName::new(DEMO)?);
         // Only a server that was given may know earlier runs.
         let before = progress::all_tasks(&client).await.unwrap_or_default();
-        let task = agents::submit(&client, self.root).await?;
-        let mut progress = Progress::follow(&client, task.id(), before).await?;
+        // Followed before it is there: the planner is quick to say what it found.
+        let id = TaskId::fresh();
+        let mut progress = Progress::follow(&client, &id, before).await?;
+        let task = agents::submit(&client, &id, self.root).await?;
         let mut view = View::of_stderr(self.ctx.output.json);
 
         let end = self.watch(stack, &mut events, &task, &mut progress, &mut view, &mut status).await?;
@@ -207,10 +213,9 @@ impl Demo<'_> {
 
     async fn keep(&self, stack: &Stack) -> Result<()> {
         let text = format!(
-            "\n  {}\n  export NATS_URL={} REDIS_URL={}\n  {}\n",
+            "\n  {}\n  export NATS_URL={} SELVEDGE_TENANT={DEMO}\n  {}\n",
             "Everything is still running.".bold(),
             stack.nats.url,
-            stack.redis.url,
             "Ctrl-C stops everything.".dimmed()
         );
         self.ctx.output.line(text)?;
@@ -285,8 +290,8 @@ impl Status<'_> {
             "tasks": progress.counts,
             "processes": members,
             "nats_url": stack.nats.url,
-            "redis_url": stack.redis.url,
-            "admin_url": stack.admin.url,
+            "redis_url": stack.redis.as_ref().map(|redis| &redis.url),
+            "admin_url": stack.admin.as_ref().map(|admin| &admin.url),
             "data": stack.data().path(),
         });
         write_whole(file, &serde_json::to_vec(&status)?)
