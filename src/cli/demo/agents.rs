@@ -89,7 +89,7 @@ struct ReadJob {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Read {
-    Card(FileCard),
+    Card(Box<FileCard>),
     Skipped(SkipReason),
 }
 
@@ -183,7 +183,7 @@ async fn read(ctx: Ctx, job: ReadJob, place: Arc<DemoAgentArgs>) -> Result<Read,
         tokio::time::sleep(pace).await;
     }
     Ok(match read {
-        Ok(card) => Read::Card(card),
+        Ok(card) => Read::Card(Box::new(card)),
         Err(error) => Read::Skipped(error.reason()),
     })
 }
