@@ -12,7 +12,7 @@ use super::{
     cancel, completions, config, coordinator, dead, demo, dev, doctor, get, list, nats, plan, submit, tenant,
     watch,
 };
-use crate::config::Sources;
+use crate::config::{Loaded, Log, LogFilter, Origin, Sources, all as options};
 
 /// A NATS-native, event-driven fabric for fleets of AI agents.
 #[derive(Debug, Parser)]
@@ -113,16 +113,26 @@ pub enum Command {
 }
 
 impl Command {
-    /// Whether it runs until it is stopped, and says what it does in its logs.
-    pub fn is_service(&self) -> bool {
-        matches!(self, Command::Coordinator(_) | Command::DemoAgent(_))
-    }
-
     /// Adds the flags that set options to the sources of the configuration.
     pub fn put(&self, sources: &mut Sources) {
         if let Command::Coordinator(args) = self {
             args.put(sources);
         }
+    }
+
+    /// What it logs: a process that serves tells what it does, the others only what is wrong, unless told otherwise.
+    pub fn log(&self, loaded: &Loaded) -> Log {
+        let mut log = loaded.settings.log.clone();
+        let serves = matches!(self, Command::Coordinator(_) | Command::DemoAgent(_));
+        let chosen = options()
+            .find(|option| option.section == Log::NAME && option.name == "filter")
+            .is_some_and(|option| loaded.given(option).1 != Origin::Default);
+        if !serves && !chosen {
+            // The demo tells itself what becomes of its processes, in a picture that log lines would tear.
+            let level = if matches!(self, Command::Demo(_)) { "error" } else { "warn" };
+            log.filter = LogFilter(level.to_owned());
+        }
+        log
     }
 }
 

@@ -44,7 +44,6 @@ pub mod target;
 pub mod tenant;
 pub mod watch;
 
-use crate::config::LogFilter;
 use args::{Cli, Command};
 use context::Ctx;
 use failure::{Exit, Failure};
@@ -73,14 +72,7 @@ pub async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 async fn start(cli: Cli, stop: CancellationToken) -> Result<ExitCode> {
     let ctx = Ctx::new(cli.globals, &cli.command, stop.clone());
     // Without a configuration there are still logs: the mistake itself may be in `[log]`.
-    let mut log = ctx.settings().ok().map(|settings| settings.log.clone());
-    if let Some(log) = &mut log
-        && !cli.command.is_service()
-        && !ctx.loaded()?.is_given("log.filter")
-    {
-        // Who asks a question wants the answer, not how it was come by.
-        log.filter = LogFilter("warn".to_owned());
-    }
+    let log = ctx.loaded().ok().map(|loaded| cli.command.log(loaded));
     crate::telemetry::logs::init(log.as_ref()).map_err(|error| {
         Failure::new(Exit::Config, "CONFIG_BAD_VALUE", error.to_string())
             .help("for example: info,selvedge=debug")

@@ -4,6 +4,8 @@ mod harness;
 
 mod bus;
 mod cli;
+mod demo;
+mod dev;
 mod events;
 mod examples;
 mod fault;

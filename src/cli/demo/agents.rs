@@ -90,7 +90,7 @@ struct ReadJob {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Read {
-    Card(FileCard),
+    Card(Box<FileCard>),
     Skipped(SkipReason),
 }
 
@@ -117,7 +117,7 @@ pub struct Summary {
 pub async fn run(args: DemoAgentArgs, ctx: Command) -> Result<ExitCode> {
     let role = args.role;
     let name = format!("selvedge-demo/{}/{}", role.name(), std::process::id());
-    let link = Link::connect(&ctx.nats()?, &name).await.map_err(|error| nats_failure(&error))?;
+    let link = Link::connect(&ctx.nats()?, &name).await?;
     let (slots, place) = (args.slots, Arc::new(args));
     let agent = match role {
         Role::Planner => Agent::new(role.name(), move |ctx, job| plan(ctx, job, Arc::clone(&place))),
@@ -184,7 +184,7 @@ async fn read(ctx: Ctx, job: ReadJob, place: Arc<DemoAgentArgs>) -> Result<Read,
         tokio::time::sleep(pace).await;
     }
     Ok(match read {
-        Ok(card) => Read::Card(card),
+        Ok(card) => Read::Card(Box::new(card)),
         Err(error) => Read::Skipped(error.reason()),
     })
 }
@@ -279,7 +279,8 @@ fn record(place: &DemoAgentArgs, task: &TaskId) -> PathBuf {
     place.work.join(format!("walk-{task}.json"))
 }
 
-fn nothing_to_read(root: &Path, omissions: &Omissions) -> String {
+/// Why a directory has nothing to digest.
+pub fn nothing_to_read(root: &Path, omissions: &Omissions) -> String {
     let mut why = format!("there is nothing to read in {}", root.display());
     if omissions.total() > 0 {
         let reasons = omissions.counts.iter().map(|(reason, n)| format!("{n} {}", reason.label()));
@@ -323,6 +324,7 @@ pub fn librarian_of(planner: &TaskId) -> TaskId {
 }
 
 /// Submits the planner's task.
-pub async fn submit(client: &Client, root: &Path) -> client::Result<client::TaskHandle> {
-    client.submit(Role::Planner.name(), &Job { root: root.to_owned() }).max_tries(5).confirmed().await
+pub async fn submit(client: &Client, id: &TaskId, root: &Path) -> client::Result<client::TaskHandle> {
+    let job = Job { root: root.to_owned() };
+    client.submit(Role::Planner.name(), &job).id(id.as_str()).max_tries(5).confirmed().await
 }

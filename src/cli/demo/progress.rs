@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::agents::librarian_of;
 use crate::bus::{BusError, Subscription};
 use crate::client::{self, Client};
-use crate::task::{Phase, TaskId};
+use crate::task::{Code, Phase, TaskId};
 use crate::wire::messages::{Done, Event};
 use crate::wire::{codec, subjects};
 
@@ -187,9 +187,10 @@ impl Progress {
         }
     }
 
-    /// Files being read now, the latest first.
+    /// Files being read now, the latest first: a lost hint leaves a name behind, so no more of them than run.
     pub fn reading(&self) -> impl Iterator<Item = &str> {
-        self.reading.iter().rev().map(|(_, path)| path.as_str())
+        let running = usize::try_from(self.counts.reader.running).unwrap_or(FILES);
+        self.reading.iter().rev().take(running).map(|(_, path)| path.as_str())
     }
 }
 
@@ -212,15 +213,15 @@ async fn ask(client: Client, planner: TaskId, before: Tasks, tell: watch::Sender
     pauses.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         pauses.tick().await;
-        let phase = async |task: &TaskId| client.get(task).await.ok().map(|view| view.state);
-        let (all, planner, librarian) = tokio::join!(all_tasks(&client), phase(&planner), phase(&librarian));
-        let sent = match all {
-            Ok(all) => {
+        let (all, planner, librarian) =
+            tokio::join!(all_tasks(&client), phase(&client, &planner), phase(&client, &librarian));
+        let sent = match (all, planner, librarian) {
+            (Ok(all), Ok(planner), Ok(librarian)) => {
                 let (planner, librarian) = (Tasks::of(planner), Tasks::of(librarian));
                 let reader = all.minus(before).minus(planner).minus(librarian);
                 tell.send(Counts { planner, reader, librarian, old: false })
             }
-            Err(_) => {
+            _ => {
                 tell.send_modify(|counts| counts.old = true);
                 Ok(())
             }
@@ -228,5 +229,14 @@ async fn ask(client: Client, planner: TaskId, before: Tasks, tell: watch::Sender
         if sent.is_err() {
             return;
         }
+    }
+}
+
+/// Where a task is; nothing if there is none yet.
+async fn phase(client: &Client, task: &TaskId) -> client::Result<Option<Phase>> {
+    match client.get(task).await {
+        Ok(view) => Ok(Some(view.state)),
+        Err(error) if error.code() == Some(Code::NotFound) => Ok(None),
+        Err(error) => Err(error),
     }
 }

@@ -16,6 +16,7 @@ use super::agents::{self, Role, Summary};
 use super::args::DemoArgs;
 use super::progress::{self, Progress};
 use super::view::View;
+use super::walk::{Limits, walk_with};
 use crate::bus::limits::{LimitsBucket, LimitsError};
 use crate::bus::{self, Link};
 use crate::cli::context::Ctx;
@@ -26,7 +27,7 @@ use crate::cli::output::{human_duration, safe};
 use crate::cli::servers::Event;
 use crate::cli::stack::{DataDir, Given, Member, Port, Stack, Wanted, ignore_in_git};
 use crate::client::{self, Client, Ended, TaskHandle};
-use crate::task::{Overrides, Phase, Plan, PlanName, TenantName, TenantSettings};
+use crate::task::{Overrides, Phase, Plan, PlanName, TaskId, TenantName, TenantSettings};
 
 /// Tenant and plan of the demo.
 const DEMO: &str = "demo";
@@ -38,12 +39,17 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// Runs it.
 pub async fn run(args: DemoArgs, ctx: Ctx) -> Result<ExitCode> {
     let root = directory(args.path.as_deref())?;
+    has_files(&root).await?;
     let output = output(&args.output)?;
     let began = Instant::now();
     let stop = ctx.stop.clone();
     let json = ctx.output.json;
     if !json {
-        say(&format!("starting NATS, Redis, a coordinator and agents for {}", root.display()));
+        say(&format!(
+            "starting NATS, Redis, a coordinator and {} agents for {}",
+            args.readers + 2,
+            shown(&root)
+        ));
     }
     let wanted = Wanted {
         data: DataDir::ephemeral()?,
@@ -98,32 +104,35 @@ impl Demo<'_> {
     async fn run(&self, stack: &mut Stack) -> Result<ExitCode> {
         let mut events = stack.events();
         let mut status = Status { file: self.args.status_file.as_deref(), began: self.began };
-        let link = Link::connect(&stack.options, "selvedge-demo").await.map_err(|e| nats_failure(&e))?;
+        let link = Link::connect(&stack.options, "selvedge-demo").await?;
         set_limits(stack).await?;
         self.start_agents(stack)?;
         let client = Client::on(link, TenantName::new(DEMO)?);
         // Only a server that was given may know earlier runs.
         let before = progress::all_tasks(&client).await.unwrap_or_default();
-        let task = agents::submit(&client, self.root).await.map_err(|error| client_failure(&error))?;
-        let mut progress = Progress::follow(&client, task.id(), before).await?;
+        // Followed before it is there: the planner is quick to say what it found.
+        let id = TaskId::fresh();
+        let mut progress = Progress::follow(&client, &id, before).await?;
+        let task = agents::submit(&client, &id, self.root).await?;
         let mut view = View::of_stderr(self.ctx.output.json);
 
         let end = self.watch(stack, &mut events, &task, &mut progress, &mut view, &mut status).await?;
         view.clear();
         status.write("ended", &progress, stack)?;
         let ended = match end {
-            End::Task(ended) => (*ended).map_err(|error| client_failure(&error))?,
+            End::Task(ended) => (*ended)?,
             End::Stopped | End::TooLate => {
                 if !stack.nats.ours {
                     // Nobody would work on it after us.
                     let _ = tokio::time::timeout(FAREWELL, task.cancel("the demo was stopped")).await;
                 }
                 if matches!(end, End::Stopped) {
+                    view.say("stopped by you; everything is stopped, and nothing was written");
                     return Ok(Exit::Interrupted.into());
                 }
                 let what = format!("not done after {}", human_duration(self.args.max_wait));
                 return Err(Failure::new(Exit::Temporary, "TIMED_OUT", what)
-                    .help("give it longer with --timeout, or a smaller PATH")
+                    .help("give it longer with --max-wait, or a smaller PATH")
                     .into());
             }
         };
@@ -133,7 +142,7 @@ impl Demo<'_> {
                 .help("`selvedge demo --keep` leaves everything running, to look at it")
                 .into());
         }
-        let summary: Summary = ended.result().map_err(|error| client_failure(&error))?;
+        let summary: Summary = ended.result()?;
         let restarts = stack.members().iter().map(|member| member.restarts).sum();
         if self.ctx.output.json {
             let elapsed_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -205,10 +214,9 @@ impl Demo<'_> {
 
     async fn keep(&self, stack: &Stack) -> Result<()> {
         let text = format!(
-            "\n  {}\n  export NATS_URL={} REDIS_URL={}\n  {}\n",
+            "\n  {}\n  export NATS_URL={} SELVEDGE_TENANT={DEMO}\n  {}\n",
             "Everything is still running.".bold(),
             stack.nats.url,
-            stack.redis.url,
             "Ctrl-C stops everything.".dimmed()
         );
         self.ctx.output.line(text)?;
@@ -227,7 +235,8 @@ impl Demo<'_> {
             (symbols, "symbol"),
             (summary.reference_pairs, "cross-reference"),
         ];
-        let totals: Vec<String> = totals.iter().map(|(n, noun)| count(*n, noun)).collect();
+        let totals: Vec<String> =
+            totals.iter().filter(|(n, _)| *n > 0).map(|(n, noun)| count(*n, noun)).collect();
         let mut page = format!("\n  {} in {}\n\n", totals.join(", ").bold(), human_duration(elapsed));
         for (at, file) in summary.top.iter().enumerate() {
             let label = if at == 0 { "Read first" } else { "" };
@@ -282,8 +291,8 @@ impl Status<'_> {
             "tasks": progress.counts,
             "processes": members,
             "nats_url": stack.nats.url,
-            "redis_url": stack.redis.url,
-            "admin_url": stack.admin.url,
+            "redis_url": stack.redis.as_ref().map(|redis| &redis.url),
+            "admin_url": stack.admin.as_ref().map(|admin| &admin.url),
             "data": stack.data().path(),
         });
         write_whole(file, &serde_json::to_vec(&status)?)
@@ -292,8 +301,7 @@ impl Status<'_> {
 
 /// Sets the plan and the tenant `demo`: a file each for the children, room for planner and librarian beside them.
 async fn set_limits(stack: &Stack) -> Result<()> {
-    let connection =
-        bus::connect(&stack.options, "selvedge-demo/limits").await.map_err(|e| nats_failure(&e))?;
+    let connection = bus::connect(&stack.options, "selvedge-demo/limits").await?;
     let bucket = LimitsBucket::open(connection.jetstream()).await.map_err(limits_failure)?;
     let plan = Plan {
         in_flight: 64,
@@ -350,6 +358,20 @@ fn directory(given: Option<&Path>) -> Result<PathBuf> {
     }
     std::fs::read_dir(&real).map_err(|error| cannot(error.to_string()))?;
     Ok(real)
+}
+
+/// An empty directory is better known before anything is started.
+async fn has_files(root: &Path) -> Result<()> {
+    let dir = root.to_owned();
+    let limits = Limits { max_files: 1, ..Limits::default() };
+    let walk = tokio::task::spawn_blocking(move || walk_with(&dir, limits)).await??;
+    if !walk.files.is_empty() {
+        return Ok(());
+    }
+    let what = agents::nothing_to_read(root, &walk.omissions);
+    Err(Failure::new(Exit::Failed, "PATH_EMPTY", what)
+        .help("name another directory, for example: selvedge demo .")
+        .into())
 }
 
 /// Where the digest goes, made ready; a place that cannot be written is better known now than later.

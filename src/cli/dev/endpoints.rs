@@ -19,13 +19,13 @@ pub struct Endpoints {
     version: &'static str,
     pid: u32,
     nats_url: String,
-    redis_url: String,
-    admin_url: String,
+    redis_url: Option<String>,
+    admin_url: Option<String>,
     /// Where data and logs are.
     data: PathBuf,
     processes: Vec<Member>,
     #[serde(skip)]
-    shown: [Endpoint; 3],
+    shown: [(&'static str, Option<Endpoint>); 3],
     #[serde(skip)]
     ephemeral: bool,
 }
@@ -37,11 +37,15 @@ impl Endpoints {
             version: env!("CARGO_PKG_VERSION"),
             pid: std::process::id(),
             nats_url: stack.nats.url.clone(),
-            redis_url: stack.redis.url.clone(),
-            admin_url: stack.admin.url.clone(),
+            redis_url: stack.redis.as_ref().map(|redis| redis.url.clone()),
+            admin_url: stack.admin.as_ref().map(|admin| admin.url.clone()),
             data: stack.data().path().to_owned(),
             processes: stack.members(),
-            shown: [stack.nats.clone(), stack.redis.clone(), stack.admin.clone()],
+            shown: [
+                ("NATS", Some(stack.nats.clone())),
+                ("Redis", stack.redis.clone()),
+                ("Admin", stack.admin.clone()),
+            ],
             ephemeral: stack.data().is_ephemeral(),
         }
     }
@@ -59,7 +63,11 @@ impl Endpoints {
         };
         let head = format!("{} {}", "selvedge".bold(), self.version);
         let mut page = format!("{head}  dev mode {}\n\n", format!("(data: {data})").dimmed());
-        for (label, endpoint) in ["NATS", "Redis", "Admin"].iter().zip(&self.shown) {
+        for (label, endpoint) in &self.shown {
+            let Some(endpoint) = endpoint else {
+                page += &format!("  {label:<11} {}\n", "of the coordinator that runs there already".dimmed());
+                continue;
+            };
             let url = format!("{:<30}", endpoint.url);
             page += &format!("  {label:<11} {} {}\n", url.cyan(), endpoint.server.dimmed());
         }
@@ -69,16 +77,17 @@ impl Endpoints {
             false => String::new(),
         };
         page += &format!("  {}{}\n", format!("export NATS_URL={}", self.nats_url).bold(), or.dimmed());
-        if self.redis_url != "redis://127.0.0.1:6379" && self.shown[1].ours {
-            page += &format!("  {}\n", format!("export REDIS_URL={}", self.redis_url).bold());
+        let usual = "redis://127.0.0.1:6379";
+        if let Some(redis) = self.shown[1].1.as_ref().filter(|redis| redis.ours && redis.url != usual) {
+            page += &format!("  {}\n", format!("export REDIS_URL={}", redis.url).bold());
         }
         let next = [
             ("Next", "selvedge demo", "# real agents digest a directory"),
-            ("", "selvedge submit reader '{\"path\":\"README.md\"}' --wait", ""),
-            ("", "python3 examples/worker.py", ""),
+            ("", "python3 examples/worker.py", "# an agent of your own, then in another terminal:"),
+            ("", "selvedge submit shout '\"hello\"' --wait", ""),
         ];
         for (label, command, about) in next {
-            page += format!("  {label:<11} {command:<29} {}", about.dimmed()).trim_end();
+            page += format!("  {label:<11} {command:<36} {}", about.dimmed()).trim_end();
             page += "\n";
         }
         page + &format!("  {}\n", "Ctrl-C stops everything.".dimmed())
@@ -86,7 +95,8 @@ impl Endpoints {
 
     /// The same in one line, for when a command has the screen.
     pub fn line(&self) -> String {
-        format!("{} {}  NATS {}  Redis {}", "selvedge".bold(), self.version, self.nats_url, self.redis_url)
+        let redis = self.redis_url.as_deref().unwrap_or("-");
+        format!("{} {}  NATS {}  Redis {redis}", "selvedge".bold(), self.version, self.nats_url)
     }
 }
 

@@ -7,6 +7,7 @@ mod command;
 pub mod endpoints;
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -161,7 +162,10 @@ async fn watch(args: &DevArgs, ctx: &Ctx, stack: &mut Stack) -> Result<ExitCode>
                 if let Some(command) = command {
                     return command.stop().await;
                 }
-                eprint_line("");
+                if std::io::stderr().is_terminal() {
+                    // After the terminal's own ^C.
+                    eprint_line("");
+                }
                 say("stopping everything");
                 return Ok(Exit::Ok.into());
             }

@@ -4,14 +4,17 @@
 //! end up there because of it.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Result;
 
 use super::Endpoint;
-use crate::bus::NatsOptions;
+use crate::bus::{Link, NatsOptions};
 use crate::cli::context::Ctx;
+use crate::client::{self, Client, DEFAULT_TENANT};
 use crate::config::{self, Origin};
 use crate::store::connect::RedisOptions;
+use crate::task::TenantName;
 
 /// See the module.
 #[derive(Clone, Default)]
@@ -46,9 +49,9 @@ impl Given {
     }
 
     /// The given Redis as an endpoint.
-    pub(super) fn redis_endpoint(&self) -> Endpoint {
-        let url = self.redis.as_deref().map(|url| RedisOptions::at(url).address()).unwrap_or_default();
-        Endpoint { url, server: "given with REDIS_URL".to_owned(), ours: false }
+    pub(super) fn redis_endpoint(&self) -> Option<Endpoint> {
+        let url = RedisOptions::at(self.redis.as_deref()?).address();
+        Some(Endpoint { url, server: "given with REDIS_URL".to_owned(), ours: false })
     }
 
     /// The variables that lead another process to the given NATS. Secrets travel in the environment, never on a
@@ -93,6 +96,14 @@ impl Given {
         }
         flags
     }
+}
+
+/// Whether a coordinator answers there already.
+pub(super) async fn is_coordinated(nats: &NatsOptions) -> Result<bool> {
+    let link = Link::connect(nats, "selvedge-look").await?;
+    let client = Client::on(link, TenantName::new(DEFAULT_TENANT)?).ask_within(Duration::from_secs(2));
+    // A refusal is an answer, and so is being too slow.
+    Ok(!matches!(client.stats().await, Err(client::Error::Unavailable(_))))
 }
 
 #[cfg(test)]

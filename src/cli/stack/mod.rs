@@ -135,10 +135,10 @@ pub struct Member {
 pub struct Stack {
     /// Where NATS is.
     pub nats: Endpoint,
-    /// Where Redis is.
-    pub redis: Endpoint,
-    /// Where `/readyz` and `/metrics` are.
-    pub admin: Endpoint,
+    /// Where Redis is; absent if a coordinator that runs already uses one we don't know.
+    pub redis: Option<Endpoint>,
+    /// Where `/readyz` and `/metrics` are; absent if the coordinator is not ours.
+    pub admin: Option<Endpoint>,
     /// How to connect to its NATS from this process.
     pub options: NatsOptions,
     names: Vec<String>,
@@ -166,7 +166,12 @@ impl Stack {
                 Ok::<_, servers::Error>((NatsServer::start(config)?, found))
             })
         });
-        let redis = given.redis.is_none().then(|| {
+        // Two coordinators with different Redis servers would answer the same questions differently.
+        let coordinated = match &given.nats {
+            Some(nats) => given::is_coordinated(nats).await?,
+            None => false,
+        };
+        let redis = (given.redis.is_none() && !coordinated).then(|| {
             let (dir, notice) = (data.dir("redis"), Arc::clone(&notice));
             let resolver = resolver(&servers, Program::Redis, &notice);
             tokio::task::spawn_blocking(move || {
@@ -198,28 +203,27 @@ impl Stack {
                 own.redis_url(&url);
                 supervisor.start(server.into_child(REDIS))?;
                 names.push(REDIS.to_owned());
-                Endpoint { url, server: found.to_string(), ours: true }
+                Some(Endpoint { url, server: found.to_string(), ours: true })
             }
             None => given.redis_endpoint(),
         };
 
-        let port = admin_port.choose("the admin server", &notice).map_err(failure)?;
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let admin = Endpoint {
-            url: format!("http://{address}"),
-            server: "/metrics /livez /readyz".into(),
-            ours: true,
-        };
         let options = given.nats.clone().unwrap_or_else(|| NatsOptions {
             urls: vec![nats.url.clone()],
             no_context: true,
             ..NatsOptions::default()
         });
         own.config(config.map_or_else(|| data.write_config(), Ok)?);
-        let mut stack = Stack { nats, redis, admin, options, names, own, supervisor, data };
-        let mut events = stack.events();
-        stack.start_own(COORDINATOR, &["coordinator", "--admin-listen", &address.to_string()])?;
-        own::await_ready(address, &mut events, &stack.log(COORDINATOR)).await?;
+        let mut stack = Stack { nats, redis, admin: None, options, names, own, supervisor, data };
+        if !coordinated {
+            let port = admin_port.choose("the admin server", &notice).map_err(failure)?;
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            let mut events = stack.events();
+            stack.start_own(COORDINATOR, &["coordinator", "--admin-listen", &address.to_string()])?;
+            own::await_ready(address, &mut events, &stack.log(COORDINATOR)).await?;
+            let (url, server) = (format!("http://{address}"), "/metrics /livez /readyz".to_owned());
+            stack.admin = Some(Endpoint { url, server, ours: true });
+        }
         Ok(stack)
     }
 
