@@ -27,7 +27,7 @@ const BEAT_LIMIT: usize = 1024 * 1024;
 #[derive(Debug)]
 pub enum Handle {
     /// Acknowledge the stream message.
-    Ack(Ack),
+    Ack(Box<Ack>),
     /// Answer the heartbeat there, in this format.
     Beat(String, Format),
 }
@@ -60,7 +60,7 @@ pub async fn read(from: From, mut deliveries: mpsc::Receiver<Delivery>, inputs: 
         match parse(from, &delivery) {
             Ok(input) => {
                 let report_seq = (from == From::Reports).then_some(delivery.stream_seq);
-                let handle = Some(Handle::Ack(delivery.ack));
+                let handle = Some(Handle::Ack(Box::new(delivery.ack)));
                 if inputs.send(Inbound { input, handle, report_seq, format: None }).await.is_err() {
                     return;
                 }

@@ -132,7 +132,8 @@ pub async fn run(mut term: Term, mut engine: Engine<Handle>, idle: Millis) -> Te
         base,
         start,
         last: start,
-        hello_at: 0,
+        hello_at: start + HELLO_EVERY,
+        reports: 0,
         inputs: Vec::with_capacity(GULP),
     };
     loop {
@@ -153,6 +154,8 @@ struct Turn {
     /// The clock at the last turn.
     last: Millis,
     hello_at: Millis,
+    /// Reports read since the last announcement.
+    reports: usize,
     inputs: Vec<Inbound>,
 }
 
@@ -182,14 +185,14 @@ impl Turn {
                 if opened {
                     self.announce(term, engine, clock).await?;
                 }
-                self.perform(engine, effects).await?;
+                self.perform(&term.ended, engine, effects).await?;
                 (term.probe)("performed");
                 self.serve(term, engine);
                 metrics::histogram!("selvedge_journal_append_seconds")
                     .record((term.clock.now().saturating_sub(clock)) as f64 / 1_000.0);
             }
             Next::Effects(effects) => {
-                self.perform(engine, effects).await?;
+                self.perform(&term.ended, engine, effects).await?;
                 self.serve(term, engine);
             }
             Next::Idle => {
@@ -203,6 +206,10 @@ impl Turn {
         if clock >= self.hello_at {
             self.announce(term, engine, clock).await?;
             self.housekeeping(engine);
+            // Reports from before that nobody delivers any more must not keep leases alive for ever.
+            if std::mem::take(&mut self.reports) == 0 {
+                term.reports_before = None;
+            }
         }
         Ok(())
     }
@@ -227,7 +234,7 @@ impl Turn {
                         if n == 0 {
                             return Err(TermEnd::Lost("the readers are gone".to_owned()));
                         }
-                        take(&mut self.inputs, engine, &mut self.performer, &mut term.reports_before);
+                        self.take(engine, &mut term.reports_before);
                     }
                 }
             };
@@ -257,11 +264,17 @@ impl Turn {
 
     async fn perform(
         &mut self,
+        ended: &CancellationToken,
         engine: &Engine<Handle>,
         effects: Vec<crate::flow::engine::Effect<Handle>>,
     ) -> Result<(), TermEnd> {
         let epoch = engine.state().epoch;
-        self.performer.perform(epoch, effects).await.map_err(|e| TermEnd::Lost(e.to_string()))
+        // Without a connection what is told piles up in the client until it takes no more.
+        tokio::select! {
+            biased;
+            told = self.performer.perform(epoch, effects) => told.map_err(|e| TermEnd::Lost(e.to_string())),
+            () = ended.cancelled() => Err(TermEnd::Lost("the lease of the shard ran out".to_owned())),
+        }
     }
 
     /// Answers questions and the indexer. Nothing is in flight here.
@@ -299,7 +312,7 @@ impl Turn {
                     return Err(TermEnd::Lost("the readers are gone".to_owned()));
                 }
                 (term.probe)("taken");
-                take(&mut self.inputs, engine, &mut self.performer, &mut term.reports_before);
+                self.take(engine, &mut term.reports_before);
             }
             Some(call) = term.calls.recv() => answer(engine, call),
             Some(ask) = term.index.recv() => {
@@ -309,6 +322,22 @@ impl Turn {
             () = tokio::time::sleep(pause) => {}
         }
         Ok(())
+    }
+
+    /// Queues inputs, noting how instances speak and how far the reports from before have come.
+    fn take(&mut self, engine: &mut Engine<Handle>, before: &mut Option<u64>) {
+        for Inbound { input, handle, report_seq, format } in self.inputs.drain(..) {
+            if let Some(seq) = report_seq {
+                self.reports += 1;
+                if before.is_some_and(|last| seq >= last) {
+                    *before = None;
+                }
+            }
+            if let (Some(format), Input::Beat { agent, instance, .. }) = (format, &input) {
+                self.performer.heard_in(agent, instance, format);
+            }
+            engine.push(input, handle);
+        }
     }
 
     fn housekeeping(&mut self, engine: &mut Engine<Handle>) {
@@ -331,26 +360,6 @@ impl Turn {
         }
         let dirty = engine.dirty_mut().len();
         metrics::gauge!("selvedge_index_dirty_tasks").set(dirty as f64);
-    }
-}
-
-/// Queues inputs, noting how instances speak and how far the reports from before have come.
-fn take(
-    inputs: &mut Vec<Inbound>,
-    engine: &mut Engine<Handle>,
-    performer: &mut Performer,
-    before: &mut Option<u64>,
-) {
-    for Inbound { input, handle, report_seq, format } in inputs.drain(..) {
-        if let (Some(seq), Some(last)) = (report_seq, *before)
-            && seq >= last
-        {
-            *before = None;
-        }
-        if let (Some(format), Input::Beat { agent, instance, .. }) = (format, &input) {
-            performer.heard_in(agent, instance, format);
-        }
-        engine.push(input, handle);
     }
 }
 

@@ -319,7 +319,7 @@ fn consumers(sizing: &Sizing, shard: Shard) -> Vec<ConsumerDef> {
     vec![
         consumer(INTAKE, &owner, "The owner's; reset at every take-over"),
         consumer(REPORTS, &owner, "The owner's; reset at every take-over"),
-        consumer(EVENTS, EVENT_WRITER, "Shared by the event writers of all coordinators"),
+        consumer(EVENTS, EVENT_WRITER, "Read by the owner only: an id that arrives late is refused"),
     ]
 }
 

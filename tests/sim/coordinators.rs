@@ -151,7 +151,7 @@ impl World {
 
     /// Reads the journal from where it stands to the head.
     fn follow(&mut self, who: usize) {
-        let index_from = self.index.restart + 1;
+        let restart = self.index.restart;
         let coordinator = &mut self.coordinators[who];
         if coordinator.engine.is_none() {
             coordinator.generation = self.index.generation;
@@ -159,11 +159,12 @@ impl World {
         let engine = coordinator.engine.get_or_insert_with(|| Engine::new(Shard(0)));
         let from = self.journal.messages.partition_point(|(seq, _)| *seq <= engine.seq());
         for (seq, bytes) in &self.journal.messages[from..] {
-            if let Err(error) = engine.replay(*seq, bytes, index_from) {
+            if let Err(error) = engine.replay(*seq, bytes) {
                 self.failure = Some(format!("replay: {error}"));
                 return;
             }
         }
+        engine.dirty_mut().prune(restart);
     }
 
     fn take_over(&mut self, who: usize) {
@@ -267,7 +268,9 @@ impl World {
         if coordinator.paused_until > now {
             return self.wake_coordinator(who, 0);
         }
-        let Some(engine) = coordinator.engine.as_mut().filter(|_| coordinator.role == Role::Owner) else { return };
+        let Some(engine) = coordinator.engine.as_mut().filter(|_| coordinator.role == Role::Owner) else {
+            return;
+        };
         if coordinator.in_flight.is_some() {
             return;
         }

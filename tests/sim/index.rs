@@ -49,14 +49,16 @@ impl World {
             coordinator.generation = self.index.generation;
             engine.touch_all();
         }
-        let taken = engine.dirty_mut().take(200);
+        let taken = engine.dirty_mut().take(200, usize::MAX);
         if crash {
             // Taken, not written: the restart point has not moved.
             self.crash(who);
             return;
         }
         for (key, result) in taken {
-            let Some(view) = engine.state().task(&key).and_then(|task| query::view(&key, task)) else { continue };
+            let Some(view) = engine.state().task(&key).and_then(|task| query::view(&key, task)) else {
+                continue;
+            };
             let result = result.or_else(|| view.result.clone());
             let entry = self.index.views.entry(key).or_insert_with(|| (view.clone(), None));
             if view.rev >= entry.0.rev {
