@@ -14,7 +14,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -110,6 +110,8 @@ pub struct Term {
     pub reread: mpsc::Sender<u64>,
     /// Reports stored before the take-over: until the last of them is read, no lease expires.
     pub reports_before: Option<u64>,
+    /// Where the journal's last acknowledged sequence is shown.
+    pub head: watch::Sender<u64>,
     /// The loop turns.
     pub heartbeat: Heartbeat,
     /// Whether the journal takes appends.
@@ -181,6 +183,7 @@ impl Turn {
                 let seq = self.append(term, engine, bytes, expect).await?;
                 let opened = !engine.is_open();
                 (term.probe)("appended");
+                term.head.send_replace(seq);
                 let effects = engine.appended(seq);
                 if opened {
                     self.announce(term, engine, clock).await?;

@@ -29,7 +29,7 @@ use crate::{
     bus::{
         Clock, JetStream, Link, api,
         consume::{self, PullOptions},
-        journal::{JournalReader, JournalWriter},
+        journal::{JournalReader, JournalWriter, witness},
         ownership::OwnershipHandle,
     },
     flow::{
@@ -159,14 +159,11 @@ async fn life(
     // Whoever owned it before may have written until a moment ago.
     replay(context, &reader, &mut engine, stop).await?;
     let extent = reader.extent().await?;
-    if let Some(head) = &extent.head
-        && head.seq < engine.seq()
-    {
-        return Err(Failed::Halted(JournalError::Regressed {
-            shard: context.shard.0,
-            head: head.seq,
-            witness: engine.seq(),
-        }));
+    let head = extent.head.as_ref().map_or(0, |head| head.seq);
+    let witness = engine.seq().max(witness::noted(&context.journal, context.shard).await?);
+    if head < witness {
+        let shard = context.shard.0;
+        return Err(Failed::Halted(JournalError::Regressed { shard, head, witness }));
     }
     let idle = extent.idle.as_millis() as u64;
     term(context, reader, engine, idle, ended, stop).await
@@ -275,6 +272,9 @@ async fn term(
     tasks.spawn(until(over.clone(), questions_of_others(context.clone(), questions)));
     tasks.spawn(limits::follow(context.streams.clone(), inputs.clone(), over.clone()));
 
+    let (head, head_seen) = watch::channel(0);
+    tasks.spawn(witness::note(context.journal.clone(), shard, head_seen, over.clone()));
+
     let epoch = engine.state().epoch + 1;
     let indexer = Indexer::new(
         context.store.clone(),
@@ -312,6 +312,7 @@ async fn term(
         index: asks_rx,
         reread,
         reports_before,
+        head,
         heartbeat: context.heartbeat.clone(),
         readiness: context.readiness.clone(),
         ended: ended.clone(),

@@ -112,11 +112,11 @@ pub fn evolve(state: &mut State, record: &Record, at: At) -> Result<Changes, Mis
         }
         Record::Withdrawn { key, token, vanished, failure } => {
             state.revoke(key, *token, Code::OfferLost, &mut changes)?;
+            state.task_mut(key)?.vanished += u32::from(*vanished);
             match failure {
                 Some(failure) => state.fail(key, failure, &mut changes)?,
                 None => {
-                    let task = state.step(key, Step::Withdraw)?;
-                    task.vanished = if *vanished { task.vanished + 1 } else { task.vanished };
+                    state.step(key, Step::Withdraw)?;
                     state.enqueue(key);
                 }
             }
@@ -137,6 +137,7 @@ pub fn evolve(state: &mut State, record: &Record, at: At) -> Result<Changes, Mis
         }
         Record::LeaseLost { key, token, failure } => {
             state.revoke(key, *token, Code::LeaseLost, &mut changes)?;
+            state.task_mut(key)?.vanished = 0;
             state.fail(key, failure, &mut changes)?;
             state.touch(key, &mut changes);
         }
@@ -443,7 +444,6 @@ impl State {
         self.task_mut(key)?.resumed = false;
         let task = self.step(key, step)?;
         task.tries = failure.tries;
-        task.vanished = 0;
         task.failures.push(failure.what.clone());
         if task.failures.len() > KEEP_FAILURES {
             task.failures.remove(0);

@@ -50,10 +50,16 @@ impl ByHand {
         self.link.main.tell(subjects::beat(&self.agent, &self.instance), body).await.unwrap();
     }
 
-    /// The next offer; a heartbeat goes out first, so that there is somebody to offer to.
+    /// The next offer to an instance that holds nothing: it beats until there is one.
     pub async fn offered(&mut self) -> Offer {
-        self.beat(&[]).await;
-        self.next_offer().await
+        for _ in 0..100 {
+            self.beat(&[]).await;
+            let offer = next(&mut self.offers, "an offer");
+            if let Ok(offer) = tokio::time::timeout(std::time::Duration::from_millis(200), offer).await {
+                return offer;
+            }
+        }
+        panic!("nothing was offered in 20 s");
     }
 
     /// The next offer.
