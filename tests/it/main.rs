@@ -3,6 +3,7 @@
 mod harness;
 
 mod bus;
+mod contract;
 mod events;
 mod examples;
 mod flow;
