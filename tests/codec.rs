@@ -137,8 +137,12 @@ fn refusal() -> impl Strategy<Value = Refusal> {
 }
 
 fn spec() -> impl Strategy<Value = Spec> {
-    (agent(), payload(), priority(), of(any::<u32>()))
-        .prop_map(|(agent, input, priority, max_tries)| Spec { agent, input, priority, max_tries })
+    (agent(), payload(), priority(), of(any::<u32>())).prop_map(|(agent, input, priority, max_tries)| Spec {
+        agent,
+        input,
+        priority,
+        max_tries,
+    })
 }
 
 fn submit() -> impl Strategy<Value = Submit> {
@@ -155,8 +159,7 @@ fn submit() -> impl Strategy<Value = Submit> {
 }
 
 fn cmd() -> impl Strategy<Value = Cmd> {
-    let op =
-        prop_oneof![".{0,80}".prop_map(|reason| CmdOp::Cancel { reason }), Just(CmdOp::Retry {})];
+    let op = prop_oneof![".{0,80}".prop_map(|reason| CmdOp::Cancel { reason }), Just(CmdOp::Retry {})];
     (any::<u32>(), op).prop_map(|(v, op)| Cmd { v, op })
 }
 
@@ -170,13 +173,21 @@ fn beat_reply() -> impl Strategy<Value = BeatReply> {
 }
 
 fn accept() -> impl Strategy<Value = Accept> {
-    (any::<u32>(), vec(token(), 0..9), vec(token(), 0..9)).prop_map(|(v, taken, busy)| Accept { v, taken, busy })
+    (any::<u32>(), vec(token(), 0..9), vec(token(), 0..9)).prop_map(|(v, taken, busy)| Accept {
+        v,
+        taken,
+        busy,
+    })
 }
 
 fn offer() -> impl Strategy<Value = Offer> {
     let who = (tenant(), task(), token(), of(task()), task(), payload());
     (who, any::<[u32; 4]>(), any::<[u64; 2]>()).prop_map(
-        |((tenant, task, token, parent, root, input), [attempt, tries, depth, children], [epoch, lease_ms])| Offer {
+        |(
+            (tenant, task, token, parent, root, input),
+            [attempt, tries, depth, children],
+            [epoch, lease_ms],
+        )| Offer {
             v: 1,
             epoch,
             tenant,
@@ -221,17 +232,19 @@ fn report() -> impl Strategy<Value = Report> {
 fn ctl() -> impl Strategy<Value = Ctl> {
     let refused = (task(), refusal()).prop_map(|(task, refusal)| RefusedChild { task, refusal });
     let op = prop_oneof![
-        (token(), any::<u32>(), of(refusal()), vec(refused, 0..5)).prop_map(
-            |(token, n, refusal, refused)| CtlOp::Verdict(Verdict { token, n, refusal, refused })
-        ),
+        (token(), any::<u32>(), of(refusal()), vec(refused, 0..5))
+            .prop_map(|(token, n, refusal, refused)| CtlOp::Verdict(Verdict { token, n, refusal, refused })),
         (token(), code()).prop_map(|(token, code)| CtlOp::Stop { token, code }),
     ];
     (any::<u32>(), any::<u64>(), op).prop_map(|(v, epoch, op)| Ctl { v, epoch, op })
 }
 
 fn hello() -> impl Strategy<Value = OwnerHello> {
-    (any::<u32>(), any::<u64>(), ".{0,80}")
-        .prop_map(|(v, epoch, coordinator)| OwnerHello { v, epoch, coordinator })
+    (any::<u32>(), any::<u64>(), ".{0,80}").prop_map(|(v, epoch, coordinator)| OwnerHello {
+        v,
+        epoch,
+        coordinator,
+    })
 }
 
 fn done() -> impl Strategy<Value = Done> {

@@ -70,7 +70,7 @@ fn bad_submits() -> Vec<(&'static str, Vec<u8>, Code)> {
             (what, body, code)
         })
         .collect();
-    let big = "x".repeat(MAX_PAYLOAD_BYTES);
+    let big = "x".repeat(MAX_PAYLOAD_BYTES + 1);
     all.extend([
         ("another protocol", b"{\"v\":2,\"input\":1}".to_vec(), Code::UnsupportedVersion),
         ("an unknown priority", b"{\"v\":1,\"priority\":\"urgent\"}".to_vec(), Code::BadMessage),
@@ -205,7 +205,8 @@ async fn refused(nats: &Nats, tenant: &str, verb: &str, body: Bytes) -> Refusal 
         let value = reply.headers.as_ref().and_then(|h| h.get(name));
         value.unwrap_or_else(|| panic!("{verb}: no {name}")).as_str().to_owned()
     };
-    let refusal: Refusal = format.decode(&reply.payload, 1 << 20).unwrap();
+    let refusal = format.decode::<Refusal>(&reply.payload, 1 << 20);
+    let refusal = refusal.unwrap_or_else(|_| panic!("{verb} did not refuse: {:?}", reply.payload));
     assert_eq!(of(headers::SERVICE_ERROR), refusal.code.as_str());
     assert_eq!(of(headers::SERVICE_ERROR_CODE), refusal.code.status().to_string());
     assert_eq!(of(headers::CONTENT_TYPE), format.content_type());
@@ -219,8 +220,9 @@ async fn every_verb_refuses_every_bad_question_in_its_own_encoding() {
     for verb in verb::ALL.into_iter().filter(|verb| *verb != verb::STATS) {
         for (what, body) in garbage() {
             // An empty list request is a list of everything, and others skip fields they don't know.
-            let fits = verb == verb::LIST && (body.is_empty() || what.contains("version"));
-            if fits || (verb == verb::LIST && what == "text that is no UTF-8") {
+            let fits = verb == verb::LIST
+                && (body.is_empty() || what.contains("version") || what.contains("extension"));
+            if fits || (verb == verb::LIST && what.contains("UTF-8")) {
                 continue;
             }
             let code = if body.len() > 2 * MAX_PAYLOAD_BYTES { Code::TooLarge } else { Code::BadMessage };
@@ -472,11 +474,11 @@ async fn a_flood_of_garbage_leaves_the_process_up_and_its_memory_flat() {
         eventually("a good task after the garbage", last.wait()).await.unwrap();
     };
     // Warm: buffers, caches and the ids that garbage uses have their size.
-    flood(10).await;
+    flood(60).await;
     let before = process.resident();
-    flood(40).await;
+    flood(120).await;
     let after = process.resident();
     assert!(process.is_up());
-    // Four times the garbage (some 25,000 messages), and less than half as much memory again.
+    // Some 18,000 messages and a gigabyte later.
     assert!(after < before + before / 2, "{before} KiB before, {after} KiB after");
 }
