@@ -8,8 +8,11 @@ use futures_util::{Stream, StreamExt};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    task::{Plan, PlanName, TenantName, TenantSettings, without_content},
-    wire::topology::{self, LIMITS_BUCKET},
+    task::{Plan, PlanName, TenantName, TenantSettings},
+    wire::{
+        Format,
+        topology::{self, LIMITS_BUCKET},
+    },
 };
 
 /// Why limits could not be read or set.
@@ -187,13 +190,11 @@ impl LimitsBucket {
     }
 }
 
+/// Larger entries are none of ours.
+const MAX_ENTRY: usize = 64 * 1024;
+
 fn read<T: DeserializeOwned>(value: &[u8]) -> Result<T, String> {
-    let mut de = serde_json::Deserializer::from_slice(value);
-    // The text is logged, and whoever may write here may have written anything.
-    let unfit = |text: String| without_content(&text);
-    let read = serde_path_to_error::deserialize(&mut de).map_err(|e| unfit(e.to_string()))?;
-    de.end().map_err(|e| unfit(e.to_string()))?;
-    Ok(read)
+    Format::Json.decode(value, MAX_ENTRY).map_err(|e| e.to_string())
 }
 
 fn parse(key: &str, value: Option<&Bytes>) -> Result<Limit, String> {

@@ -95,6 +95,7 @@ struct ServerWords {
     stream: Option<IgnoredAny>,
     seq: Option<IgnoredAny>,
     error: Option<IgnoredAny>,
+    r#type: Option<IgnoredAny>,
     server: Option<IgnoredAny>,
     // And what only a message of ours holds.
     v: Option<IgnoredAny>,
@@ -108,7 +109,8 @@ fn is_servers(body: &[u8]) -> bool {
         && Format::Json.decode::<ServerWords>(body, SUBMIT_LIMIT).is_ok_and(|words| {
             let ours = words.v.is_some() || words.input.is_some() || words.op.is_some();
             let stored = words.stream.is_some() && words.seq.is_some();
-            !ours && (stored || words.error.is_some() || words.server.is_some())
+            let answer = words.error.is_some() || words.r#type.is_some() || words.server.is_some();
+            !ours && (stored || answer)
         })
 }
 

@@ -20,7 +20,7 @@ pub use name::{AgentName, InstanceId, NameError, PlanName, TaskId, TenantName};
 pub use outcome::{Outcome, TryFailure, WaitFor};
 pub use payload::Payload;
 pub use phase::{IllegalTransition, Phase, Step};
-pub use redact::without_content;
+pub use redact::{field_path, without_content};
 pub use retry::Backoff;
 pub use spec::{BodyHash, Priority, Spec, TaskKey, child_id, clamp_first_try, hex, keyed_id, retry_id};
 pub use token::Token;

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
-use super::without_content;
+use super::{field_path, without_content};
 
 /// An input, a result or an event's data.
 #[derive(Clone, PartialEq, Eq)]
@@ -53,7 +53,8 @@ impl Payload {
         match self {
             Self::Json(text) => {
                 let mut de = serde_json::Deserializer::from_slice(text);
-                let value = serde_path_to_error::deserialize(&mut de).map_err(|e| unfit(&e))?;
+                let value = serde_path_to_error::deserialize(&mut de)
+                    .map_err(|e| format!("{}: {}", field_path(e.path()), unfit(e.inner())))?;
                 de.end().map_err(|e| unfit(&e))?;
                 Ok(value)
             }

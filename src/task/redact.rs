@@ -31,6 +31,32 @@ fn cut(text: &str, start: &str, ends: &[&str]) -> String {
     format!("{}{rest}", &text[..from])
 }
 
+/// Names and indices beyond this are not shown.
+const MAX_SEGMENTS: usize = 32;
+
+/// Where in a message: field names and indices; what can't be a field's name is shown as `?`.
+pub fn field_path(path: &serde_path_to_error::Path) -> String {
+    use serde_path_to_error::Segment;
+    let mut out = String::new();
+    for segment in path.iter().take(MAX_SEGMENTS) {
+        match segment {
+            Segment::Seq { index } => out.push_str(&format!("[{index}]")),
+            Segment::Map { key: name } | Segment::Enum { variant: name } if is_field(name) => {
+                if !out.is_empty() {
+                    out.push('.');
+                }
+                out.push_str(name);
+            }
+            _ => out.push_str(if out.is_empty() { "?" } else { ".?" }),
+        }
+    }
+    if out.is_empty() { ".".to_owned() } else { out }
+}
+
+fn is_field(name: &str) -> bool {
+    name.len() <= 20 && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

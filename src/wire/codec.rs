@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::headers;
-use crate::task::without_content;
+use crate::task::{field_path, without_content};
 
 /// Maps, arrays and tagged values nested in each other, at most.
 const MAX_DEPTH: usize = 16;
@@ -152,31 +152,7 @@ fn trailing(body: &[u8]) -> usize {
 fn shape<E: std::fmt::Display>(format: &'static str, error: &serde_path_to_error::Error<E>) -> DecodeError {
     let mut reason: String = without_content(&error.inner().to_string()).chars().take(200).collect();
     reason.retain(|c| !c.is_control());
-    DecodeError::Shape { format, path: field(error.path()), reason }
-}
-
-/// The path of names and indices that are ours; what the sender made up is shown as `?`.
-fn field(path: &serde_path_to_error::Path) -> String {
-    use serde_path_to_error::Segment;
-    let mut out = String::new();
-    for segment in path.iter().take(2 * MAX_DEPTH) {
-        match segment {
-            Segment::Seq { index } => out.push_str(&format!("[{index}]")),
-            Segment::Map { key: name } | Segment::Enum { variant: name } if is_ours(name) => {
-                if !out.is_empty() {
-                    out.push('.');
-                }
-                out.push_str(name);
-            }
-            _ => out.push_str(if out.is_empty() { "?" } else { ".?" }),
-        }
-    }
-    if out.is_empty() { ".".to_owned() } else { out }
-}
-
-/// Whether a word can be one of our field or variant names.
-fn is_ours(name: &str) -> bool {
-    name.len() <= 20 && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+    DecodeError::Shape { format, path: field_path(error.path()), reason }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ mod harness;
 
 mod bus;
 mod cli;
+mod contract;
 mod demo;
 mod dev;
 mod events;

@@ -21,7 +21,6 @@ use crate::bus::limits::{LimitsBucket, LimitsError};
 use crate::bus::{self, Link};
 use crate::cli::context::Ctx;
 use crate::cli::dev::{happened, say, write_whole};
-use crate::cli::failure::known::{client_failure, nats_failure};
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::output::{human_duration, safe};
 use crate::cli::servers::Event;
