@@ -5,12 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use selvedge::{
     flow::input::Input,
-    task::{
-        AgentName, Code, InstanceId, Outcome, Payload, Spec, TaskKey, Token, WaitFor, child_id,
-    },
-    wire::messages::{
-        Accept, Beat, BeatReply, Ctl, CtlOp, End, Offer, Report, ReportOp, Spawn, Verdict,
-    },
+    task::{AgentName, Code, InstanceId, Outcome, Payload, Spec, TaskKey, Token, WaitFor, child_id},
+    wire::messages::{Accept, Beat, BeatReply, Ctl, CtlOp, End, Offer, Report, ReportOp, Spawn, Verdict},
 };
 
 use crate::{
@@ -258,7 +254,11 @@ impl World {
                 if adopted {
                     self.saw(Sight::ChildAdopted);
                 }
-                let n = self.report(id, token, ReportOp::Spawn(Spawn { step: step.to_owned(), first: 0, children }));
+                let n = self.report(
+                    id,
+                    token,
+                    ReportOp::Spawn(Spawn { step: step.to_owned(), first: 0, children }),
+                );
                 if blocking {
                     if let Some(run) = self.run_mut(id, &token) {
                         run.blocked_on = Some(n);
@@ -417,7 +417,8 @@ impl World {
 
     fn stop(&mut self, id: &InstanceId, token: Token) {
         let known = self.run_mut(id, &token).is_some();
-        if known && !self.strikes(Fault::IgnoresStop)
+        if known
+            && !self.strikes(Fault::IgnoresStop)
             && let Some(instance) = self.agents.instances.get_mut(id)
         {
             instance.runs.remove(&token);

@@ -141,7 +141,12 @@ impl Audit {
         ensure!(message.now >= self.now, "logical time goes back: {} after {}", message.now, self.now);
         ensure!(!message.records.is_empty(), "an empty message at revision {}", message.rev);
         let opens = matches!(message.records.first(), Some(Record::Opened { .. }));
-        ensure!(message.epoch == self.epoch + u64::from(opens), "epoch {} after {}", message.epoch, self.epoch);
+        ensure!(
+            message.epoch == self.epoch + u64::from(opens),
+            "epoch {} after {}",
+            message.epoch,
+            self.epoch
+        );
         (self.rev, self.now, self.wall, self.epoch) = (message.rev, message.now, message.wall, message.epoch);
         self.head = Hash::of(bytes);
         for record in &message.records {
@@ -269,7 +274,12 @@ impl Audit {
         }
     }
 
-    fn admit(&mut self, key: &TaskKey, a: &Admission, parent: Option<(TaskId, TaskId, u32)>) -> Result<(), String> {
+    fn admit(
+        &mut self,
+        key: &TaskKey,
+        a: &Admission,
+        parent: Option<(TaskId, TaskId, u32)>,
+    ) -> Result<(), String> {
         ensure!(!self.tasks.contains_key(key), "I3: {key} was decided before");
         let (parent, root, depth) = match parent {
             Some((parent, root, depth)) => (Some(parent), root, depth),
@@ -334,7 +344,10 @@ impl Audit {
             });
             let waiting = waiting.count() as u64;
             ensure!(waiting < plan.backlog, "backlog {waiting} of {} at admission", plan.backlog);
-            ensure!(a.spec.max_tries.is_some_and(|t| t <= plan.max_tries), "I5: more tries than the plan has");
+            ensure!(
+                a.spec.max_tries.is_some_and(|t| t <= plan.max_tries),
+                "I5: more tries than the plan has"
+            );
         }
         if let Origin::Root { retry_of: Some(_), .. } = &a.origin {
             self.sights.push(Sight::DeadResubmitted);
@@ -512,8 +525,7 @@ impl Audit {
                 awaited.retain(|id| !self.tasks[&of(key, id)].is_over());
                 let known = self.known(key)?;
                 known.resumes = awaited.is_empty() && known.news;
-                known.place =
-                    if awaited.is_empty() { Place::Queued } else { Place::Awaiting(awaited) };
+                known.place = if awaited.is_empty() { Place::Queued } else { Place::Awaiting(awaited) };
             }
             (Outcome::Failed { .. }, None) => return Err("a failure without what follows".to_owned()),
         }

@@ -70,9 +70,8 @@ impl Behaviour {
             Op::Spawn { step, count, .. } => Some((step, count)),
             _ => None,
         });
-        let below = spawns.map(|(step, count)| {
-            (0..count).map(|i| self.child_behaviour(step, i).planned()).sum::<u32>()
-        });
+        let below = spawns
+            .map(|(step, count)| (0..count).map(|i| self.child_behaviour(step, i).planned()).sum::<u32>());
         1 + below.sum::<u32>()
     }
 

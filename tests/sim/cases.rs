@@ -15,8 +15,21 @@ fn nothing_goes_wrong_when_nothing_is_broken() {
 fn a_tombstone_is_told_to_nobody() {
     use Fault::*;
     let faults = [
-        PublishLost, PublishAckLost, PublishLate, DeliveredLate, QueueAckLost, AppendLost, AppendLate, OwnerPaused,
-        BeatLost, AgentCrash, AgentPaused, TwoEnds, SubmitTwice, CancelTree, Forgetful,
+        PublishLost,
+        PublishAckLost,
+        PublishLate,
+        DeliveredLate,
+        QueueAckLost,
+        AppendLost,
+        AppendLate,
+        OwnerPaused,
+        BeatLost,
+        AgentCrash,
+        AgentPaused,
+        TwoEnds,
+        SubmitTwice,
+        CancelTree,
+        Forgetful,
     ];
     check(Scenario::shrunk(58, 559, &faults));
 }

@@ -25,9 +25,16 @@ impl World {
         match effect {
             Effect::Ack(Handle::Stored(queue, id)) => self.check_ack(*queue, *id),
             Effect::Tell(Tell::Offer { instance, offer, .. }) => {
-                let granted = self.audit.granted.get(&offer.token).ok_or("an offer of no lease in the journal")?;
-                if granted.instance != *instance || granted.attempt != offer.attempt || granted.key.id != offer.task {
-                    return Err(format!("an offer to {instance} that the journal gave to {}", granted.instance));
+                let granted =
+                    self.audit.granted.get(&offer.token).ok_or("an offer of no lease in the journal")?;
+                if granted.instance != *instance
+                    || granted.attempt != offer.attempt
+                    || granted.key.id != offer.task
+                {
+                    return Err(format!(
+                        "an offer to {instance} that the journal gave to {}",
+                        granted.instance
+                    ));
                 }
                 Ok(())
             }
@@ -36,7 +43,8 @@ impl World {
                     Some(Code::StaleLease) => self.saw(Sight::StaleReport),
                     Some(Code::ResultConflict) => self.saw(Sight::ResultConflict),
                     _ => {
-                        let granted = self.audit.granted.get(&verdict.token).ok_or("a verdict on no lease")?;
+                        let granted =
+                            self.audit.granted.get(&verdict.token).ok_or("a verdict on no lease")?;
                         if verdict.refusal.is_none() && granted.applied < verdict.n {
                             return Err(format!("report {} is said to be applied, and is not", verdict.n));
                         }
@@ -48,7 +56,11 @@ impl World {
                 let known = self.audit.tasks.get(key);
                 let matches = known.is_some_and(|k| k.phase() == done.state || !done.state.is_terminal());
                 if !matches && !self.audit.tombstones.contains(key) {
-                    return Err(format!("{key} is said to be {}, and is {:?}", done.state, known.map(|k| k.phase())));
+                    return Err(format!(
+                        "{key} is said to be {}, and is {:?}",
+                        done.state,
+                        known.map(|k| k.phase())
+                    ));
                 }
                 Ok(())
             }
@@ -210,7 +222,9 @@ impl World {
             let times = (view.started_at, view.ended_at, view.parent.as_ref(), &view.root, view.depth);
             let folded_times = (known.started, known.ended, known.parent.as_ref(), &known.root, known.depth);
             if indexed != folded || times != folded_times {
-                return Err(format!("I12: {key}: the index says {indexed:?} {times:?}, the journal {folded:?} {folded_times:?}"));
+                return Err(format!(
+                    "I12: {key}: the index says {indexed:?} {times:?}, the journal {folded:?} {folded_times:?}"
+                ));
             }
             if result.is_some() && *result != known.result {
                 return Err(format!("I12: the index shows another result of {key}"));
@@ -234,12 +248,15 @@ impl World {
             }
         }
         for (key, known) in &self.audit.tasks {
-            let asked = self.clients.attempted.get(key).is_some_and(|tried| tried.is_empty() || tried.contains(&known.hash));
+            let asked = self
+                .clients
+                .attempted
+                .get(key)
+                .is_some_and(|tried| tried.is_empty() || tried.contains(&known.hash));
             if known.parent.is_none() && !asked {
                 return Err(format!("I2: nobody submitted {key}"));
             }
         }
         Ok(())
     }
-
 }

@@ -173,7 +173,12 @@ impl World {
             first_try: Some(EPOCH_MS + first_try),
             confirm,
         };
-        self.send_to_intake(Input::Submit { key: key.clone(), agent: spec.agent, body: Ok(body), stored_at: 0 });
+        self.send_to_intake(Input::Submit {
+            key: key.clone(),
+            agent: spec.agent,
+            body: Ok(body),
+            stored_at: 0,
+        });
     }
 
     fn cancel(&mut self, key: &TaskKey) {
@@ -211,7 +216,8 @@ impl World {
         if self.strikes(Fault::CancelTree) {
             let some = self.clients.rng.below(self.audit.tasks.len() as u64 + 1) as usize;
             // Often one of the latest, which is likely to be at work.
-            let live = self.audit.tasks.iter().filter(|(_, k)| !k.is_over()).map(|(key, _)| key.clone()).next();
+            let live =
+                self.audit.tasks.iter().filter(|(_, k)| !k.is_over()).map(|(key, _)| key.clone()).next();
             let any = self.audit.tasks.keys().nth(some).cloned();
             let key = if some % 2 == 0 { live.or(any) } else { any };
             if let Some(key) = key {

@@ -268,7 +268,9 @@ impl World {
         if coordinator.paused_until > now {
             return self.wake_coordinator(who, 0);
         }
-        let Some(engine) = coordinator.engine.as_mut().filter(|_| coordinator.role == Role::Owner) else { return };
+        let Some(engine) = coordinator.engine.as_mut().filter(|_| coordinator.role == Role::Owner) else {
+            return;
+        };
         if coordinator.in_flight.is_some() {
             return;
         }

@@ -56,7 +56,9 @@ impl World {
             return;
         }
         for (key, result) in taken {
-            let Some(view) = engine.state().task(&key).and_then(|task| query::view(&key, task)) else { continue };
+            let Some(view) = engine.state().task(&key).and_then(|task| query::view(&key, task)) else {
+                continue;
+            };
             let result = result.or_else(|| view.result.clone());
             let entry = self.index.views.entry(key).or_insert_with(|| (view.clone(), None));
             if view.rev >= entry.0.rev {

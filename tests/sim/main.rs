@@ -97,8 +97,7 @@ fn run_all(scenarios: Vec<Scenario>) -> (Counters, Vec<(Scenario, String)>) {
                 scope.spawn(|| {
                     let mut seen = Counters::default();
                     let mut failed = Vec::new();
-                    while let Some(scenario) = scenarios.get(next.fetch_add(1, Ordering::Relaxed) as usize)
-                    {
+                    while let Some(scenario) = scenarios.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
                         match run(*scenario) {
                             Ok((counters, _)) => seen.add(&counters),
                             Err(why) => failed.push((*scenario, why)),
@@ -155,7 +154,8 @@ fn the_same_seed_gives_the_same_journal() {
 #[test]
 fn trees_finish_at_cap_one_while_agents_die() {
     for seed in 1..=4 {
-        let faults = [Fault::OfferLost, Fault::BeatLost, Fault::CoreLate, Fault::PublishLost, Fault::AgentCrash];
+        let faults =
+            [Fault::OfferLost, Fault::BeatLost, Fault::CoreLate, Fault::PublishLost, Fault::AgentCrash];
         let seen = check(Scenario::shrunk(seed, 242, &faults).with_cap(1));
         assert!(seen.tasks >= 242, "{} tasks", seen.tasks);
     }

@@ -39,23 +39,59 @@ const HEAL_WITHIN: u64 = 40 * 60_000;
 #[derive(Debug, Clone)]
 pub enum Event {
     /// A message reaches its stream.
-    Stored { queue: Queue, input: Input, from: Option<Publisher> },
+    Stored {
+        queue: Queue,
+        input: Input,
+        from: Option<Publisher>,
+    },
     /// The acknowledgement of that reaches the publisher.
     PubAck(Publisher),
     /// A publisher has waited long enough.
     PubTimeout(Publisher),
     /// A stored message reaches a coordinator.
-    Deliver { queue: Queue, id: u64, again: bool },
+    Deliver {
+        queue: Queue,
+        id: u64,
+        again: bool,
+    },
     /// Core NATS to every coordinator that listens.
-    ToCoordinators { input: Input, reply: bool },
-    OfferTo { agent: AgentName, instance: InstanceId, offer: Box<Offer> },
-    CtlTo { instance: InstanceId, ctl: Ctl },
-    BeatReplyTo { instance: InstanceId, reply: BeatReply },
+    ToCoordinators {
+        input: Input,
+        reply: bool,
+    },
+    OfferTo {
+        agent: AgentName,
+        instance: InstanceId,
+        offer: Box<Offer>,
+    },
+    CtlTo {
+        instance: InstanceId,
+        ctl: Ctl,
+    },
+    BeatReplyTo {
+        instance: InstanceId,
+        reply: BeatReply,
+    },
     /// A coordinator's loop turns.
     Step(usize),
-    AppendArrives { who: usize, life: u32, attempt: u32, bytes: Bytes, expect: u64 },
-    AppendAnswer { who: usize, life: u32, attempt: u32, seq: Option<u64> },
-    AppendTimeout { who: usize, life: u32, attempt: u32 },
+    AppendArrives {
+        who: usize,
+        life: u32,
+        attempt: u32,
+        bytes: Bytes,
+        expect: u64,
+    },
+    AppendAnswer {
+        who: usize,
+        life: u32,
+        attempt: u32,
+        seq: Option<u64>,
+    },
+    AppendTimeout {
+        who: usize,
+        life: u32,
+        attempt: u32,
+    },
     /// Whoever watches the ownership lease looks at it.
     Watch,
     /// The indexer writes.
