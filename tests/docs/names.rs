@@ -48,7 +48,11 @@ fn forms() -> Vec<String> {
 /// Why `subject`, as a document writes it, is none of ours.
 fn stranger(subject: &str, forms: &[String]) -> Option<String> {
     let tokens: Vec<&str> = subject.split('.').collect();
-    if tokens.len() == 1 || tokens[1].starts_with(['>', '*']) {
+    // All of ours; or a template in the Python worker.
+    if tokens.len() == 1
+        || tokens[1].starts_with(['>', '*', '{'])
+        || tokens.iter().any(|t| t.starts_with('{') && !t.ends_with('}'))
+    {
         return None;
     }
     let kind = tokens[1];
