@@ -4,5 +4,6 @@
 
 mod names;
 mod pages;
+mod rights;
 mod story;
 mod walkthroughs;

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use clap::CommandFactory;
+use selvedge::cli::args::Cli;
 use selvedge::config;
 use selvedge::task::Code;
 use selvedge::telemetry::names;
@@ -236,4 +238,39 @@ fn every_refusal_code_has_its_page() {
         let line = page[from..].lines().nth(2).unwrap_or_default();
         assert_eq!(line, format!("Status {} · again: {again}", code.status()), "{code}");
     }
+}
+
+#[test]
+fn every_command_and_recipe_in_the_documents_exists() {
+    let justfile = read("justfile");
+    let mut strange = Vec::new();
+    for page in pages() {
+        let text = read(&page);
+        for line in ticked(&text) {
+            if let Some(words) = line.strip_prefix("selvedge ") {
+                let mut command = Cli::command();
+                for word in
+                    words.split_whitespace().take_while(|w| w.starts_with(|c: char| c.is_ascii_lowercase()))
+                {
+                    if !command.has_subcommands() {
+                        break;
+                    }
+                    match command.find_subcommand(word) {
+                        Some(found) => command = found.clone(),
+                        None => {
+                            strange.push(format!("{page}: `{line}`: there is no {word}"));
+                            break;
+                        }
+                    }
+                }
+            }
+            if let Some(words) = line.strip_prefix("just ") {
+                let recipe = words.split_whitespace().next().unwrap_or_default();
+                if !justfile.lines().any(|l| l.split([' ', ':']).next() == Some(recipe)) {
+                    strange.push(format!("{page}: `{line}`: there is no such recipe"));
+                }
+            }
+        }
+    }
+    assert_none(strange);
 }
