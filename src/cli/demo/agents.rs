@@ -28,7 +28,7 @@ use super::parse::read_file;
 use super::walk::{Omissions, SkipReason, Walk, walk};
 use crate::agent::{Agent, AgentError, Ctx};
 use crate::bus::Link;
-use crate::cli::connect::nats_failure;
+use crate::cli::failure::known::nats_failure;
 use crate::cli::context::Ctx as Command;
 use crate::cli::dev::write_whole;
 use crate::cli::failure::Exit;
@@ -117,7 +117,7 @@ pub struct Summary {
 pub async fn run(args: DemoAgentArgs, ctx: Command) -> Result<ExitCode> {
     let role = args.role;
     let name = format!("selvedge-demo/{}/{}", role.name(), std::process::id());
-    let link = Link::connect(&ctx.nats_options()?, &name).await.map_err(|error| nats_failure(&error))?;
+    let link = Link::connect(&ctx.nats()?, &name).await.map_err(|error| nats_failure(&error))?;
     let (slots, place) = (args.slots, Arc::new(args));
     let agent = match role {
         Role::Planner => Agent::new(role.name(), move |ctx, job| plan(ctx, job, Arc::clone(&place))),

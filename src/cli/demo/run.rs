@@ -18,7 +18,7 @@ use super::progress::{self, Progress};
 use super::view::View;
 use crate::bus::limits::{LimitsBucket, LimitsError};
 use crate::bus::{self, Link};
-use crate::cli::connect::{client_failure, nats_failure};
+use crate::cli::failure::known::{client_failure, nats_failure};
 use crate::cli::context::Ctx;
 use crate::cli::dev::{happened, say, write_whole};
 use crate::cli::failure::{Exit, Failure};
@@ -121,7 +121,7 @@ impl Demo<'_> {
                 if matches!(end, End::Stopped) {
                     return Ok(Exit::Interrupted.into());
                 }
-                let what = format!("not done after {}", human_duration(self.args.timeout));
+                let what = format!("not done after {}", human_duration(self.args.max_wait));
                 return Err(Failure::new(Exit::Temporary, "TIMED_OUT", what)
                     .help("give it longer with --timeout, or a smaller PATH")
                     .into());
@@ -183,7 +183,7 @@ impl Demo<'_> {
         frames.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut states = tokio::time::interval(Duration::from_millis(100));
         states.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let deadline = self.began + self.args.timeout;
+        let deadline = self.began + self.args.max_wait;
         let ended = task.wait();
         tokio::pin!(ended);
         loop {

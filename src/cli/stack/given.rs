@@ -32,7 +32,7 @@ impl Given {
             matches!(origin, Origin::Env(_) | Origin::Flag(_)).then(|| text.to_owned())
         };
         let nats = match by_hand("nats", "urls") {
-            Some(_) => Some(ctx.nats_options()?),
+            Some(_) => Some(ctx.nats()?),
             None => None,
         };
         Ok(Given { nats, redis: by_hand("redis", "url") })
