@@ -32,10 +32,7 @@ fn the_table_of_rights_is_the_production_configuration() {
     for row in page.lines().filter(|line| line.starts_with("| ")) {
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
         let [_, role, publishes, subscribes, _] = cells.as_slice() else { continue };
-        let user = match ticked(role).first() {
-            Some(name) => name,
-            None => role,
-        };
+        let user = ticked(role).first().copied().unwrap_or(role);
         if !conf.contains(&format!("user: {user}\n")) {
             continue;
         }
