@@ -8,7 +8,7 @@ use futures_util::{Stream, StreamExt};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    task::{Plan, PlanName, TenantName, TenantSettings},
+    task::{Plan, PlanName, TenantName, TenantSettings, without_content},
     wire::topology::{self, LIMITS_BUCKET},
 };
 
@@ -189,8 +189,10 @@ impl LimitsBucket {
 
 fn read<T: DeserializeOwned>(value: &[u8]) -> Result<T, String> {
     let mut de = serde_json::Deserializer::from_slice(value);
-    let read = serde_path_to_error::deserialize(&mut de).map_err(|e| e.to_string())?;
-    de.end().map_err(|e| e.to_string())?;
+    // The text is logged, and whoever may write here may have written anything.
+    let unfit = |text: String| without_content(&text);
+    let read = serde_path_to_error::deserialize(&mut de).map_err(|e| unfit(e.to_string()))?;
+    de.end().map_err(|e| unfit(e.to_string()))?;
     Ok(read)
 }
 

@@ -9,6 +9,7 @@ use super::{
     admin::{Admin, AdminError, Bound, Heartbeat, Readiness},
     calls::OwnerHandle,
     indexer::{IndexHealth, IndexState},
+    owner::{self, Probe},
     queries::Queries,
     shard::{self, ShardContext},
 };
@@ -63,6 +64,8 @@ pub struct Options {
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
     /// Real, or accelerated in tests.
     pub clock: Clock,
+    /// Called at the named points of the owner's loop; tests crash there.
+    pub probe: Probe,
 }
 
 impl Options {
@@ -81,6 +84,7 @@ impl Options {
             events: watch::channel(EventPolicy::default()).1,
             metrics: Arc::new(String::new),
             clock: Clock::real(),
+            probe: owner::no_probe(),
         }
     }
 }
@@ -226,6 +230,7 @@ pub async fn run(
         coordinator: options.id.clone(),
         policy: options.policy.clone(),
         clock: options.clock,
+        probe: options.probe.clone(),
         link: connections.link.clone(),
         journal: connections.journal.clone(),
         streams: connections.streams.clone(),

@@ -12,7 +12,7 @@ use super::{
     state::{Lease, State, Task},
 };
 use crate::{
-    task::{Code, Outcome, Refusal, Spec, TaskKey, WaitFor, child_id},
+    task::{Code, Outcome, Refusal, Spec, TaskId, TaskKey, WaitFor, child_id},
     wire::messages::{CtlOp, End, RefusedChild, Report, ReportOp, Spawn, Verdict},
 };
 
@@ -142,15 +142,13 @@ fn spawn(state: &State, key: &TaskKey, parent: &Task, report: &Report, op: &Spaw
         refusal = Some(Refusal::over(Code::BadMessage, message, op.children.len() as u64, MAX_SPAWN as u64));
     } else if let Some(over) = inputs_over(state, op) {
         refusal = Some(over);
-    } else if parent.children.len() + op.children.len() > room {
+    } else if let Some(total) = more_than(room, state, key, parent, op) {
         // Beyond this not even the refusals are remembered.
-        let message = format!("{} children > cap {room}, refused ones included", parent.children.len());
-        refusal =
-            Some(Refusal::over(Code::ChildrenExceeded, message, parent.children.len() as u64, room as u64));
+        let message = format!("{total} children > cap {room}, refused ones included");
+        refusal = Some(Refusal::over(Code::ChildrenExceeded, message, total as u64, room as u64));
     } else {
         for (offset, spec) in op.children.iter().enumerate() {
-            let index = op.first.saturating_add(offset as u32);
-            let id = child_id(&key.id, &op.step, index);
+            let (index, id) = place(key, op, offset);
             let child = TaskKey { tenant: key.tenant.clone(), id: id.clone() };
             if children.iter().any(|a: &Admission| a.task == id) {
                 continue;
@@ -204,6 +202,26 @@ fn awaited(state: &State, key: &TaskKey, wait: &WaitFor) -> WaitFor {
     });
     let own: Vec<_> = own.take(MAX_AWAITED + 1).cloned().collect();
     if own.len() > MAX_AWAITED { WaitFor::AllChildren } else { WaitFor::Children(own) }
+}
+
+/// The index and the id of a report's child.
+fn place(parent: &TaskKey, op: &Spawn, offset: usize) -> (u32, TaskId) {
+    let index = op.first.saturating_add(offset as u32);
+    (index, child_id(&parent.id, &op.step, index))
+}
+
+/// How many children the parent would have, if more than `room`. One that exists is adopted, and takes none.
+fn more_than(room: usize, state: &State, key: &TaskKey, parent: &Task, op: &Spawn) -> Option<usize> {
+    let most = parent.children.len() + op.children.len();
+    if most <= room {
+        return None;
+    }
+    let new = |offset: &usize| {
+        let child = TaskKey { tenant: key.tenant.clone(), id: place(key, op, *offset).1 };
+        state.task(&child).is_none()
+    };
+    let total = parent.children.len() + (0..op.children.len()).filter(new).count();
+    (total > room).then_some(total)
 }
 
 fn end(

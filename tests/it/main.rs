@@ -5,6 +5,7 @@ mod harness;
 mod bus;
 mod events;
 mod examples;
+mod fault;
 mod flow;
 mod golden;
 mod index;
