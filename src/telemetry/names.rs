@@ -119,6 +119,7 @@ metrics! {
     UNREADABLE_PULSES = "selvedge_unreadable_pulses_total", Counter, Count, "Heartbeats and acceptances that could not be read.";
     NATS_EVENTS = "selvedge_nats_events_total", Counter, Count, "What happened to connections to NATS, by event.";
     PULL_RESTARTS = "selvedge_pull_restarts_total", Counter, Count, "Consumers started anew after missing heartbeats, by stream.";
+    PULL_STUCK = "selvedge_pull_stuck_total", Counter, Count, "Deliveries that nobody acknowledged and that were asked for again, by stream.";
     NATS_RECONNECTS = "selvedge_nats_reconnects_total", Counter, Count, "Connections to NATS made again.";
     NATS_SLOW_CONSUMER = "selvedge_nats_slow_consumer_total", Counter, Count, "Times messages were dropped because we were slow.";
 }
