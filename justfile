@@ -45,6 +45,10 @@ docs *args:
 docs-config:
     SELVEDGE_UPDATE_DOCS=1 cargo test --lib -- config:: cli::reference
 
+# Record the walkthroughs in docs/architecture.md anew
+docs-walkthroughs:
+    SELVEDGE_UPDATE_DOCS=1 cargo test --test docs recorded
+
 # Write nats/ anew from the definition in code
 nats-export:
     UPDATE_NATS=1 cargo test --lib nats
