@@ -299,7 +299,7 @@ impl Queries {
         codec::unpack(&message.payload).map_err(|_| nonsense())
     }
 
-    /// The owner's side of [`Queries::elsewhere`].
+    /// The owner's side of a question from another coordinator.
     pub async fn tell(&self, body: &[u8]) -> Bytes {
         let told = match codec::unpack::<Ask>(body) {
             Ok(Ask::View(key)) => match self.owner.ask(|reply| OwnerCall::View { key, reply }).await {

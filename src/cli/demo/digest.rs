@@ -3,7 +3,7 @@
 //! Owns what the librarian keeps while cards arrive and the shape of its result. Never reads a file,
 //! knows no order: the same cards in any order give the same digest. It scales to 20,000 cards: a
 //! card is reduced to word numbers on arrival, everything after is linear in their sum but for
-//! sorting. [`rank`] says who comes first, [`links`] who mentions whom, [`super::markdown`] shows it.
+//! sorting. `rank` says who comes first, `links` who mentions whom, [`super::markdown`] shows it.
 
 mod links;
 mod rank;

@@ -1,7 +1,7 @@
 //! `selvedge dev`: everything a developer needs, running until Ctrl-C or until a command ends.
 //!
 //! Starts a [`Stack`], says where it is once all of it is healthy, then reports what happens to its processes.
-//! [`command`] runs the user's own command, [`endpoints`] is what scripts read.
+//! `command` runs the user's own command, [`endpoints`] is what scripts read.
 
 mod command;
 pub mod endpoints;
