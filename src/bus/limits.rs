@@ -9,7 +9,10 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     task::{Plan, PlanName, TenantName, TenantSettings},
-    wire::topology::{self, LIMITS_BUCKET},
+    wire::{
+        Format,
+        topology::{self, LIMITS_BUCKET},
+    },
 };
 
 /// Why limits could not be read or set.
@@ -187,11 +190,11 @@ impl LimitsBucket {
     }
 }
 
+/// Larger entries are none of ours.
+const MAX_ENTRY: usize = 64 * 1024;
+
 fn read<T: DeserializeOwned>(value: &[u8]) -> Result<T, String> {
-    let mut de = serde_json::Deserializer::from_slice(value);
-    let read = serde_path_to_error::deserialize(&mut de).map_err(|e| e.to_string())?;
-    de.end().map_err(|e| e.to_string())?;
-    Ok(read)
+    Format::Json.decode(value, MAX_ENTRY).map_err(|e| e.to_string())
 }
 
 fn parse(key: &str, value: Option<&Bytes>) -> Result<Limit, String> {

@@ -39,7 +39,7 @@ impl From<&str> for Secret {
 }
 
 /// Everything about reaching NATS that a user may set; `None` means not said.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct NatsOptions {
     /// Servers, each `nats://`, `tls://` or `host:port`; user info in them counts as credentials.
     pub urls: Vec<String>,
@@ -77,6 +77,19 @@ pub struct NatsOptions {
     pub context: Option<String>,
     /// Ignore contexts.
     pub no_context: bool,
+}
+
+/// Logins may stand in the URLs, a token in place of the user: neither is shown.
+impl fmt::Debug for NatsOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let servers: Vec<String> = self.urls.iter().map(|url| split_user_info(url).0).collect();
+        f.debug_struct("NatsOptions")
+            .field("urls", &servers)
+            .field("credentials", &self.credentials())
+            .field("context", &self.context)
+            .field("no_context", &self.no_context)
+            .finish_non_exhaustive()
+    }
 }
 
 impl NatsOptions {

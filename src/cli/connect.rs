@@ -20,6 +20,8 @@ impl Ctx {
         Ok(RedisOptions {
             connect_timeout: redis.connect_timeout,
             response_timeout: redis.response_timeout,
+            tls_ca: redis.tls_ca.clone(),
+            tls_client: redis.tls_cert.clone().zip(redis.tls_key.clone()),
             ..RedisOptions::at(redis.url.0.expose())
         })
     }

@@ -105,7 +105,8 @@ pub async fn run(_args: CoordinatorArgs, ctx: Ctx) -> Result<ExitCode> {
     let announce = async {
         // An error comes out of `running`.
         let Ok(admin) = is_up.await else { return Ok(()) };
-        tracing::info!(coordinator = %id, admin = ?admin, "the coordinator is up");
+        let shown = admin.map(|admin| admin.to_string()).unwrap_or_default();
+        tracing::info!(coordinator = %id, admin = %shown, "the coordinator is up");
         if ctx.output.json {
             ctx.output.json_line(&json!({"coordinator": id, "admin": admin, "pid": std::process::id()}))?;
         }

@@ -283,7 +283,10 @@ async fn coordinator(report: &mut Report, connection: &Connection) {
         ),
         Ok(found) => {
             let versions: Vec<String> = found.iter().map(|one| one.version.clone()).collect();
-            let what = format!("{} answer, version {}", found.len(), versions.join(", "));
+            let what = match found.len() {
+                1 => format!("one answers, version {}", versions.join(", ")),
+                many => format!("{many} answer, versions {}", versions.join(", ")),
+            };
             match found.iter().all(|one| one.version == ours) {
                 true => report.ok("coordinator", what),
                 false => {

@@ -34,6 +34,7 @@ pub mod nats;
 pub mod nats_args;
 pub mod output;
 pub mod plan;
+pub mod reference;
 pub mod servers;
 pub mod show;
 mod signals;

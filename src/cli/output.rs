@@ -77,7 +77,8 @@ pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [
     for row in rows {
         table.add_row(row.iter().map(|cell| Cell::new(safe(cell))));
     }
-    table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+    // The style pads every cell, the first one too.
+    table.lines().map(|line| format!("{}\n", line.strip_prefix(' ').unwrap_or(&line).trim_end())).collect()
 }
 
 /// `text` with everything replaced that could command a terminal: control bytes, escape sequences, and the marks

@@ -49,10 +49,12 @@ pub async fn run(args: WatchArgs, ctx: Ctx) -> Result<ExitCode> {
     let following = async {
         let after = if args.new { newest(&client, task).await? } else { (0, 0) };
         let watch = client.watch_after(task, after).await?;
-        follow(watch, |line| {
-            if ctx.output.json { ctx.output.json_line(&line) } else { ctx.output.line(line.text()) }
-        })
-        .await
+        let print = |line: Line| match (ctx.output.json, line.text()) {
+            (true, _) => ctx.output.json_line(&line),
+            (false, text) if text.is_empty() => Ok(()),
+            (false, text) => ctx.output.line(text),
+        };
+        follow(watch, print).await
     };
     let ended = match args.max_wait {
         Some(patience) => show::within(patience, task, following).await?,
@@ -113,7 +115,7 @@ impl Line {
             }
             Line::Gap { attempt, from, to } => format!("{attempt}.{from}–{to}  lost"),
             Line::End { result: Some(result), .. } => show::payload(result),
-            Line::End { refusal: Some(refusal), .. } => safe(&show::reason(refusal)),
+            // Why it ended is the command's own failure, told on standard error.
             Line::End { .. } => String::new(),
         }
     }

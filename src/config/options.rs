@@ -142,6 +142,12 @@ section! {
     Redis = "redis" {
         /// The server; `rediss://` for TLS. A user and a password may be part of it.
         url: RedisUrl = "redis://127.0.0.1:6379", unit "", env "REDIS_URL", example "rediss://cache.internal:6380/0";
+        /// Certificate authorities to trust for `rediss://` beside the system's, PEM.
+        tls_ca: Option<PathBuf> = "", unit "", env "", example "/etc/selvedge/redis-ca.pem";
+        /// The client certificate for `rediss://`, PEM.
+        tls_cert: Option<PathBuf> = "", unit "", env "", example "/etc/selvedge/redis.pem";
+        /// The key of the client certificate, PEM.
+        tls_key: Option<PathBuf> = "", unit "", env "", example "/etc/selvedge/redis-key.pem";
         /// How many entries a task's event stream keeps. Older ones are trimmed, approximately.
         stream_maxlen: u64 = "10000", unit "entries", env "REDIS_STREAM_MAXLEN", example "50000", check |n| between(*n, 1, u64::MAX);
         /// How long an event stream lives after its last entry; every entry starts it anew. 0: no expiry is set at all.
@@ -210,7 +216,7 @@ section! {
     Log = "log" {
         /// `auto` is `pretty` on a terminal and `json` elsewhere.
         format: LogFormat = "auto", unit "", env "", example "json";
-        /// What is logged: a level, or levels per module.
+        /// What is logged: a level, or levels per module. Commands that end by themselves log from `warn` on unless this is set.
         filter: LogFilter = "info", unit "", env "RUST_LOG", example "info,selvedge::bus=debug";
     }
 }
@@ -267,6 +273,23 @@ impl Settings {
             given.conflict(
                 "nats.tls_cert",
                 "nats.tls_key",
+                "a client certificate and its key go together: set both or neither",
+            );
+        }
+        let redis = &self.redis;
+        if (redis.tls_ca.is_some() || redis.tls_cert.is_some())
+            && !redis.url.0.expose().starts_with("rediss://")
+        {
+            given.conflict(
+                "redis.url",
+                "redis.tls_ca",
+                "TLS begins with a rediss:// URL: change it, or unset redis.tls_*",
+            );
+        }
+        if redis.tls_cert.is_some() != redis.tls_key.is_some() {
+            given.conflict(
+                "redis.tls_cert",
+                "redis.tls_key",
                 "a client certificate and its key go together: set both or neither",
             );
         }

@@ -1,16 +1,18 @@
 //! From deliveries to inputs: subjects and bodies are read here, off the owner's loop.
 //!
-//! Nothing is decided. A message whose subject names no task can be attributed to nobody: it is
-//! acknowledged, counted and logged without its content. Everything else becomes an input.
+//! Nothing is decided. A message whose subject names no task, or that the server wrote, can be
+//! attributed to nobody: it is acknowledged, counted and logged without its content. Everything else
+//! becomes an input.
 
+use serde::{Deserialize, de::IgnoredAny};
 use tokio::sync::mpsc;
 
 use crate::{
     bus::consume::{Ack, Delivery},
-    flow::input::Input,
+    flow::input::{Input, check_version},
     task::MAX_PAYLOAD_BYTES,
     wire::{
-        codec::{self, Format},
+        codec::{self, DecodeError, Format},
         messages::{Accept, Beat},
         subjects::{self, Intake, SubjectError},
     },
@@ -67,16 +69,57 @@ pub async fn read(from: From, mut deliveries: mpsc::Receiver<Delivery>, inputs: 
             }
             Err(error) => {
                 metrics::counter!("selvedge_unattributable_messages_total").increment(1);
-                tracing::warn!(seq = delivery.stream_seq, %error, "a message names no task; dropped");
+                tracing::warn!(seq = delivery.stream_seq, %error, "a message is nobody's; dropped");
                 delivery.ack.ack().await;
             }
         }
     }
 }
 
-fn parse(from: From, delivery: &Delivery) -> Result<Input, SubjectError> {
+/// Why a message is nobody's.
+#[derive(Debug, thiserror::Error)]
+enum Foreign {
+    /// No task to put it to.
+    #[error(transparent)]
+    Subject(#[from] SubjectError),
+    /// An acknowledgement or an answer that somebody's reply subject aimed here. Nobody asked for a
+    /// task: at most somebody who may not submit for this tenant.
+    #[error("the server's answer to somebody else's request")]
+    Server,
+}
+
+/// What only the server's answers hold.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ServerWords {
+    stream: Option<IgnoredAny>,
+    seq: Option<IgnoredAny>,
+    error: Option<IgnoredAny>,
+    r#type: Option<IgnoredAny>,
+    server: Option<IgnoredAny>,
+    // And what only a message of ours holds.
+    v: Option<IgnoredAny>,
+    input: Option<IgnoredAny>,
+    op: Option<IgnoredAny>,
+}
+
+/// Whether the server wrote this. Its answers have no headers and are JSON objects.
+fn is_servers(body: &[u8]) -> bool {
+    body.first() == Some(&b'{')
+        && Format::Json.decode::<ServerWords>(body, SUBMIT_LIMIT).is_ok_and(|words| {
+            let ours = words.v.is_some() || words.input.is_some() || words.op.is_some();
+            let stored = words.stream.is_some() && words.seq.is_some();
+            let answer = words.error.is_some() || words.r#type.is_some() || words.server.is_some();
+            !ours && (stored || answer)
+        })
+}
+
+fn parse(from: From, delivery: &Delivery) -> Result<Input, Foreign> {
     let content_type = delivery.content_type.as_deref();
     let body = &delivery.payload;
+    if is_servers(body) {
+        return Err(Foreign::Server);
+    }
     Ok(match from {
         From::Intake => match subjects::parse_intake(&delivery.subject)? {
             Intake::Submit(key, agent) => Input::Submit {
@@ -96,6 +139,13 @@ fn parse(from: From, delivery: &Delivery) -> Result<Input, SubjectError> {
     })
 }
 
+/// A pulse that can be read and speaks our version.
+fn heard<T>(body: Result<T, DecodeError>, version: impl Fn(&T) -> u32) -> Result<T, String> {
+    let body = body.map_err(|e| e.to_string())?;
+    check_version(version(&body)).map_err(|refusal| refusal.to_string())?;
+    Ok(body)
+}
+
 /// A plain message of an instance: a heartbeat or an acceptance. `None`: nobody can be told that it is bad.
 pub fn pulse(subject: &str, reply: Option<String>, body: &[u8]) -> Option<Inbound> {
     let read = || -> Result<Inbound, String> {
@@ -103,10 +153,10 @@ pub fn pulse(subject: &str, reply: Option<String>, body: &[u8]) -> Option<Inboun
         let is_beat = subject.starts_with(subjects::BEAT_PREFIX);
         let (format, input) = if is_beat {
             let (format, beat) = codec::decode_any::<Beat>(None, body, BEAT_LIMIT);
-            (format, Input::Beat { agent, instance, body: beat.map_err(|e| e.to_string())? })
+            (format, Input::Beat { agent, instance, body: heard(beat, |b| b.v)? })
         } else {
             let (format, accept) = codec::decode_any::<Accept>(None, body, BEAT_LIMIT);
-            (format, Input::Accept { agent, instance, body: accept.map_err(|e| e.to_string())? })
+            (format, Input::Accept { agent, instance, body: heard(accept, |a| a.v)? })
         };
         let handle =
             reply.filter(|to| is_beat && subjects::may_answer(to)).map(|reply| Handle::Beat(reply, format));

@@ -39,7 +39,7 @@ async fn follow_once(js: &jetstream::Context, inputs: &mpsc::Sender<Inbound>) ->
             Ok(Limit::Plan { name, plan }) => Input::Plan { name, plan, kv_rev: change.revision },
             Ok(Limit::Tenant { name, settings }) => Input::Tenant { name, settings, kv_rev: change.revision },
             Err(error) => {
-                tracing::error!(key = %change.key, %error, "an entry of the limits can't be read; it is ignored");
+                tracing::error!(key = ?change.key, %error, "an entry of the limits can't be read; it is ignored");
                 continue;
             }
         };

@@ -17,6 +17,11 @@ const RECENT: usize = 65_536;
 /// An offer is sent again this often until it is accepted.
 const RESEND_MS: Millis = 1_000;
 
+/// Instances remembered; beyond it unknown ones are not heard until silent ones are forgotten.
+const MAX_INSTANCES: usize = 65_536;
+/// Dead leases remembered per instance: no more slots than this are withheld from it.
+const MAX_DEAD: usize = 4_096;
+
 /// One process of an agent.
 #[derive(Debug, Clone)]
 pub struct Instance {
@@ -97,6 +102,10 @@ impl Live {
             self.forget_instance(agent, id);
             return over;
         }
+        let known = self.instance_mut(agent, id).is_some();
+        if !known && self.agents.values().map(BTreeMap::len).sum::<usize>() >= MAX_INSTANCES {
+            return over;
+        }
         let instance =
             self.agents.entry(agent.clone()).or_default().entry(id.clone()).or_insert_with(|| Instance {
                 slots: 0,
@@ -112,7 +121,8 @@ impl Live {
         instance.suspected = false;
         instance.heard = self.hearing;
         instance.dead.retain(|token| listed.contains(token));
-        instance.dead.extend(over.iter().copied());
+        let room = MAX_DEAD.saturating_sub(instance.dead.len());
+        instance.dead.extend(over.iter().take(room).copied());
         over
     }
 
@@ -139,7 +149,7 @@ impl Live {
         }
     }
 
-    /// An acceptance; also sets the instance free of suspicion.
+    /// An acceptance, or any other sign that these leases are worked on.
     pub fn accepted(&mut self, agent: &AgentName, id: &InstanceId, tokens: &[Token]) {
         for token in tokens {
             self.heard(*token, agent, id);
@@ -149,6 +159,11 @@ impl Live {
     /// Whether this instance holds the lease.
     pub fn holds(&self, token: &Token, agent: &AgentName, id: &InstanceId) -> bool {
         self.held.get(token).is_some_and(|h| h.agent == *agent && h.instance == *id)
+    }
+
+    /// Whether the lease was accepted, or heard of since.
+    pub fn is_accepted(&self, token: &Token) -> bool {
+        self.held.get(token).is_some_and(|h| h.accepted)
     }
 
     /// A lease was granted, or inherited at a take-over.

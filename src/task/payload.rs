@@ -14,6 +14,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
+use super::{field_path, without_content};
+
 /// An input, a result or an event's data.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Payload {
@@ -45,16 +47,18 @@ impl Payload {
         Ok(Self::Json(Bytes::from(serde_json::to_vec(value)?)))
     }
 
-    /// Decodes JSON text into `T`; for bytes, decodes MessagePack.
+    /// Decodes JSON text into `T`; for bytes, decodes MessagePack. The error says what does not fit,
+    /// without what was there: it ends in logs and in the index.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, String> {
         match self {
             Self::Json(text) => {
                 let mut de = serde_json::Deserializer::from_slice(text);
-                let value = serde_path_to_error::deserialize(&mut de).map_err(|e| e.to_string())?;
-                de.end().map_err(|e| e.to_string())?;
+                let value = serde_path_to_error::deserialize(&mut de)
+                    .map_err(|e| format!("{}: {}", field_path(e.path()), unfit(e.inner())))?;
+                de.end().map_err(|e| unfit(&e))?;
                 Ok(value)
             }
-            Self::Bytes(bytes) => rmp_serde::from_slice(bytes).map_err(|e| e.to_string()),
+            Self::Bytes(bytes) => rmp_serde::from_slice(bytes).map_err(|e| unfit(&e)),
         }
     }
 
@@ -82,6 +86,10 @@ impl Payload {
             Self::Bytes(_) => b'b',
         }
     }
+}
+
+fn unfit(error: &impl ToString) -> String {
+    without_content(&error.to_string())
 }
 
 #[derive(Serialize)]

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::headers;
+use crate::task::{field_path, without_content};
 
 /// Maps, arrays and tagged values nested in each other, at most.
 const MAX_DEPTH: usize = 16;
@@ -56,14 +57,15 @@ pub enum DecodeError {
 }
 
 impl Format {
-    /// By content type if given and known, else by the first byte: `{` or white space means JSON.
+    /// By content type if given and known, else by the first byte. MessagePack messages are maps, whose
+    /// first byte is no ASCII character; everything else, no byte at all too, is answered for people.
     pub fn of(content_type: Option<&str>, body: &[u8]) -> Self {
         match content_type {
             Some(t) if t.starts_with(headers::JSON) => Self::Json,
             Some(t) if t.starts_with(headers::MSGPACK) => Self::MsgPack,
             _ => match body.first() {
-                Some(b'{' | b' ' | b'\t' | b'\r' | b'\n' | b'[' | b'"') => Self::Json,
-                _ => Self::MsgPack,
+                Some(first) if !first.is_ascii() => Self::MsgPack,
+                _ => Self::Json,
             },
         }
     }
@@ -148,9 +150,9 @@ fn trailing(body: &[u8]) -> usize {
 }
 
 fn shape<E: std::fmt::Display>(format: &'static str, error: &serde_path_to_error::Error<E>) -> DecodeError {
-    let mut reason: String = error.inner().to_string().chars().take(200).collect();
+    let mut reason: String = without_content(&error.inner().to_string()).chars().take(200).collect();
     reason.retain(|c| !c.is_control());
-    DecodeError::Shape { format, path: error.path().to_string().chars().take(100).collect(), reason }
+    DecodeError::Shape { format, path: field_path(error.path()), reason }
 }
 
 #[cfg(test)]
@@ -191,6 +193,58 @@ mod tests {
     fn an_error_names_the_field() {
         let error = Format::Json.decode::<Probe>(br#"{"name":"a","n":"x"}"#, 100).unwrap_err();
         assert!(error.to_string().contains("`n`"), "{error}");
+    }
+
+    #[test]
+    fn an_error_repeats_nothing_of_the_message() {
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        enum Word {
+            Known {},
+        }
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Strict {
+            #[serde(default)]
+            n: u32,
+            #[serde(default)]
+            words: Vec<Word>,
+        }
+        for (body, path) in [
+            (r#"{"n":"hunter2\", expected nothing"}"#, "`n`"),
+            (r#"{"n":4242424242}"#, "`n`"),
+            (r#"{"n":true}"#, "`n`"),
+            (r#"{"n":4242.5}"#, "`n`"),
+            (r#"{"hunter2`, expected a":1}"#, ""),
+            (r#"{"words":[{"hunter2":{}}]}"#, "`words[0]"),
+            (r#"{"words":["hunter2`, expected `x"]}"#, "`words[0]"),
+            (r#""hunter2""#, ""),
+            ("hunter2", ""),
+        ] {
+            let value = serde_json::from_str::<serde_json::Value>(body).ok();
+            let packed = value.map(|v| Format::MsgPack.encode(&v));
+            let bodies = [(Format::Json, body.as_bytes().to_vec())];
+            let packed = packed.map(|b| (Format::MsgPack, b.to_vec()));
+            for (format, bytes) in bodies.into_iter().chain(packed) {
+                let error = format.decode::<Strict>(&bytes, 1_000).unwrap_err().to_string();
+                assert!(!error.contains("hunter2") && !error.contains("4242"), "{body}: {error}");
+                assert!(error.contains(path), "{body}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn text_of_any_kind_is_answered_as_text() {
+        for (body, format) in [
+            (&b""[..], Format::Json),
+            (b"hello", Format::Json),
+            (b"{}", Format::Json),
+            (b"\x80", Format::MsgPack),
+            (b"\xde\x00\x00", Format::MsgPack),
+        ] {
+            assert_eq!(Format::of(None, body), format);
+        }
+        assert_eq!(Format::of(Some("application/msgpack"), b""), Format::MsgPack);
     }
 
     #[test]

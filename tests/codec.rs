@@ -1,0 +1,482 @@
+//! Every message survives both encodings; no bytes make a decoder panic, or allocate more than a few
+//! times their length.
+//!
+//! A binary of its own, because it counts what is allocated.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::fmt::Debug;
+
+use bytes::Bytes;
+use proptest::collection::{btree_map, vec};
+use proptest::option::of;
+use proptest::prelude::*;
+use selvedge::task::*;
+use selvedge::wire::api::*;
+use selvedge::wire::codec::{Format, decode_any};
+use selvedge::wire::messages::*;
+use serde::{Serialize, de::DeserializeOwned};
+
+thread_local! {
+    /// Bytes allocated by this thread and not freed, and the most there ever were.
+    static ALLOCATED: Cell<(isize, isize)> = const { Cell::new((0, 0)) };
+}
+
+struct Counting;
+
+fn count(bytes: isize) {
+    // Not there any more while the thread ends.
+    let _ = ALLOCATED.try_with(|cell| {
+        let (now, most) = cell.get();
+        cell.set((now + bytes, most.max(now + bytes)));
+    });
+}
+
+// SAFETY: hands everything on to the system's allocator; counting allocates nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size() as isize);
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        count(-(layout.size() as isize));
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// The most bytes that were allocated at once while `work` ran.
+fn peak(work: impl FnOnce()) -> usize {
+    let before = ALLOCATED.with(|cell| {
+        let (now, _) = cell.get();
+        cell.set((now, now));
+        now
+    });
+    work();
+    ALLOCATED.with(|cell| cell.get().1 - before) as usize
+}
+
+fn name() -> impl Strategy<Value = String> {
+    "[a-z0-9][a-z0-9_-]{0,62}"
+}
+
+fn task() -> impl Strategy<Value = TaskId> {
+    name().prop_map(|n| TaskId::new(n).unwrap())
+}
+
+fn agent() -> impl Strategy<Value = AgentName> {
+    name().prop_map(|n| AgentName::new(n).unwrap())
+}
+
+fn instance() -> impl Strategy<Value = InstanceId> {
+    name().prop_map(|n| InstanceId::new(n).unwrap())
+}
+
+fn tenant() -> impl Strategy<Value = TenantName> {
+    name().prop_map(|n| TenantName::new(n).unwrap())
+}
+
+fn token() -> impl Strategy<Value = Token> {
+    any::<u128>().prop_map(Token)
+}
+
+fn hash() -> impl Strategy<Value = BodyHash> {
+    any::<[u8; 16]>().prop_map(BodyHash)
+}
+
+fn json() -> impl Strategy<Value = serde_json::Value> {
+    let leaf = prop_oneof![
+        Just(serde_json::Value::Null),
+        any::<bool>().prop_map(Into::into),
+        any::<i64>().prop_map(Into::into),
+        ".{0,20}".prop_map(Into::into),
+    ];
+    leaf.prop_recursive(4, 32, 4, |inner| {
+        prop_oneof![
+            vec(inner.clone(), 0..4).prop_map(Into::into),
+            // Keys that begin with `$` have a meaning at the top.
+            btree_map("[a-z]{1,4}", inner, 0..4).prop_map(|map| map.into_iter().collect()),
+        ]
+    })
+}
+
+fn payload() -> impl Strategy<Value = Payload> {
+    prop_oneof![
+        json().prop_map(|value| Payload::json(&value).unwrap()),
+        vec(any::<u8>(), 0..200).prop_map(|bytes| Payload::Bytes(Bytes::from(bytes))),
+    ]
+}
+
+fn priority() -> impl Strategy<Value = Priority> {
+    prop::sample::select(vec![Priority::Low, Priority::Normal, Priority::High, Priority::Critical])
+}
+
+fn phase() -> impl Strategy<Value = Phase> {
+    prop::sample::select(Phase::ALL.to_vec())
+}
+
+fn code() -> impl Strategy<Value = Code> {
+    prop::sample::select(Code::ALL.to_vec())
+}
+
+fn refusal() -> impl Strategy<Value = Refusal> {
+    (code(), ".{0,80}", of(any::<u64>()), of(any::<u64>()), of(any::<u64>())).prop_map(
+        |(code, message, limit, actual, retry_after_ms)| Refusal {
+            code,
+            message,
+            limit,
+            actual,
+            retry_after_ms,
+        },
+    )
+}
+
+fn spec() -> impl Strategy<Value = Spec> {
+    (agent(), payload(), priority(), of(any::<u32>())).prop_map(|(agent, input, priority, max_tries)| Spec {
+        agent,
+        input,
+        priority,
+        max_tries,
+    })
+}
+
+fn submit() -> impl Strategy<Value = Submit> {
+    (any::<u32>(), payload(), priority(), of(any::<u32>()), of(any::<u64>()), any::<bool>()).prop_map(
+        |(v, input, priority, max_tries, first_try, confirm)| Submit {
+            v,
+            input,
+            priority,
+            max_tries,
+            first_try,
+            confirm,
+        },
+    )
+}
+
+fn cmd() -> impl Strategy<Value = Cmd> {
+    let op = prop_oneof![".{0,80}".prop_map(|reason| CmdOp::Cancel { reason }), Just(CmdOp::Retry {})];
+    (any::<u32>(), op).prop_map(|(v, op)| Cmd { v, op })
+}
+
+fn beat() -> impl Strategy<Value = Beat> {
+    (any::<u32>(), any::<u32>(), vec(token(), 0..9), any::<u64>(), any::<bool>())
+        .prop_map(|(v, slots, tokens, lease_ms, draining)| Beat { v, slots, tokens, lease_ms, draining })
+}
+
+fn beat_reply() -> impl Strategy<Value = BeatReply> {
+    (any::<u32>(), any::<u64>(), vec(token(), 0..9)).prop_map(|(v, epoch, stop)| BeatReply { v, epoch, stop })
+}
+
+fn accept() -> impl Strategy<Value = Accept> {
+    (any::<u32>(), vec(token(), 0..9), vec(token(), 0..9)).prop_map(|(v, taken, busy)| Accept {
+        v,
+        taken,
+        busy,
+    })
+}
+
+fn offer() -> impl Strategy<Value = Offer> {
+    let who = (tenant(), task(), token(), of(task()), task(), payload());
+    (who, any::<[u32; 4]>(), any::<[u64; 2]>()).prop_map(
+        |(
+            (tenant, task, token, parent, root, input),
+            [attempt, tries, depth, children],
+            [epoch, lease_ms],
+        )| Offer {
+            v: 1,
+            epoch,
+            tenant,
+            task,
+            attempt,
+            token,
+            lease_ms,
+            tries,
+            parent,
+            root,
+            depth,
+            children,
+            input,
+        },
+    )
+}
+
+fn outcome() -> impl Strategy<Value = Outcome> {
+    prop_oneof![
+        payload().prop_map(|result| Outcome::Completed { result }),
+        (".{0,80}", any::<bool>(), of(any::<u64>())).prop_map(|(message, retryable, retry_after_ms)| {
+            Outcome::Failed { message, retryable, retry_after_ms }
+        }),
+        any::<u64>().prop_map(|ms| Outcome::Snooze { ms }),
+        Just(Outcome::Wait(WaitFor::AllChildren)),
+        vec(task(), 0..9).prop_map(|ids| Outcome::Wait(WaitFor::Children(ids))),
+    ]
+}
+
+fn report() -> impl Strategy<Value = Report> {
+    let op = prop_oneof![
+        (".{0,20}", any::<u32>(), vec(spec(), 0..5))
+            .prop_map(|(step, first, children)| ReportOp::Spawn(Spawn { step, first, children })),
+        (any::<u32>(), outcome())
+            .prop_map(|(last_event, outcome)| ReportOp::End(End { last_event, outcome })),
+    ];
+    (token(), any::<[u32; 3]>(), agent(), instance(), op).prop_map(
+        |(token, [v, attempt, n], agent, instance, op)| Report { v, token, attempt, agent, instance, n, op },
+    )
+}
+
+fn ctl() -> impl Strategy<Value = Ctl> {
+    let refused = (task(), refusal()).prop_map(|(task, refusal)| RefusedChild { task, refusal });
+    let op = prop_oneof![
+        (token(), any::<u32>(), of(refusal()), vec(refused, 0..5))
+            .prop_map(|(token, n, refusal, refused)| CtlOp::Verdict(Verdict { token, n, refusal, refused })),
+        (token(), code()).prop_map(|(token, code)| CtlOp::Stop { token, code }),
+    ];
+    (any::<u32>(), any::<u64>(), op).prop_map(|(v, epoch, op)| Ctl { v, epoch, op })
+}
+
+fn hello() -> impl Strategy<Value = OwnerHello> {
+    (any::<u32>(), any::<u64>(), ".{0,80}").prop_map(|(v, epoch, coordinator)| OwnerHello {
+        v,
+        epoch,
+        coordinator,
+    })
+}
+
+fn done() -> impl Strategy<Value = Done> {
+    (any::<u64>(), phase(), of(refusal()), of(payload()), any::<[u32; 3]>(), of(hash())).prop_map(
+        |(rev, state, refusal, result, [v, attempt, last_event], body_hash)| Done {
+            v,
+            rev,
+            state,
+            refusal,
+            result: result.filter(|r| !is_null(r)),
+            attempt,
+            last_event,
+            body_hash,
+        },
+    )
+}
+
+/// An optional payload of JSON `null` is read as none.
+fn is_null(payload: &Payload) -> bool {
+    *payload == Payload::default()
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    (any::<[u32; 3]>(), any::<u64>(), ".{0,20}", payload())
+        .prop_map(|([v, attempt, n], at, kind, data)| Event { v, attempt, n, at, kind, data })
+}
+
+fn view() -> impl Strategy<Value = TaskView> {
+    let failure = (any::<u32>(), any::<u64>(), code(), ".{0,80}")
+        .prop_map(|(attempt, at, code, message)| TryFailure { attempt, at, code, message });
+    let who = (tenant(), task(), agent(), phase(), priority(), of(task()), task(), of(instance()));
+    let when = (any::<[u64; 2]>(), of(any::<u64>()), of(any::<u64>()), any::<[u32; 4]>());
+    let what = (of(refusal()), vec(failure, 0..4), of(task()), of(hash()), of(payload()));
+    (who, when, what).prop_map(|(who, when, what)| {
+        let (tenant, task, agent, state, priority, parent, root, instance) = who;
+        let ([rev, created_at], started_at, ended_at, [depth, attempt, tries, last_event]) = when;
+        let (refusal, failures, retry_of, body_hash, result) = what;
+        TaskView {
+            tenant,
+            task,
+            agent,
+            state,
+            rev,
+            priority,
+            parent,
+            root,
+            depth,
+            attempt,
+            tries,
+            instance,
+            created_at,
+            started_at,
+            ended_at,
+            refusal,
+            failures,
+            retry_of,
+            last_event,
+            body_hash,
+            result: result.filter(|r| !is_null(r)),
+        }
+    })
+}
+
+fn survives<T: Serialize + DeserializeOwned + PartialEq + Debug>(message: &T) {
+    for format in [Format::MsgPack, Format::Json] {
+        let bytes = format.encode(message);
+        let (found, back) = decode_any::<T>(None, &bytes, usize::MAX);
+        assert_eq!((found, back.as_ref()), (format, Ok(message)));
+        let again = format.encode(message);
+        assert_eq!(bytes, again, "one message, one encoding");
+        // Cut short, it is an error; never another message.
+        for end in [1, bytes.len() / 2, bytes.len() - 1] {
+            assert!(format.decode::<T>(&bytes[..end], usize::MAX).is_err());
+        }
+    }
+}
+
+/// Decodes as every type there is. Neither panics nor allocates more than four times the message, plus a
+/// little for the error's text and the decoders themselves.
+fn harmless(bytes: &[u8]) {
+    fn one<T: DeserializeOwned>(bytes: &[u8]) {
+        for format in [Format::MsgPack, Format::Json] {
+            let most = peak(|| drop(format.decode::<T>(bytes, usize::MAX)));
+            let bound = 4 * bytes.len() + 16 * 1024;
+            assert!(most <= bound, "{most} bytes for {} of {}", bytes.len(), std::any::type_name::<T>());
+        }
+    }
+    one::<Submit>(bytes);
+    one::<Cmd>(bytes);
+    one::<Beat>(bytes);
+    one::<BeatReply>(bytes);
+    one::<Accept>(bytes);
+    one::<Offer>(bytes);
+    one::<Report>(bytes);
+    one::<Ctl>(bytes);
+    one::<OwnerHello>(bytes);
+    one::<Done>(bytes);
+    one::<Event>(bytes);
+    one::<SubmitRequest>(bytes);
+    one::<TaskReply>(bytes);
+    one::<GetRequest>(bytes);
+    one::<TaskView>(bytes);
+    one::<ListRequest>(bytes);
+    one::<ChildrenRequest>(bytes);
+    one::<EventsRequest>(bytes);
+    one::<CancelRequest>(bytes);
+    one::<RetryRequest>(bytes);
+    one::<StatsReply>(bytes);
+    one::<Plan>(bytes);
+    one::<TenantSettings>(bytes);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_clients_send_survives(submit in submit(), cmd in cmd()) {
+        survives(&submit);
+        survives(&cmd);
+    }
+
+    #[test]
+    fn what_workers_send_survives(beat in beat(), accept in accept(), report in report(), event in event()) {
+        survives(&beat);
+        survives(&accept);
+        survives(&report);
+        survives(&event);
+    }
+
+    #[test]
+    fn what_owners_send_survives(
+        reply in beat_reply(), offer in offer(), ctl in ctl(), hello in hello(), done in done(),
+    ) {
+        survives(&reply);
+        survives(&offer);
+        survives(&ctl);
+        survives(&hello);
+        survives(&done);
+    }
+
+    #[test]
+    fn what_is_asked_and_answered_survives(
+        view in view(), task in task(), agent in agent(), input in payload(), priority in priority(),
+        numbers in any::<[u32; 2]>(), text in ".{0,40}", states in vec(phase(), 0..4), refusal in of(refusal()),
+        more in any::<bool>(), event in event(), min_rev in of(any::<u64>()),
+    ) {
+        let [limit, offset] = numbers;
+        let some_task = more.then(|| task.clone());
+        survives(&view);
+        survives(&TaskPage {
+            tasks: vec![view.clone(), view.clone()], next: more.then(|| text.clone()), complete: more, scanned: limit,
+        });
+        survives(&SubmitRequest {
+            agent: agent.clone(), task: some_task.clone(), key: more.then(|| text.clone()), input, priority,
+            max_tries: more.then_some(limit),
+        });
+        survives(&TaskReply { task: task.clone(), state: states.first().copied(), refusal: refusal.clone() });
+        survives(&GetRequest { task: task.clone(), min_rev });
+        survives(&ListRequest {
+            states: states.clone(), agent: more.then(|| agent.clone()), root: some_task.clone(),
+            limit: more.then_some(limit), offset: Some(offset), cursor: more.then(|| text.clone()),
+        });
+        survives(&ChildrenRequest { task: task.clone(), after: offset, limit: Some(limit), results: more });
+        let child = ChildView {
+            task: task.clone(), agent, step: text.clone(), index: limit, state: view.state, refusal,
+            result: view.result.clone(),
+        };
+        survives(&ChildrenPage { children: vec![child], next: more.then_some(offset) });
+        survives(&EventsRequest { task: task.clone(), after: more.then_some((limit, offset)), limit: Some(limit) });
+        survives(&EventsPage { events: vec![event], more });
+        survives(&CancelRequest { task: task.clone(), reason: text.clone() });
+        survives(&RetryRequest { task, nonce: some_task });
+        survives(&StatsReply { states: [(text, u64::from(limit))].into(), total: u64::from(offset) });
+    }
+
+    #[test]
+    fn any_bytes_are_harmless(bytes in vec(any::<u8>(), 0..4_096)) {
+        harmless(&bytes);
+    }
+
+    /// Bytes near to a message go deeper into the decoders than noise does.
+    #[test]
+    fn a_message_with_changed_bytes_is_harmless(
+        report in report(), view in view(), changes in vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        insert in vec(any::<u8>(), 0..64), at in any::<prop::sample::Index>(),
+    ) {
+        for format in [Format::MsgPack, Format::Json] {
+            for bytes in [format.encode(&report), format.encode(&view)] {
+                let mut bytes = bytes.to_vec();
+                for (index, byte) in &changes {
+                    let index = index.index(bytes.len());
+                    bytes[index] = *byte;
+                }
+                let index = at.index(bytes.len());
+                bytes.splice(index..index, insert.iter().copied());
+                harmless(&bytes);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_claims_to_be_huge_is_harmless() {
+    let head = |key: &[u8], rest: &[u8]| {
+        let mut bytes = vec![0x81, 0xa0 | key.len() as u8];
+        bytes.extend_from_slice(key);
+        bytes.extend_from_slice(rest);
+        bytes
+    };
+    for key in [&b"tokens"[..], b"taken", b"stop", b"input", b"children", b"op", b"states", b"tasks", b"v"] {
+        for marker in [0xdd, 0xdf, 0xdb, 0xc6, 0xc9] {
+            harmless(&head(key, &[marker, 0xff, 0xff, 0xff, 0xff]));
+            harmless(&head(key, &[marker, 0x00, 0x10, 0x00, 0x00]));
+        }
+    }
+    for size in [1_024, 65_536] {
+        harmless(&vec![0x91; size]);
+        harmless(&vec![0x81; size]);
+        harmless(&vec![0xc1; size]);
+        harmless(&vec![b'['; size]);
+        harmless(&b"{\"v\":".iter().copied().cycle().take(size).collect::<Vec<u8>>());
+        harmless(&b"{\"op\":{\"spawn\":".iter().copied().cycle().take(size).collect::<Vec<u8>>());
+        let deep = format!("{{\"v\":1,\"input\":{}{}}}", "[".repeat(size / 2), "]".repeat(size / 2));
+        harmless(deep.as_bytes());
+    }
+}
+
+#[test]
+fn many_small_elements_cost_little_more_than_their_bytes() {
+    // The densest lists a message may hold: names of one letter, and specs of the shortest kind.
+    let names: Vec<String> = (0..10_000).map(|n| char::from(b'a' + (n % 26) as u8).to_string()).collect();
+    let wait = serde_json::json!({"op": {"end": {"outcome": {"wait": {"children": names}}}}});
+    let peak = peak(|| drop(Format::Json.decode::<Report>(wait.to_string().as_bytes(), usize::MAX)));
+    assert!(peak < 40 * wait.to_string().len(), "{peak}");
+}

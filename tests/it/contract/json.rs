@@ -1,0 +1,211 @@
+//! JSON is spoken everywhere: by people with `nats req`, and by workers that know nothing else.
+
+use async_nats::Client as Nats;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use selvedge::wire::headers;
+use serde_json::{Value, json};
+
+use super::tenant;
+use crate::harness::fabric::{Fabric, unbound};
+use crate::harness::soon;
+
+/// What `nats req <subject> <text>` does.
+async fn req(nats: &Nats, subject: &str, body: &str) -> (Value, Option<String>) {
+    let reply = soon(subject, nats.request(subject.to_owned(), Bytes::from(body.to_owned()))).await.unwrap();
+    let header = |name: &str| reply.headers.as_ref().and_then(|h| h.get(name)).map(|v| v.as_str().to_owned());
+    assert_eq!(header(headers::CONTENT_TYPE).as_deref(), Some(headers::JSON), "{subject}");
+    (serde_json::from_slice(&reply.payload).unwrap(), header(headers::SERVICE_ERROR))
+}
+
+/// A worker that has JSON, a NATS connection, and no SDK.
+struct Worker {
+    nats: Nats,
+    offers: async_nats::Subscriber,
+    ctl: async_nats::Subscriber,
+}
+
+impl Worker {
+    async fn start(nats: &Nats) -> Worker {
+        let offers = nats.subscribe("sv.offer.hand.w1").await.unwrap();
+        let ctl = nats.subscribe("sv.ctl.hand.w1").await.unwrap();
+        let worker = Worker { nats: nats.clone(), offers, ctl };
+        let reply = worker.beat(&[]).await;
+        assert!(reply["epoch"].as_u64().unwrap() >= 1 && reply["stop"] == json!([]), "{reply}");
+        worker
+    }
+
+    async fn beat(&self, tokens: &[&str]) -> Value {
+        let beat = json!({"slots": 1, "tokens": tokens, "lease_ms": 15_000}).to_string();
+        let reply = soon("a beat's answer", self.nats.request("sv.beat.hand.w1", beat.into())).await.unwrap();
+        serde_json::from_slice(&reply.payload).unwrap()
+    }
+
+    async fn offer(&mut self) -> Value {
+        let message = soon("an offer", self.offers.next()).await.unwrap();
+        let offer: Value = serde_json::from_slice(&message.payload).expect("in kind");
+        let taken = json!({"taken": [offer["token"]]}).to_string();
+        self.nats.publish("sv.accept.hand.w1", taken.into()).await.unwrap();
+        offer
+    }
+
+    async fn report(&mut self, offer: &Value, n: u32, op: Value) -> Value {
+        let subject =
+            format!("sv.report.{}.{}", offer["tenant"].as_str().unwrap(), offer["task"].as_str().unwrap());
+        let report = json!({
+            "token": offer["token"], "attempt": offer["attempt"], "agent": "hand", "instance": "w1", "n": n, "op": op,
+        });
+        self.nats.publish(subject, report.to_string().into()).await.unwrap();
+        soon("a verdict", async {
+            loop {
+                let message = self.ctl.next().await.unwrap();
+                let ctl: Value = serde_json::from_slice(&message.payload).expect("in kind");
+                if ctl["op"]["verdict"]["n"] == n {
+                    return ctl["op"]["verdict"].clone();
+                }
+            }
+        })
+        .await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_person_submits_looks_lists_and_cancels_with_plain_requests() {
+    let fabric = Fabric::start().await;
+    tenant(&fabric, "acme", unbound()).await;
+    let connection = fabric.stack.connect("person").await;
+    let nats = connection.client();
+    let (told, error) =
+        req(nats, "sv.api.acme.submit", r#"{"agent": "hand", "input": {"say": "hello"}}"#).await;
+    assert_eq!((&told["state"], error), (&json!("queued"), None), "{told}");
+    let id = told["task"].as_str().unwrap().to_owned();
+    let ask = json!({ "task": id }).to_string();
+    let (view, _) = req(nats, "sv.api.acme.get", &ask).await;
+    assert_eq!((&view["state"], &view["agent"]), (&json!("queued"), &json!("hand")), "{view}");
+
+    // An empty list or stats request is a whole one, white space is nothing, and an error is text, too.
+    crate::harness::until("it is listed", || async {
+        let (page, _) = req(nats, "sv.api.acme.list", "").await;
+        (page["tasks"][0]["task"] == json!(id)).then_some(())
+    })
+    .await;
+    let (stats, _) = req(nats, "sv.api.acme.stats", "").await;
+    assert_eq!(stats["states"]["queued"], 1, "{stats}");
+    let (children, _) = req(nats, "sv.api.acme.children", &format!("\n {ask}")).await;
+    assert_eq!(children["children"], json!([]));
+    let (events, _) = req(nats, "sv.api.acme.events", &ask).await;
+    assert_eq!(events["events"], json!([]));
+    for (verb, body, code) in [
+        ("get", "", "BAD_MESSAGE"),
+        ("get", "what?", "BAD_MESSAGE"),
+        ("get", r#"{"task": "none"}"#, "NOT_FOUND"),
+        ("submit", r#"{"agent": "a.b"}"#, "BAD_MESSAGE"),
+        ("retry", &ask, "NOT_DEAD"),
+    ] {
+        let (refusal, error) = req(nats, &format!("sv.api.acme.{verb}"), body).await;
+        assert_eq!((&refusal["code"], error.as_deref()), (&json!(code), Some(code)), "{refusal}");
+        assert!(refusal["message"].as_str().unwrap().len() > 10, "{refusal}");
+    }
+    let (told, _) = req(nats, "sv.api.acme.cancel", &ask).await;
+    assert_eq!((&told["task"], &told["state"]), (&json!(id), &json!("cancelled")), "{told}");
+    // The same key is the same task, and another body under it a conflict.
+    let keyed = r#"{"agent": "hand", "key": "order 17", "input": 1}"#;
+    let (first, _) = req(nats, "sv.api.acme.submit", keyed).await;
+    let (again, _) = req(nats, "sv.api.acme.submit", keyed).await;
+    assert_eq!(first["task"], again["task"]);
+    assert_eq!(again["state"], "queued", "{again}");
+    let (other, _) = req(nats, "sv.api.acme.submit", &keyed.replace(": 1", ": 2")).await;
+    assert_eq!(other["refusal"]["code"], "IDEMPOTENCY_CONFLICT", "{other}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_speaks_json_only_is_a_whole_worker() {
+    let fabric = Fabric::start().await;
+    tenant(&fabric, "acme", unbound()).await;
+    let client = fabric.client("acme").await;
+    let connection = fabric.stack.connect("worker").await;
+    let mut worker = Worker::start(connection.client()).await;
+
+    // A result, bytes as well.
+    let task = client.submit("hand", &json!({"say": "hello"})).await.unwrap();
+    let offer = worker.offer().await;
+    assert_eq!((&offer["input"], &offer["attempt"]), (&json!({"say": "hello"}), &json!(1)));
+    let event =
+        json!({"attempt": 1, "n": 1, "at": 0, "kind": "progress", "data": {"half": true}}).to_string();
+    let ack =
+        connection.jetstream().publish(format!("sv.event.acme.{}", task.id()), event.into()).await.unwrap();
+    soon("the event is stored", ack.into_future()).await.unwrap();
+    let end = json!({"end": {"last_event": 1, "outcome": {"completed": {"result": {"said": "HELLO"}}}}});
+    let verdict = worker.report(&offer, 1, end.clone()).await;
+    assert!(verdict.get("refusal").is_none(), "{verdict}");
+    assert_eq!(soon("the result", task.result::<Value>()).await.unwrap(), json!({"said": "HELLO"}));
+    let events = crate::harness::until("the event is there", || async {
+        let page = client.events(task.id(), None).await.unwrap();
+        (page.events.len() == 1).then_some(page.events)
+    })
+    .await;
+    assert_eq!(events[0].data.decode::<Value>(), Ok(json!({"half": true})));
+    // A repeat is answered as the first was; another end is told apart.
+    assert!(worker.report(&offer, 1, end).await.get("refusal").is_none());
+    let other = json!({"end": {"outcome": {"completed": {"result": "another"}}}});
+    assert_eq!(worker.report(&offer, 1, other).await["refusal"]["code"], "RESULT_CONFLICT");
+
+    // A child, waited for without a slot; a refusal that says why.
+    let parent = client.submit("hand", &"parent").await.unwrap();
+    let offer = worker.offer().await;
+    let nameless = json!({"spawn": {"step": "", "children": [{"agent": "hand"}]}});
+    assert_eq!(worker.report(&offer, 1, nameless).await["refusal"]["code"], "BAD_MESSAGE");
+    let spawn = json!({"spawn": {"step": "s", "first": 0, "children": [{"agent": "hand", "input": {"$bytes": "AAEC"}}]}});
+    assert!(worker.report(&offer, 2, spawn).await.get("refusal").is_none());
+    let wait = json!({"end": {"outcome": {"wait": "all_children"}}});
+    assert!(worker.report(&offer, 3, wait).await.get("refusal").is_none());
+    let child = worker.offer().await;
+    assert_eq!((&child["parent"], &child["depth"]), (&json!(parent.id().as_str()), &json!(1)));
+    assert_eq!(child["input"], json!({"$bytes": "AAEC"}));
+    let failed = json!({"end": {"outcome": {"failed": {"message": "no", "retryable": false}}}});
+    worker.report(&child, 1, failed).await;
+    let resumed = worker.offer().await;
+    assert_eq!(
+        (&resumed["task"], &resumed["attempt"], &resumed["children"]),
+        (&offer["task"], &json!(2), &json!(1))
+    );
+    let ask = json!({"task": parent.id().as_str(), "results": true}).to_string();
+    let (page, _) = req(connection.client(), "sv.api.acme.children", &ask).await;
+    assert_eq!(page["children"][0]["refusal"]["code"], "HANDLER_FAILED", "{page}");
+    let done = json!({"end": {"outcome": {"completed": {"result": {"$bytes": "AwQ="}}}}});
+    worker.report(&resumed, 1, done).await;
+    let ended = soon("the parent", parent.wait()).await.unwrap();
+    assert_eq!(ended.result.unwrap().as_bytes().as_ref(), [3, 4]);
+
+    // The old lease is a zombie's now.
+    let zombie = json!({"end": {"outcome": {"completed": {"result": 0}}}});
+    assert_eq!(worker.report(&offer, 4, zombie).await["refusal"]["code"], "STALE_LEASE");
+    // So says the answer to a heartbeat that lists a lease nobody gave.
+    let unknown = "0123456789abcdef0123456789abcdef";
+    assert_eq!(worker.beat(&[unknown]).await["stop"], json!([unknown]));
+
+    // Cancelled while it works.
+    worker.beat(&[]).await;
+    let task = client.submit("hand", &"long").await.unwrap();
+    let offer = worker.offer().await;
+    task.cancel("enough").await.unwrap();
+    let stop = soon("a stop", worker.ctl.next()).await.unwrap();
+    let stop: Value = serde_json::from_slice(&stop.payload).unwrap();
+    assert_eq!(stop["op"]["stop"], json!({"token": offer["token"], "code": "CANCELLED"}));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_service_is_there_for_whoever_looks_for_services() {
+    let fabric = Fabric::start().await;
+    let connection = fabric.stack.connect("person").await;
+    for (verb, kind) in [("PING", "ping"), ("INFO", "info"), ("STATS", "stats")] {
+        let subject = format!("$SRV.{verb}.selvedge");
+        let reply = soon(&subject, connection.client().request(subject.clone(), Bytes::new())).await.unwrap();
+        let told: Value = serde_json::from_slice(&reply.payload).unwrap();
+        assert_eq!(told["name"], "selvedge");
+        assert_eq!(told["type"], format!("io.nats.micro.v1.{kind}_response"));
+        if verb != "PING" {
+            assert_eq!(told["endpoints"].as_array().unwrap().len(), 8, "{told}");
+        }
+    }
+}
