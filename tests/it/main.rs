@@ -4,8 +4,8 @@ mod harness;
 
 mod bus;
 mod events;
-mod fault;
 mod examples;
+mod fault;
 mod flow;
 mod golden;
 mod index;

@@ -126,11 +126,7 @@ async fn reports_are_applied_in_order_and_once_however_they_arrive() {
     let offer = worker.offered().await;
     let spawn = |step: &str| {
         let child = serde_json::json!({"agent": "nobody", "input": 1});
-        Spawn {
-            step: step.to_owned(),
-            first: 0,
-            children: vec![serde_json::from_value(child).unwrap()],
-        }
+        Spawn { step: step.to_owned(), first: 0, children: vec![serde_json::from_value(child).unwrap()] }
     };
     let outcome = Outcome::Completed { result: Payload::json(&9).unwrap() };
     worker.report(&offer, 3, ReportOp::End(End { last_event: 0, outcome })).await;
@@ -250,7 +246,10 @@ async fn a_duplicated_offer_is_not_run_twice_neither_while_it_runs_nor_after() {
     gate.open().await;
     soon("the next result", next.result::<u64>()).await.unwrap();
     let token = codec::decode_any::<Offer>(None, &offer.payload, 65_536).1.unwrap().token;
-    assert_eq!(Audit::of(&fabric.stack).await.count(|r| matches!(r, Record::Ended { token: t, .. } if *t == token)), 1);
+    assert_eq!(
+        Audit::of(&fabric.stack).await.count(|r| matches!(r, Record::Ended { token: t, .. } if *t == token)),
+        1
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -264,7 +263,9 @@ async fn a_failing_task_backs_off_and_is_dead_after_its_tries_and_a_retry_is_a_n
     assert_eq!(soon("its end", once.wait()).await.unwrap().state, Phase::Failed);
     let view = client.get(task.id()).await.unwrap();
     assert_eq!((view.attempt, view.tries, view.failures.len()), (3, 3, 3));
-    assert!(view.failures.iter().all(|f| f.code == Code::HandlerFailed && f.message.contains("asked to fail")));
+    assert!(
+        view.failures.iter().all(|f| f.code == Code::HandlerFailed && f.message.contains("asked to fail"))
+    );
     assert_eq!(client.get(once.id()).await.unwrap().tries, 1);
     let retried = client.retry(task.id()).await.unwrap();
     assert_ne!(retried.id(), task.id());
@@ -286,9 +287,7 @@ async fn a_cancel_and_an_end_at_the_same_moment_leave_one_outcome_that_both_are_
     for n in 0..25_u64 {
         let task = client.submit(AGENT, &Work::Run(n % 5)).await.unwrap();
         let (client, id) = (client.clone(), task.id().clone());
-        races.push(async move {
-            tokio::join!(task.wait(), async { client.cancel(&id, "a race").await })
-        });
+        races.push(async move { tokio::join!(task.wait(), async { client.cancel(&id, "a race").await }) });
     }
     let mut seen = std::collections::BTreeMap::new();
     for (ended, cancelled) in futures_util::future::join_all(races).await {

@@ -51,7 +51,9 @@ async fn a_server_killed_under_load_keeps_what_it_acknowledged_and_doubles_nothi
     for submit in submits {
         match submit {
             Ok(task) => acked.push(task),
-            Err(error) => assert!(matches!(error, Error::Unknown { .. }), "never failed, if unknown: {error}"),
+            Err(error) => {
+                assert!(matches!(error, Error::Unknown { .. }), "never failed, if unknown: {error}")
+            }
         }
     }
     assert!(acked.len() > 2_000, "{}", acked.len());
@@ -95,12 +97,13 @@ async fn an_outage_of_nats_longer_than_every_lease_expires_none() {
 async fn a_frozen_nats_expires_no_lease_and_loses_no_task() {
     let fabric = fabric().await;
     let mut gate = Gate::new(&fabric, "ice").await;
-    fabric.agent(work::agent(2, Duration::from_secs(1))).await;
+    // Longer than ownership lasts: until that has run out, a frozen server looks like a silent agent.
+    fabric.agent(work::agent(2, Duration::from_secs(4))).await;
     let client = fabric.client("acme").await;
     let task = client.submit(AGENT, &Work::Gate("ice".into())).await.unwrap();
     gate.next().await;
     fabric.stack.nats.pause();
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
     fabric.stack.nats.resume();
     until("the fabric answers again", async || client.get(task.id()).await.ok()).await;
     assert_eq!(through(&gate, &task).await, 1);
@@ -163,7 +166,8 @@ async fn with_history() -> Fabric {
 
 /// Starts a coordinator, which halts; returns what its readiness says of the shard.
 async fn halted(fabric: &mut Fabric) -> String {
-    let listen = std::net::SocketAddr::from(([127, 0, 0, 1], selvedge::cli::servers::ports::free_port().unwrap()));
+    let listen =
+        std::net::SocketAddr::from(([127, 0, 0, 1], selvedge::cli::servers::ports::free_port().unwrap()));
     let mut options = options("halts");
     options.admin = Some(listen);
     fabric.coordinator = Some(fabric.coordinate(options).await);
@@ -287,7 +291,8 @@ async fn two_coordinators_that_both_believe_to_own_the_shard_never_both_progress
 async fn drifted_streams_take_readiness_away_and_are_left_alone() {
     let mut fabric = fabric().await;
     fabric.coordinator.take().unwrap().stop().await;
-    let listen = std::net::SocketAddr::from(([127, 0, 0, 1], selvedge::cli::servers::ports::free_port().unwrap()));
+    let listen =
+        std::net::SocketAddr::from(([127, 0, 0, 1], selvedge::cli::servers::ports::free_port().unwrap()));
     let mut options = options("watches");
     options.admin = Some(listen);
     options.drift_check = Duration::from_millis(200);

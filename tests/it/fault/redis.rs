@@ -75,7 +75,10 @@ async fn a_frozen_redis_slows_no_dispatch() {
     let frozen = took(50).await;
     fabric.stack.redis.resume();
     // Far from a single timeout of Redis per task; a shared machine allows no finer line.
-    assert!(frozen < healthy * 5 + Duration::from_secs(2), "{healthy:?} with Redis, {frozen:?} with a frozen one");
+    assert!(
+        frozen < healthy * 5 + Duration::from_secs(2),
+        "{healthy:?} with Redis, {frozen:?} with a frozen one"
+    );
     index_equals_journal(&fabric, &client, 120).await;
 }
 

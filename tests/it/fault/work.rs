@@ -46,7 +46,11 @@ pub struct Started {
 
 /// The agent, in this process or another.
 pub fn agent(slots: u32, lease: Duration) -> Agent {
-    Agent::new(AGENT, work).expect("a name").slots(slots).lease(lease).cancel_grace(Duration::from_millis(200))
+    Agent::new(AGENT, work)
+        .expect("a name")
+        .slots(slots)
+        .lease(lease)
+        .cancel_grace(Duration::from_millis(200))
 }
 
 async fn work(ctx: Ctx, work: Work) -> Result<u64, AgentError> {
