@@ -41,9 +41,13 @@ ci:
 docs *args:
     RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features "$@"
 
-# Write docs/configuration.md anew from the table of options
+# Write docs/configuration.md and docs/cli.md anew from the table of options and the commands' help
 docs-config:
-    SELVEDGE_UPDATE_DOCS=1 cargo test --lib config::
+    SELVEDGE_UPDATE_DOCS=1 cargo test --lib -- config:: cli::reference
+
+# Record the walkthroughs in docs/architecture.md anew
+docs-walkthroughs:
+    SELVEDGE_UPDATE_DOCS=1 cargo test --test docs recorded
 
 # Write nats/ anew from the definition in code
 nats-export:

@@ -4,7 +4,7 @@
 //! attempt is released; it is never started twice, however often it is offered.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -48,6 +48,9 @@ const WINDOW: usize = 64;
 /// Commands of one handler that wait for their attempt.
 const COMMANDS: usize = 64;
 
+/// Released leases that are remembered; offers are repeated for a second or so only.
+const RELEASED: usize = 1_024;
+
 /// Verdicts that wait for an attempt.
 const VERDICTS: usize = 128;
 
@@ -75,6 +78,8 @@ pub(super) struct Runner {
     /// The highest epoch heard; what comes with a lower one is from a deposed owner.
     epoch: u64,
     held: BTreeMap<Token, Held>,
+    /// Released leases: an offer that was under way twice must not start one again.
+    released: VecDeque<Token>,
     attempts: JoinSet<Token>,
     tokens: HashMap<tokio::task::Id, Token>,
     resend: watch::Sender<u64>,
@@ -115,6 +120,7 @@ impl Runner {
             link,
             epoch: 0,
             held: BTreeMap::new(),
+            released: VecDeque::with_capacity(RELEASED),
             attempts: JoinSet::new(),
             tokens: HashMap::new(),
             resend: watch::Sender::new(0),
@@ -171,7 +177,9 @@ impl Runner {
             }
             let known = self.held.contains_key(&offer.token);
             let starting = start.iter().any(|o: &Offer| o.token == offer.token);
-            if known || starting {
+            if self.released.contains(&offer.token) {
+                tracing::debug!(task = %offer.task, attempt = offer.attempt, "an offer came again after its end");
+            } else if known || starting {
                 answer.taken.push(offer.token);
             } else if free == 0 || self.draining.is_cancelled() {
                 answer.busy.push(offer.token);
@@ -346,6 +354,10 @@ impl Runner {
             }
         };
         let Some(token) = self.tokens.remove(&id) else { return };
+        if self.released.len() == RELEASED {
+            self.released.pop_front();
+        }
+        self.released.push_back(token);
         if let Some(held) = self.held.remove(&token)
             && held.stop.is_cancelled()
         {

@@ -116,3 +116,10 @@ pub async fn last_waiting(js: &Context, stream: &str) -> Result<Option<u64>, Api
     let messages = state["messages"].as_u64().unwrap_or(0);
     Ok((messages > 0).then(|| state["last_seq"].as_u64().unwrap_or(0)))
 }
+
+/// Up to which stream sequence everything is acknowledged, if the consumer waits for acknowledgements now.
+pub async fn waits_for_acks(js: &Context, stream: &str, consumer: &str) -> Result<Option<u64>, ApiError> {
+    let info = call(js, &format!("CONSUMER.INFO.{stream}.{consumer}"), &serde_json::json!({})).await?;
+    let waiting = info["num_ack_pending"].as_u64().unwrap_or(0);
+    Ok((waiting > 0).then(|| info["ack_floor"]["stream_seq"].as_u64().unwrap_or(0)))
+}

@@ -5,11 +5,21 @@
 //! the rest. Messages come in stream order until something breaks; then everything unacknowledged comes again
 //! (in order, see [`PullOptions::reset`]), so receivers are idempotent.
 //!
+//! A former reader that froze may still have a pull request standing: what the server hands to it would come
+//! again only after `ack_wait`. So the consumer is looked at every second, and reset when it waits for an
+//! acknowledgement of something that nobody here holds (see `Rounds`).
+//!
 //! The pull stream is dropped and made anew, after a pause with jitter, on a missed heartbeat, when nobody
 //! answers, and when the consumer or stream is gone (until somebody makes it again). It ends when it is
 //! told to stop or the receiver is dropped.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use async_nats::jetstream::{
     self,
@@ -60,6 +70,8 @@ impl PullOptions {
 /// Makes the pause between two attempts; short enough to hide a server restart, long enough not to spin.
 const PAUSE: Backoff = Backoff { base_ms: 500, cap_ms: 5_000 };
 const LEAST_PAUSE: Duration = Duration::from_millis(250);
+/// How often it is asked whether the consumer waits for somebody else.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// One message of a stream.
 pub struct Delivery {
@@ -98,6 +110,8 @@ pub struct Ack {
     /// Boxed: it is larger than everything else in a delivery.
     acker: Option<Box<Acker>>,
     covers_earlier: bool,
+    /// Counted as held for as long as this lives.
+    _held: Option<Held>,
 }
 
 impl std::fmt::Debug for Ack {
@@ -109,7 +123,7 @@ impl std::fmt::Debug for Ack {
 impl Ack {
     /// For tests and replays: acknowledges nothing.
     pub fn none() -> Self {
-        Self { acker: None, covers_earlier: false }
+        Self { acker: None, covers_earlier: false, _held: None }
     }
 
     /// Whether acknowledging this one acknowledges every earlier message (a consumer with `ack_policy: all`).
@@ -125,6 +139,39 @@ impl Ack {
         {
             tracing::debug!(%error, "an acknowledgement could not be sent");
         }
+    }
+}
+
+/// How many deliveries are held here unacknowledged, by the round (between two looks) they came in.
+#[derive(Default)]
+struct Rounds {
+    current: AtomicUsize,
+    held: [AtomicUsize; 4],
+}
+
+/// One of them; gone with its `Ack`.
+struct Held {
+    rounds: Arc<Rounds>,
+    round: usize,
+}
+
+impl Rounds {
+    fn hold(self: &Arc<Self>) -> Held {
+        let round = self.current.load(Ordering::Relaxed) % 4;
+        self.held[round].fetch_add(1, Ordering::Relaxed);
+        Held { rounds: Arc::clone(self), round }
+    }
+
+    /// Whether something from before this round is still held. Begins the next round.
+    fn turn(&self) -> bool {
+        let current = self.current.fetch_add(1, Ordering::Relaxed) % 4;
+        (0..4).any(|round| round != current && self.held[round].load(Ordering::Relaxed) > 0)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.rounds.held[self.round].fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -182,6 +229,19 @@ async fn pull_once(
         Ok(messages) => messages,
         Err(reason) => return Ended::Broken(reason),
     };
+    let rounds = Arc::new(Rounds::default());
+    tokio::select! {
+        ended = hand_over(&mut messages, out, failures, &rounds) => ended,
+        () = free_stuck(js, options, &rounds) => Ended::Broken("the watch ended".to_owned()),
+    }
+}
+
+async fn hand_over(
+    messages: &mut (pull::Stream, bool),
+    out: &mpsc::Sender<Delivery>,
+    failures: &mut u32,
+    rounds: &Arc<Rounds>,
+) -> Ended {
     let covers_earlier = messages.1;
     loop {
         // Room first: what waits here can't be lost in a buffer, and a closed receiver is seen while idle.
@@ -193,13 +253,43 @@ async fn pull_once(
         match next {
             Some(Ok(message)) => {
                 *failures = 0;
-                match delivery(message, covers_earlier) {
+                match delivery(message, covers_earlier, rounds.hold()) {
                     Ok(delivery) => room.send(delivery),
                     Err(reason) => return Ended::Broken(reason),
                 }
             }
             Some(Err(error)) => return Ended::Broken(error.to_string()),
             None => return Ended::Broken("the pull stream ended".to_owned()),
+        }
+    }
+}
+
+/// Resets the consumer when its oldest unacknowledged message is held by nobody here. Never ends.
+async fn free_stuck(js: &jetstream::Context, options: &PullOptions, rounds: &Rounds) {
+    let mut before = None;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let ours = rounds.turn();
+        let waits = match api::waits_for_acks(js, &options.stream, &options.durable).await {
+            Ok(waits) => waits,
+            Err(error) => {
+                tracing::debug!(stream = %options.stream, %error, "the consumer can't be looked at");
+                None
+            }
+        };
+        if options.reset && !ours && waits.is_some() && waits == before {
+            tracing::warn!(
+                stream = %options.stream,
+                after_seq = waits,
+                "deliveries are held by a reader that is gone; they are asked for again"
+            );
+            metrics::counter!("selvedge_pull_stuck_total", "stream" => options.stream.clone()).increment(1);
+            if let Err(error) = api::consumer_reset(js, &options.stream, &options.durable).await {
+                tracing::warn!(stream = %options.stream, %error, "the consumer can't be reset");
+            }
+            before = None;
+        } else {
+            before = waits;
         }
     }
 }
@@ -226,7 +316,7 @@ async fn open(js: &jetstream::Context, options: &PullOptions) -> Result<(pull::S
     Ok((messages, covers_earlier))
 }
 
-fn delivery(message: jetstream::Message, covers_earlier: bool) -> Result<Delivery, String> {
+fn delivery(message: jetstream::Message, covers_earlier: bool, held: Held) -> Result<Delivery, String> {
     let info = message.info().map_err(|e| e.to_string())?;
     let (stream_seq, delivered, pending) = (info.stream_sequence, info.delivered, info.pending);
     let timestamp = info.published.unix_timestamp_nanos() / 1_000_000;
@@ -241,6 +331,6 @@ fn delivery(message: jetstream::Message, covers_earlier: bool) -> Result<Deliver
         timestamp: Millis::try_from(timestamp).unwrap_or(0),
         delivered: delivered.max(1).unsigned_abs(),
         pending,
-        ack: Ack { acker: Some(Box::new(acker)), covers_earlier },
+        ack: Ack { acker: Some(Box::new(acker)), covers_earlier, _held: Some(held) },
     })
 }

@@ -33,6 +33,7 @@ use crate::{
 };
 
 mod reader;
+pub mod witness;
 
 pub use reader::{Extent, JournalReader, Tail};
 

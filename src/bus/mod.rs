@@ -8,7 +8,7 @@
 //! journal     append by compare-and-set, read     publish   into streams, with an honest "unknown"
 //! ownership   who may write it                    ordered   numbered publishing, in order, resent
 //! limits      plans and tenants in KV             service   queries as a NATS service
-//! api         the JetStream API in its own words
+//! api         the JetStream API in its own words     survey    looking without touching
 //! ```
 
 pub mod api;
@@ -26,6 +26,7 @@ pub mod ownership;
 pub mod provision;
 pub mod publish;
 pub mod service;
+pub mod survey;
 
 /// A JetStream context: domain, prefix and time-outs of a connection.
 pub type JetStream = async_nats::jetstream::Context;

@@ -201,6 +201,8 @@ impl Lease {
     /// Waits for the key to be free and takes it. `None`: stopped.
     async fn standby(&mut self, stop: &CancellationToken) -> Option<Held> {
         let mut watch: Option<Watch> = None;
+        // What was said about a former ownership is not meant for the next.
+        while self.step_down.try_recv().is_ok() {}
         // A key that does not move for three TTLs has lost its TTL (a hand-written one, say).
         let mut unmoved: Option<(u64, Instant)> = None;
         loop {

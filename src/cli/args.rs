@@ -8,8 +8,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::failure::EXIT_CODES;
 use super::nats_args::NatsArgs;
-use super::{completions, config};
-use crate::config::Sources;
+use super::{
+    cancel, completions, config, coordinator, dead, demo, dev, doctor, get, list, nats, plan, submit, tenant,
+    watch,
+};
+use crate::config::{Loaded, Log, LogFilter, Origin, Sources, all as options};
 
 /// A NATS-native, event-driven fabric for fleets of AI agents.
 #[derive(Debug, Parser)]
@@ -66,18 +69,71 @@ impl GlobalArgs {
             LogFormatArg::Json => "json",
         });
         sources.flag("log.format", "--log-format", format);
-        self.nats.put(sources);
         sources.flag("redis.url", "--redis-url", self.redis_url.clone());
+        self.nats.put(sources);
     }
 }
 
 /// The commands, in the order a newcomer meets them.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Watch real agents read a directory and write a digest of it
+    Demo(demo::args::DemoArgs),
+    /// Run NATS, Redis and a coordinator for development
+    Dev(dev::DevArgs),
+    /// Run a coordinator: admits, dispatches and settles tasks
+    Coordinator(coordinator::CoordinatorArgs),
+    /// Submit a task
+    Submit(submit::SubmitArgs),
+    /// Show a task
+    Get(get::GetArgs),
+    /// List tasks, newest first
+    List(list::ListArgs),
+    /// Follow a task's events to its end
+    Watch(watch::WatchArgs),
+    /// Cancel a task and everything it spawned
+    Cancel(cancel::CancelArgs),
+    /// List, show or retry tasks that failed for good
+    Dead(dead::DeadArgs),
+    /// Set up tenants: their plan and their own limits
+    Tenant(tenant::TenantArgs),
+    /// Set up plans: named sets of limits
+    Plan(plan::PlanArgs),
+    /// Export the streams and buckets, or compare them with the server
+    Nats(nats::NatsCommandArgs),
+    /// Check whether a deployment is fit
+    Doctor(doctor::DoctorArgs),
     /// Check, show or begin a configuration
     Config(config::ConfigArgs),
     /// Print completions for a shell
     Completions(completions::CompletionsArgs),
+    /// One agent of the demo
+    #[command(hide = true)]
+    DemoAgent(demo::args::DemoAgentArgs),
+}
+
+impl Command {
+    /// Adds the flags that set options to the sources of the configuration.
+    pub fn put(&self, sources: &mut Sources) {
+        if let Command::Coordinator(args) = self {
+            args.put(sources);
+        }
+    }
+
+    /// What it logs: a process that serves tells what it does, the others only what is wrong, unless told otherwise.
+    pub fn log(&self, loaded: &Loaded) -> Log {
+        let mut log = loaded.settings.log.clone();
+        let serves = matches!(self, Command::Coordinator(_) | Command::DemoAgent(_));
+        let chosen = options()
+            .find(|option| option.section == Log::NAME && option.name == "filter")
+            .is_some_and(|option| loaded.given(option).1 != Origin::Default);
+        if !serves && !chosen {
+            // The demo tells itself what becomes of its processes, in a picture that log lines would tear.
+            let level = if matches!(self, Command::Demo(_)) { "error" } else { "warn" };
+            log.filter = LogFilter(level.to_owned());
+        }
+        log
+    }
 }
 
 #[cfg(test)]
@@ -86,7 +142,7 @@ mod tests {
 
     use super::*;
     use crate::cli::{
-        cancel, coordinator, dead, demo, dev, doctor, get, list, plan, submit, tenant, topology, watch,
+        cancel, coordinator, dead, demo, dev, doctor, get, list, nats, plan, submit, tenant, watch,
     };
 
     /// Every verb's arguments, whether or not the verb is wired up.
@@ -111,7 +167,7 @@ mod tests {
         Dead(dead::DeadArgs),
         Tenant(tenant::TenantArgs),
         Plan(plan::PlanArgs),
-        Nats(topology::NatsCommandArgs),
+        Nats(nats::NatsCommandArgs),
         Doctor(doctor::DoctorArgs),
     }
 

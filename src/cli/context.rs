@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use tokio_util::sync::CancellationToken;
 
-use super::args::GlobalArgs;
+use super::args::{Command, GlobalArgs};
 use super::failure::{Exit, Failure};
 use super::output::Output;
 use crate::bus::{self, NatsOptions, context};
@@ -25,8 +25,10 @@ pub struct Ctx {
 
 impl Ctx {
     /// Reads the configuration. Mistakes in it show when a command asks for it: `config template` never does.
-    pub fn new(globals: GlobalArgs, stop: CancellationToken) -> Self {
-        let loaded = load(&globals, Sources::of_process(globals.config.clone()));
+    pub fn new(globals: GlobalArgs, command: &Command, stop: CancellationToken) -> Self {
+        let mut sources = Sources::of_process(globals.config.clone());
+        command.put(&mut sources);
+        let loaded = load(&globals, sources);
         Ctx { output: Output { json: globals.json }, stop, globals, loaded }
     }
 

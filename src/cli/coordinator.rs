@@ -1,12 +1,34 @@
 //! `selvedge coordinator`: the process that admits, dispatches and settles.
+//!
+//! Turns the configuration into the coordinator's options, waits a bounded time for its servers, and drains within
+//! a deadline. The work itself is `crate::coordinator`.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use anyhow::Result;
 use clap::Args;
+use serde_json::json;
+use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
+use super::connect;
+use super::context::Ctx;
+use super::failure::known::{api_failure, nats_failure, redis_failure};
+use super::failure::{Exit, Failure};
 use super::target::duration;
-use crate::config::{Provision, Setting, Sources};
+use crate::bus::{ErrorKind, NatsOptions, provision};
+use crate::config::{self, Provision, Setting, Settings, Sources, UnknownTenants};
+use crate::coordinator::run::{Connections, CoordinatorError, Options, run as coordinate};
+use crate::flow::state::Policy;
+use crate::store::connect::RedisOptions;
+use crate::store::events::EventPolicy;
+use crate::store::read::ScanLimits;
+use crate::telemetry::prometheus;
+use crate::wire::subjects::Shard;
+use crate::wire::topology::Sizing;
 
 /// Arguments of `coordinator`.
 #[derive(Debug, Args)]
@@ -23,7 +45,7 @@ pub struct CoordinatorArgs {
     #[arg(long, value_name = "NAME")]
     pub id: Option<String>,
 
-    /// Whether to create and change streams and buckets: auto, check or never [default: auto]
+    /// Streams and buckets: auto (create what is missing), check (refuse any difference) or never [default: auto]
     #[arg(long, value_name = "MODE", value_parser = provision)]
     pub provision: Option<Provision>,
 
@@ -34,6 +56,10 @@ pub struct CoordinatorArgs {
     /// Servers that keep a copy of each stream and bucket, 1 to 5 [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=5))]
     pub replicas: Option<u64>,
+
+    /// How long to wait for NATS and Redis at the start [default: 30s]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub start_timeout: Option<Duration>,
 
     /// How long stopping may take [default: 25s]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
@@ -47,6 +73,8 @@ impl CoordinatorArgs {
         sources.flag("coordinator.provision", "--provision", self.provision.map(Provision::as_str));
         sources.flag("coordinator.admin_listen", "--admin-listen", self.admin_listen.map(|a| a.to_string()));
         sources.flag("coordinator.replicas", "--replicas", self.replicas.map(|n| n.to_string()));
+        let start = self.start_timeout.map(|d| format!("{}ms", d.as_millis()));
+        sources.flag("coordinator.start_timeout", "--start-timeout", start);
         let drain = self.drain_timeout.map(|d| format!("{}ms", d.as_millis()));
         sources.flag("coordinator.drain_timeout", "--drain-timeout", drain);
     }
@@ -54,4 +82,202 @@ impl CoordinatorArgs {
 
 fn provision(text: &str) -> Result<Provision, String> {
     Provision::parse(text)
+}
+
+/// Runs it until the first signal, then drains.
+pub async fn run(_args: CoordinatorArgs, ctx: Ctx) -> Result<ExitCode> {
+    let settings = ctx.settings()?;
+    let id = settings.coordinator.id.clone().unwrap_or_else(own_name);
+    let metrics = prometheus::install()
+        .map_err(|error| Failure::new(Exit::Failed, "METRICS", format!("cannot record metrics: {error}")))?;
+    let done = CancellationToken::new();
+    let upkeep = tokio::spawn(prometheus::upkeep(metrics.clone(), done.clone()));
+
+    let (nats, redis) = (ctx.nats()?, ctx.redis_options()?);
+    let patience = settings.coordinator.start_timeout;
+    let connections = tokio::select! {
+        connections = open(&nats, &redis, &id, patience) => connections?,
+        () = ctx.stop.cancelled() => return Ok(Exit::Ok.into()),
+    };
+    let options = Options { metrics: Arc::new(move || metrics.render()), ..options(settings, id.clone()) };
+    let (up, is_up) = oneshot::channel();
+    let running = coordinate(options, connections, Some(up), ctx.stop.clone());
+    let announce = async {
+        // An error comes out of `running`.
+        let Ok(admin) = is_up.await else { return Ok(()) };
+        let shown = admin.map(|admin| admin.to_string()).unwrap_or_default();
+        tracing::info!(coordinator = %id, admin = %shown, "the coordinator is up");
+        if ctx.output.json {
+            ctx.output.json_line(&json!({"coordinator": id, "admin": admin, "pid": std::process::id()}))?;
+        }
+        Ok::<(), std::io::Error>(())
+    };
+    let drained = settings.coordinator.drain_timeout;
+    let too_late = async {
+        ctx.stop.cancelled().await;
+        tokio::time::sleep(drained).await;
+    };
+    let ended = tokio::select! {
+        (result, announced) = async { tokio::join!(running, announce) } => {
+            announced?;
+            result.map_err(|error| failure(error).into())
+        }
+        () = too_late => Err(Failure::new(
+            Exit::Failed,
+            "DRAIN_TIMEOUT",
+            format!("not drained within {drained:?}; what was decided is in the journal, another coordinator goes on"),
+        )
+        .help("give it longer with --drain-timeout")
+        .into()),
+    };
+    done.cancel();
+    upkeep.abort();
+    ended.map(|()| Exit::Ok.into())
+}
+
+/// Opens the connections; servers that come up a little later than we do are waited for.
+async fn open(
+    nats: &NatsOptions,
+    redis: &RedisOptions,
+    id: &str,
+    patience: Duration,
+) -> Result<Connections, Failure> {
+    let began = Instant::now();
+    let mut pause = Duration::from_millis(100);
+    loop {
+        match Connections::open(nats, redis, id).await {
+            Ok(connections) => return Ok(connections),
+            Err(error) if comes_back(&error) && began.elapsed() + pause < patience => {
+                tracing::warn!(%error, retry_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX), "waiting for a server");
+            }
+            Err(error) => return Err(failure(error)),
+        }
+        tokio::time::sleep(pause + connect::jitter(pause)).await;
+        pause = (pause * 2).min(Duration::from_secs(2));
+    }
+}
+
+/// Whether the server may simply not be up yet.
+fn comes_back(error: &CoordinatorError) -> bool {
+    match error {
+        CoordinatorError::Nats(error) => matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Timeout),
+        CoordinatorError::Redis(error) => matches!(error, crate::store::connect::Error::Unreachable { .. }),
+        _ => false,
+    }
+}
+
+fn failure(error: CoordinatorError) -> Failure {
+    let text = error.to_string();
+    match error {
+        CoordinatorError::Nats(error) => nats_failure(&error),
+        CoordinatorError::Redis(error) => redis_failure(&error),
+        CoordinatorError::Provision(provision::ProvisionError::Drifted(_)) => {
+            Failure::new(Exit::Config, "NATS_DRIFT", text).multiline().help(
+                "`selvedge nats check` shows it again; `selvedge nats export` writes the definitions to compare with",
+            )
+        }
+        CoordinatorError::Provision(provision::ProvisionError::Api(error)) | CoordinatorError::Api(error) => {
+            api_failure(&error)
+        }
+        CoordinatorError::Admin(_) => {
+            Failure::new(Exit::Config, "ADMIN_ADDRESS", text).help("set --admin-listen HOST:PORT; port 0 takes a free one")
+        }
+        CoordinatorError::Service(_) => Failure::new(Exit::Unavailable, "NATS_SERVICE", text)
+            .help("the user needs the subjects of the coordinator's role, see nats/permissions.md"),
+        CoordinatorError::Journal(_) => {
+            // The error begins with its own code.
+            let code = text.split(':').next().unwrap_or("JOURNAL").to_owned();
+            Failure::new(Exit::Failed, code, text)
+                .help("nothing was changed; restore the JOURNAL stream from a backup, or look for who wrote to it")
+        }
+    }
+}
+
+/// The configuration as the coordinator takes it.
+fn options(settings: &Settings, id: String) -> Options {
+    let own = &settings.coordinator;
+    let (scan, events) = (watch::channel(scan(settings)).1, watch::channel(events(settings)).1);
+    Options {
+        shard: Shard(u16::try_from(own.shard).unwrap_or(0)),
+        policy: policy(own),
+        provision: match own.provision {
+            Provision::Auto => provision::Provision::Auto,
+            Provision::Check => provision::Provision::Check,
+            Provision::Never => provision::Provision::Never,
+        },
+        sizing: sizing(own),
+        owner_ttl: own.owner_ttl,
+        admin: Some(own.admin_listen),
+        scan,
+        events,
+        ..Options::new(id)
+    }
+}
+
+fn policy(own: &config::Coordinator) -> Policy {
+    Policy {
+        default_plan: match own.unknown_tenants {
+            UnknownTenants::DefaultPlan => Some(own.default_plan.clone()),
+            UnknownTenants::Refuse => None,
+        },
+        dedupe_horizon_ms: millis(own.dedupe_horizon),
+        dedupe_max: own.dedupe_max_per_tenant,
+        offer_timeout_ms: millis(own.offer_timeout),
+        max_payload: own.input_max_bytes.0.min(own.result_max_bytes.0),
+        ..Policy::default()
+    }
+}
+
+/// Sizes of streams and buckets.
+pub fn sizing(own: &config::Coordinator) -> Sizing {
+    let bytes = |size: config::ByteSize| i64::try_from(size.0).unwrap_or(i64::MAX);
+    Sizing {
+        replicas: u8::try_from(own.replicas).unwrap_or(1),
+        intake_bytes: bytes(own.intake_max_bytes),
+        reports_bytes: bytes(own.reports_max_bytes),
+        journal_bytes: bytes(own.journal_max_bytes),
+        events_bytes: bytes(own.events_max_bytes),
+        events_age: own.events_max_age,
+    }
+}
+
+fn scan(settings: &Settings) -> ScanLimits {
+    let small = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+    ScanLimits {
+        cap: small(settings.redis.tms_max_index_scan),
+        buffer: small(settings.redis.tms_list_scan_buffer),
+    }
+}
+
+fn events(settings: &Settings) -> EventPolicy {
+    EventPolicy { maxlen: settings.redis.stream_maxlen, ttl_seconds: settings.redis.stream_ttl_seconds }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Host name and process id.
+fn own_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .ok()
+        .or_else(|| std::env::var("HOSTNAME").ok())
+        .unwrap_or_else(|| "coordinator".to_owned());
+    format!("{}-{}", host.trim(), std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_configuration_the_streams_are_those_in_the_repository() {
+        let loaded = config::load(&Sources::default(), &|_| Ok(None)).unwrap();
+        assert_eq!(sizing(&loaded.settings.coordinator), Sizing::default());
+        let options = options(&loaded.settings, "c".to_owned());
+        assert_eq!(*options.scan.borrow(), ScanLimits::default());
+        assert_eq!(*options.events.borrow(), EventPolicy::default());
+        assert_eq!(options.policy.offer_timeout_ms, Policy::default().offer_timeout_ms);
+        assert_eq!(options.policy.default_plan, Policy::default().default_plan);
+    }
 }

@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
 use serde_json::json;
 
+pub mod known;
+
 use super::output::safe;
-use crate::bus::{self, ErrorKind};
 use crate::config::{ConfigError, Problem};
 
 /// The exit codes, all of them.
@@ -61,17 +62,25 @@ pub struct Failure {
     pub place: Option<String>,
     /// What to do.
     pub help: Option<String>,
+    /// Whether `what` is a list of ours, one finding a line.
+    lines: bool,
 }
 
 impl Failure {
     /// A failure with its code and what happened.
     pub fn new(exit: Exit, code: impl Into<String>, what: impl Into<String>) -> Self {
-        Failure { exit, code: code.into(), what: what.into(), place: None, help: None }
+        Failure { exit, code: code.into(), what: what.into(), place: None, help: None, lines: false }
     }
 
     /// Adds where it happened.
     pub fn at(mut self, place: impl Into<String>) -> Self {
         self.place = Some(place.into());
+        self
+    }
+
+    /// Keeps the line breaks of what happened.
+    pub fn multiline(mut self) -> Self {
+        self.lines = true;
         self
     }
 
@@ -85,6 +94,10 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // It may quote what a server or another user wrote.
+        if self.lines {
+            let lines: Vec<String> = self.what.lines().map(safe).collect();
+            return f.write_str(&lines.join("\n"));
+        }
         match &self.place {
             Some(place) => write!(f, "{} ({})", safe(&self.what), safe(place)),
             None => f.write_str(&safe(&self.what)),
@@ -115,11 +128,10 @@ pub fn report(error: &anyhow::Error, json: bool) -> Exit {
     }
     let (exit, shown) = if let Some(config) = error.downcast_ref::<ConfigError>() {
         (Exit::Config, show_all(&config.problems, json))
-    } else if let Some(bus) = error.downcast_ref::<bus::Error>() {
-        let failure = from_bus(bus);
-        (failure.exit, show(&failure, None, json))
     } else if let Some(failure) = error.downcast_ref::<Failure>() {
         (failure.exit, show(failure, failure.place.as_deref(), json))
+    } else if let Some(failure) = known::recognise(error) {
+        (failure.exit, show(&failure, failure.place.as_deref(), json))
     } else {
         let what = format!("{error:#}");
         (Exit::Failed, show(&Failure::new(Exit::Failed, "FAILED", what), None, json))
@@ -127,22 +139,6 @@ pub fn report(error: &anyhow::Error, json: bool) -> Exit {
     // There is nowhere to tell that telling failed.
     let _ = anstream::stderr().write_all(shown.as_bytes());
     exit
-}
-
-fn from_bus(error: &bus::Error) -> Failure {
-    let (exit, code) = match error.kind() {
-        ErrorKind::Unreachable => (Exit::Unavailable, "NATS_UNREACHABLE"),
-        ErrorKind::Denied => (Exit::Config, "NATS_DENIED"),
-        ErrorKind::Config => (Exit::Config, "NATS_CONFIG"),
-        ErrorKind::Unsupported => (Exit::Config, "NATS_UNSUPPORTED"),
-        ErrorKind::Timeout => (Exit::Temporary, "NATS_TIMEOUT"),
-        ErrorKind::Other => (Exit::Failed, "NATS_ERROR"),
-    };
-    let failure = Failure::new(exit, code, error.to_string());
-    match error.help() {
-        Some(help) => failure.help(help),
-        None => failure,
-    }
 }
 
 fn show_all(problems: &[Problem], json: bool) -> String {

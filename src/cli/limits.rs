@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::output::{human_duration, table};
 use super::target::{duration, priority};
-use crate::task::{Overrides, Priority};
+use crate::task::{Overrides, Plan, Priority};
 
 /// The limits; what is not given stays as it is.
 #[derive(Debug, Clone, Default, Args)]
@@ -78,5 +79,52 @@ impl LimitArgs {
             retain_tasks: self.retain_tasks,
             retain_ms: self.retain.map(millis),
         }
+    }
+}
+
+/// Every limit that counts; with a tenant's own, which of them are its own.
+pub fn shown(plan: &Plan, own: Option<&Overrides>) -> String {
+    let none = Overrides::default();
+    let o = own.unwrap_or(&none);
+    let rows = [
+        ("in flight", plan.in_flight.to_string(), o.in_flight.is_some()),
+        ("rate per second", plan.rate.to_string(), o.rate.is_some()),
+        ("burst", plan.burst.to_string(), o.burst.is_some()),
+        ("backlog", plan.backlog.to_string(), o.backlog.is_some()),
+        ("depth", plan.depth.to_string(), o.depth.is_some()),
+        ("children", plan.children.to_string(), o.children.is_some()),
+        ("tree", plan.tree.to_string(), o.tree.is_some()),
+        ("weight", plan.weight.to_string(), o.weight.is_some()),
+        ("max priority", plan.max_priority.as_str().to_owned(), o.max_priority.is_some()),
+        ("max tries", plan.max_tries.to_string(), o.max_tries.is_some()),
+        ("retained tasks", plan.retain_tasks.to_string(), o.retain_tasks.is_some()),
+        ("retained for", human_duration(Duration::from_millis(plan.retain_ms)), o.retain_ms.is_some()),
+    ];
+    match own {
+        None => table(["LIMIT", "VALUE"], rows.map(|(name, value, _)| [name.to_owned(), value])),
+        Some(_) => table(
+            ["LIMIT", "VALUE", "FROM"],
+            rows.map(|(name, value, own)| {
+                [name.to_owned(), value, if own { "tenant" } else { "plan" }.to_owned()]
+            }),
+        ),
+    }
+}
+
+/// `new` over `old`, limit by limit.
+pub fn merged(old: Overrides, new: Overrides) -> Overrides {
+    Overrides {
+        in_flight: new.in_flight.or(old.in_flight),
+        rate: new.rate.or(old.rate),
+        burst: new.burst.or(old.burst),
+        backlog: new.backlog.or(old.backlog),
+        depth: new.depth.or(old.depth),
+        children: new.children.or(old.children),
+        tree: new.tree.or(old.tree),
+        weight: new.weight.or(old.weight),
+        max_priority: new.max_priority.or(old.max_priority),
+        max_tries: new.max_tries.or(old.max_tries),
+        retain_tasks: new.retain_tasks.or(old.retain_tasks),
+        retain_ms: new.retain_ms.or(old.retain_ms),
     }
 }

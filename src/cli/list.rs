@@ -1,9 +1,18 @@
 //! `selvedge list`.
 
+use std::process::ExitCode;
+
+use anyhow::Result;
 use clap::Args;
 
+use super::context::Ctx;
+use super::failure::Exit;
+use super::output::{safe, table};
+use super::show;
 use super::target::TenantArg;
+use crate::client::List;
 use crate::task::{AgentName, Phase, TaskId};
+use crate::wire::api::TaskView;
 
 /// Arguments of `list`.
 #[derive(Debug, Args)]
@@ -57,4 +66,63 @@ pub struct ListArgs {
 fn phase(text: &str) -> Result<Phase, String> {
     let all = || Phase::ALL.map(Phase::as_str).join(", ");
     Phase::parse(text).ok_or_else(|| format!("expected one of {}", all()))
+}
+
+/// Runs it.
+pub async fn run(args: ListArgs, ctx: Ctx) -> Result<ExitCode> {
+    let client = ctx.client(&args.tenant.tenant).await?;
+    if args.stats {
+        let stats = client.stats().await?;
+        ctx.output.either(&stats, |stats| {
+            let rows = stats.states.iter().map(|(state, count)| [state.clone(), count.to_string()]);
+            table(["STATE", "TASKS"], rows.chain([["all".to_owned(), stats.total.to_string()]]))
+        })?;
+        return Ok(Exit::Ok.into());
+    }
+    let mut query = client.list().limit(args.limit);
+    for state in &args.state {
+        query = query.state(*state);
+    }
+    if let Some(agent) = &args.agent {
+        query = query.agent(agent);
+    }
+    if let Some(root) = &args.tree {
+        query = query.root(root);
+    }
+    if let Some(offset) = args.offset {
+        query = query.offset(offset);
+    }
+    pages(&ctx, query, args.cursor, args.all, show::tasks).await
+}
+
+/// Prints a page, or all that follow it. In JSON each page is one object; on one line if there may be several.
+pub async fn pages(
+    ctx: &Ctx,
+    query: List<'_>,
+    mut cursor: Option<String>,
+    all: bool,
+    shown: impl Fn(&[TaskView]) -> String,
+) -> Result<ExitCode> {
+    loop {
+        let query = match cursor.take() {
+            Some(cursor) => query.clone().cursor(cursor),
+            None => query.clone(),
+        };
+        let page = query.page().await?;
+        match (ctx.output.json, all) {
+            (true, true) => ctx.output.json_line(&page)?,
+            (true, false) => ctx.output.json_pretty(&page)?,
+            (false, _) if page.tasks.is_empty() => ctx.output.hint("no tasks")?,
+            (false, _) => ctx.output.raw(shown(&page.tasks))?,
+        }
+        match page.next {
+            Some(next) if all => cursor = Some(next),
+            Some(next) => {
+                let short = if page.complete { "" } else { "looked at as many tasks as one query may; " };
+                ctx.output.hint(format_args!("{short}more with --cursor {}", safe(&next)))?;
+                return Ok(Exit::Ok.into());
+            }
+            None => return Ok(Exit::Ok.into()),
+        }
+    }
 }

@@ -19,6 +19,7 @@ pub mod args;
 pub mod cancel;
 pub mod completions;
 pub mod config;
+pub mod connect;
 pub mod context;
 pub mod coordinator;
 pub mod dead;
@@ -33,12 +34,14 @@ pub mod nats;
 pub mod nats_args;
 pub mod output;
 pub mod plan;
+pub mod reference;
 pub mod servers;
+pub mod show;
 mod signals;
+pub mod stack;
 pub mod submit;
 pub mod target;
 pub mod tenant;
-pub mod topology;
 pub mod watch;
 
 use args::{Cli, Command};
@@ -67,14 +70,28 @@ pub async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 async fn start(cli: Cli, stop: CancellationToken) -> Result<ExitCode> {
-    let ctx = Ctx::new(cli.globals, stop.clone());
+    let ctx = Ctx::new(cli.globals, &cli.command, stop.clone());
     // Without a configuration there are still logs: the mistake itself may be in `[log]`.
-    let log = ctx.settings().ok().map(|settings| &settings.log);
-    crate::telemetry::logs::init(log).map_err(|error| {
+    let log = ctx.loaded().ok().map(|loaded| cli.command.log(loaded));
+    crate::telemetry::logs::init(log.as_ref()).map_err(|error| {
         Failure::new(Exit::Config, "CONFIG_BAD_VALUE", error.to_string())
             .help("for example: info,selvedge=debug")
     })?;
     match cli.command {
+        Command::Demo(args) => demo::run(args, ctx).await,
+        Command::Dev(args) => dev::run(args, ctx).await,
+        Command::DemoAgent(args) => demo::agents::run(args, ctx).await,
+        Command::Coordinator(args) => coordinator::run(args, ctx).await,
+        Command::Submit(args) => until(stop, submit::run(args, ctx)).await,
+        Command::Get(args) => until(stop, get::run(args, ctx)).await,
+        Command::List(args) => until(stop, list::run(args, ctx)).await,
+        Command::Watch(args) => until(stop, watch::run(args, ctx)).await,
+        Command::Cancel(args) => until(stop, cancel::run(args, ctx)).await,
+        Command::Dead(args) => until(stop, dead::run(args, ctx)).await,
+        Command::Tenant(args) => until(stop, tenant::run(args, ctx)).await,
+        Command::Plan(args) => until(stop, plan::run(args, ctx)).await,
+        Command::Nats(args) => until(stop, nats::run(args, ctx)).await,
+        Command::Doctor(args) => until(stop, doctor::run(args, ctx)).await,
         Command::Config(args) => until(stop, config::run(args, ctx)).await,
         Command::Completions(args) => until(stop, completions::run(args, ctx)).await,
     }

@@ -1,19 +1,85 @@
 //! `selvedge nats export | check`: the topology as files, and the server compared with it.
 //!
-//! Plain functions; parsing arguments and printing are the command's business.
+//! Neither changes anything on a server.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::{fs, io};
 
-use async_nats::jetstream::Context;
+use anyhow::Result;
+use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use crate::{
-    bus::{api::ApiError, provision},
-    wire::topology::{Sizing, Topology},
-};
+use super::context::Ctx;
+use super::coordinator::sizing;
+use super::failure::{Exit, Failure};
+use crate::bus::JetStream;
+use crate::bus::api::ApiError;
+use crate::bus::provision::{self, Drift};
+use crate::wire::topology::{Sizing, Topology};
+
+/// Arguments of `nats`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  selvedge nats export nats/                    (then: nats stream add --config nats/streams/INTAKE.json)
+  selvedge nats check --context production
+
+Sizes, ages and replicas come from [coordinator] in selvedge.toml.")]
+pub struct NatsCommandArgs {
+    /// Which.
+    #[command(subcommand)]
+    pub command: NatsCommand,
+}
+
+/// What can be done with the streams, consumers and buckets.
+#[derive(Debug, Subcommand)]
+pub enum NatsCommand {
+    /// Write streams, consumers and buckets as JSON files
+    Export {
+        /// Directory to write to
+        #[arg(default_value = "nats")]
+        dir: PathBuf,
+    },
+    /// Compare them with the server; prints what differs and exits 78 if anything does
+    Check,
+}
+
+/// Runs it.
+pub async fn run(args: NatsCommandArgs, ctx: Ctx) -> Result<ExitCode> {
+    let sizing = sizing(&ctx.settings()?.coordinator);
+    match args.command {
+        NatsCommand::Export { dir } => {
+            let files = export(&dir, &sizing).map_err(|error| {
+                Failure::new(Exit::Failed, "EXPORT", format!("cannot write: {error}"))
+                    .at(dir.display().to_string())
+            })?;
+            ctx.output.either(&serde_json::json!({ "files": files }), |_| {
+                files.iter().map(|file| format!("{}\n", file.display())).collect()
+            })?;
+        }
+        NatsCommand::Check => {
+            let connection = ctx.connection().await?;
+            let drift = check(connection.jetstream(), &sizing).await?;
+            let checked = Checked { ok: drift.is_empty(), drift };
+            ctx.output.either(&checked, |checked| match checked.ok {
+                true => "streams, consumers and buckets are as defined".to_owned(),
+                false => checked.drift.iter().map(|drift| format!("{drift}\n")).collect(),
+            })?;
+            if !checked.ok {
+                return Ok(Exit::Config.into());
+            }
+        }
+    }
+    Ok(Exit::Ok.into())
+}
+
+/// The JSON of `nats check`.
+#[derive(Serialize)]
+struct Checked {
+    ok: bool,
+    drift: Vec<Drift>,
+}
 
 /// The files `nats stream add --config` and `nats consumer add --config` accept: path below the
 /// directory, content.
@@ -47,7 +113,7 @@ pub fn export(dir: &Path, sizing: &Sizing) -> io::Result<Vec<PathBuf>> {
 }
 
 /// Every difference between the definition and the server; none means exit code 0, any 78.
-pub async fn check(js: &Context, sizing: &Sizing) -> Result<Vec<provision::Drift>, ApiError> {
+pub async fn check(js: &JetStream, sizing: &Sizing) -> Result<Vec<Drift>, ApiError> {
     provision::drift(js, &Topology::new(sizing)).await
 }
 

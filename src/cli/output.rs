@@ -25,6 +25,18 @@ impl Output {
         if self.json { Ok(()) } else { self.raw(format_args!("{text}\n")) }
     }
 
+    /// One line for people on standard error: what to do next, where to go on. Nothing in JSON mode.
+    pub fn hint(&self, text: impl Display) -> io::Result<()> {
+        if self.json { Ok(()) } else { writeln!(anstream::stderr().lock(), "{text}") }
+    }
+
+    /// Bytes as they are, in either mode.
+    pub fn bytes(&self, bytes: &[u8]) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        out.write_all(bytes)?;
+        out.flush()
+    }
+
     /// Text as it is, in either mode.
     pub fn raw(&self, text: impl Display) -> io::Result<()> {
         let mut out = anstream::stdout().lock();
@@ -35,13 +47,13 @@ impl Output {
     /// A value as JSON: one object, on one line, so that streams of them can be read line by line.
     pub fn json_line(&self, value: &impl Serialize) -> io::Result<()> {
         let text = serde_json::to_string(value).map_err(io::Error::other)?;
-        self.raw(format_args!("{text}\n"))
+        self.raw(format_args!("{}\n", escape_json(&text)))
     }
 
     /// A value as indented JSON.
     pub fn json_pretty(&self, value: &impl Serialize) -> io::Result<()> {
         let text = serde_json::to_string_pretty(value).map_err(io::Error::other)?;
-        self.raw(format_args!("{text}\n"))
+        self.raw(format_args!("{}\n", escape_json(&text)))
     }
 
     /// The value in JSON mode, what `people` makes of it otherwise.
@@ -65,7 +77,8 @@ pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [
     for row in rows {
         table.add_row(row.iter().map(|cell| Cell::new(safe(cell))));
     }
-    table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+    // The style pads every cell, the first one too.
+    table.lines().map(|line| format!("{}\n", line.strip_prefix(' ').unwrap_or(&line).trim_end())).collect()
 }
 
 /// `text` with everything replaced that could command a terminal: control bytes, escape sequences, and the marks
@@ -82,6 +95,86 @@ pub fn safe(text: &str) -> String {
             c => c.escape_unicode().to_string(),
         })
         .collect()
+}
+
+/// JSON with the characters of [`safe`] written as escapes: the same value, harmless to a terminal.
+pub fn escape_json(text: &str) -> String {
+    let harmless = |c: char| c == '\n' || !c.is_control() && !is_invisible_mark(c);
+    if text.chars().all(harmless) {
+        return text.to_owned();
+    }
+    // Outside of strings JSON has nothing to escape but white space.
+    let mut units = [0; 2];
+    text.chars().fold(String::with_capacity(text.len() + 16), |mut out, c| {
+        match c {
+            c if harmless(c) => out.push(c),
+            '\r' | '\t' => out.push(' '),
+            c => {
+                out.extend(c.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")));
+            }
+        }
+        out
+    })
+}
+
+/// Valid JSON with line breaks and indentation. Numbers stay as they were written.
+pub fn indent_json(text: &str) -> String {
+    let (mut out, mut depth, mut in_string, mut escaped) = (String::new(), 0usize, false, false);
+    let mut chars = text.chars().filter(|c| !matches!(c, '\u{feff}')).peekable();
+    let newline = |out: &mut String, depth: usize| {
+        out.push('\n');
+        out.extend(std::iter::repeat_n("  ", depth));
+    };
+    while let Some(c) = chars.next() {
+        if in_string {
+            out.push(c);
+            in_string = escaped || c != '"';
+            escaped = !escaped && c == '\\';
+            continue;
+        }
+        match c {
+            '"' => {
+                in_string = true;
+                out.push(c);
+            }
+            '{' | '[' => {
+                out.push(c);
+                while chars.next_if(char::is_ascii_whitespace).is_some() {}
+                if let Some(close) = chars.next_if(|c| matches!(c, '}' | ']')) {
+                    out.push(close);
+                } else {
+                    depth += 1;
+                    newline(&mut out, depth);
+                }
+            }
+            '}' | ']' => {
+                depth = depth.saturating_sub(1);
+                newline(&mut out, depth);
+                out.push(c);
+            }
+            ',' => {
+                out.push(c);
+                newline(&mut out, depth);
+            }
+            ':' => out.push_str(": "),
+            c if c.is_ascii_whitespace() => {}
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// Names and values below one another, values aligned and made safe; an empty value leaves its line out.
+pub fn fields<'a>(rows: impl IntoIterator<Item = (&'a str, String)>) -> String {
+    let rows: Vec<_> = rows.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    rows.iter().map(|(name, value)| format!("{name:width$}  {}\n", safe(value))).collect()
+}
+
+/// Unix milliseconds by this machine's clock.
+pub fn unix_now() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Bidirectional controls, zero-width characters and line separators.
@@ -148,6 +241,17 @@ mod tests {
         assert_eq!(safe("plain – ünïcode 漢字"), "plain – ünïcode 漢字");
         let shown = table(["NAME"], [["x\u{1b}]0;title\u{7}".to_owned()]]);
         assert!(!shown.contains('\u{1b}') && !shown.contains('\u{7}'));
+    }
+
+    #[test]
+    fn json_stays_the_same_value_when_it_is_made_harmless_and_indented() {
+        let text = "{\"a\\\"{\":[1,2.50,{},[ ]],\"b\":\"x\u{9b}\u{202e}\u{e0001}, \\\\\",\"n\":12345678901234567890123}";
+        let shown = escape_json(&indent_json(text));
+        assert!(shown.chars().all(|c| c == '\n' || !c.is_control() && !is_invisible_mark(c)), "{shown}");
+        assert!(shown.contains("2.50") && shown.contains("12345678901234567890123"), "{shown}");
+        assert!(shown.contains("\n  \"b\": \"x\\u009b\\u202e"), "{shown}");
+        let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        assert_eq!(value(&shown), value(text));
     }
 
     #[test]

@@ -126,6 +126,11 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// Whether anything but the default says what the option `section.name` is.
+    pub fn is_given(&self, key: &str) -> bool {
+        self.given.contains_key(key)
+    }
+
     /// The text that counts for an option and where it comes from.
     pub fn given(&self, option: &OptionDef) -> (&str, Origin) {
         match self.given.get(&option.key()) {

@@ -142,6 +142,12 @@ section! {
     Redis = "redis" {
         /// The server; `rediss://` for TLS. A user and a password may be part of it.
         url: RedisUrl = "redis://127.0.0.1:6379", unit "", env "REDIS_URL", example "rediss://cache.internal:6380/0";
+        /// Certificate authorities to trust for `rediss://` beside the system's, PEM.
+        tls_ca: Option<PathBuf> = "", unit "", env "", example "/etc/selvedge/redis-ca.pem";
+        /// The client certificate for `rediss://`, PEM.
+        tls_cert: Option<PathBuf> = "", unit "", env "", example "/etc/selvedge/redis.pem";
+        /// The key of the client certificate, PEM.
+        tls_key: Option<PathBuf> = "", unit "", env "", example "/etc/selvedge/redis-key.pem";
         /// How many entries a task's event stream keeps. Older ones are trimmed, approximately.
         stream_maxlen: u64 = "10000", unit "entries", env "REDIS_STREAM_MAXLEN", example "50000", check |n| between(*n, 1, u64::MAX);
         /// How long an event stream lives after its last entry; every entry starts it anew. 0: no expiry is set at all.
@@ -164,7 +170,7 @@ section! {
         id: Option<String> = "", unit "", env "", example "coordinator-1";
         /// The shard it may own. There is one shard, 0.
         shard: u64 = "0", unit "", env "", example "0", check |n| between(*n, 0, 0);
-        /// Whether it may create and change streams and buckets. `check` prints what differs and refuses to start.
+        /// What it does about streams and buckets at the start: `auto` creates what is missing, `check` refuses any difference, `never` refuses only what is missing or could lose accepted work.
         provision: Provision = "auto", unit "", env "", example "check";
         /// Where `/livez`, `/readyz` and `/metrics` are served. There is no authentication: keep it private.
         admin_listen: SocketAddr = "127.0.0.1:7717", unit "", env "", example "0.0.0.0:7717";
@@ -181,15 +187,15 @@ section! {
         /// How many ended tasks' ids are remembered per tenant; beyond that the oldest go before `dedupe_horizon`.
         dedupe_max_per_tenant: u64 = "100000", unit "ids", env "", example "1000000", check |n| between(*n, 1, u64::MAX);
         /// The size at which INTAKE refuses further submits.
-        intake_max_bytes: ByteSize = "1GiB", unit "", env "", example "4GiB", check |b| at_least_bytes(*b, 1 << 20);
+        intake_max_bytes: ByteSize = "512MiB", unit "", env "", example "4GiB", check |b| at_least_bytes(*b, 1 << 20);
         /// The size at which REPORTS refuses further reports.
-        reports_max_bytes: ByteSize = "1GiB", unit "", env "", example "4GiB", check |b| at_least_bytes(*b, 1 << 20);
+        reports_max_bytes: ByteSize = "512MiB", unit "", env "", example "4GiB", check |b| at_least_bytes(*b, 1 << 20);
         /// The size of the JOURNAL; from 80 % of it no new submits are taken.
-        journal_max_bytes: ByteSize = "8GiB", unit "", env "", example "64GiB", check |b| at_least_bytes(*b, 16 << 20);
+        journal_max_bytes: ByteSize = "2GiB", unit "", env "", example "64GiB", check |b| at_least_bytes(*b, 16 << 20);
         /// How long EVENTS keeps an event for watchers and the event writer.
-        events_max_age: Duration = "1h", unit "", env "", example "10m", check |d| at_least(*d, Duration::from_secs(1));
+        events_max_age: Duration = "15m", unit "", env "", example "10m", check |d| at_least(*d, Duration::from_secs(1));
         /// The size at which EVENTS drops its oldest events.
-        events_max_bytes: ByteSize = "1GiB", unit "", env "", example "2GiB", check |b| at_least_bytes(*b, 1 << 20);
+        events_max_bytes: ByteSize = "256MiB", unit "", env "", example "2GiB", check |b| at_least_bytes(*b, 1 << 20);
         /// The largest input of a task. Pass larger ones by reference; it must stay below a quarter of the server's `max_payload`.
         input_max_bytes: ByteSize = "256KiB", unit "", env "", example "128KiB", check |b| at_least_bytes(*b, 1);
         /// The largest result of a task; the same advice holds.
@@ -198,6 +204,8 @@ section! {
         event_max_bytes: ByteSize = "16KiB", unit "", env "", example "8KiB", check |b| at_least_bytes(*b, 1);
         /// How long a dead owner's shard stays without one: a standby takes over after about this time.
         owner_ttl: Duration = "2s", unit "", env "", example "5s", check |d| at_least(*d, Duration::from_secs(1));
+        /// How long a starting coordinator waits for NATS and Redis before it gives up.
+        start_timeout: Duration = "30s", unit "", env "", example "2m";
         /// How long a stopping coordinator may take to finish what it has begun.
         drain_timeout: Duration = "25s", unit "", env "", example "55s";
     }
@@ -208,7 +216,7 @@ section! {
     Log = "log" {
         /// `auto` is `pretty` on a terminal and `json` elsewhere.
         format: LogFormat = "auto", unit "", env "", example "json";
-        /// What is logged: a level, or levels per module.
+        /// What is logged: a level, or levels per module. Commands that end by themselves log from `warn` on unless this is set.
         filter: LogFilter = "info", unit "", env "RUST_LOG", example "info,selvedge::bus=debug";
     }
 }
@@ -265,6 +273,23 @@ impl Settings {
             given.conflict(
                 "nats.tls_cert",
                 "nats.tls_key",
+                "a client certificate and its key go together: set both or neither",
+            );
+        }
+        let redis = &self.redis;
+        if (redis.tls_ca.is_some() || redis.tls_cert.is_some())
+            && !redis.url.0.expose().starts_with("rediss://")
+        {
+            given.conflict(
+                "redis.url",
+                "redis.tls_ca",
+                "TLS begins with a rediss:// URL: change it, or unset redis.tls_*",
+            );
+        }
+        if redis.tls_cert.is_some() != redis.tls_key.is_some() {
+            given.conflict(
+                "redis.tls_cert",
+                "redis.tls_key",
                 "a client certificate and its key go together: set both or neither",
             );
         }

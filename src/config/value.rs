@@ -400,13 +400,13 @@ macro_rules! choice {
 }
 
 choice! {
-    /// Whether the coordinator may create and change streams and buckets.
+    /// What a starting coordinator does about streams and buckets. It never changes one that is there.
     Provision {
-        /// Create what is missing, change what differs.
+        /// Create what is missing; refuse what breaks a promise.
         Auto = "auto",
-        /// Compare, and refuse to start if anything differs.
+        /// Create nothing; refuse any difference.
         Check = "check",
-        /// Neither look nor touch.
+        /// Create nothing; refuse what is missing or breaks a promise.
         Never = "never",
     }
 }

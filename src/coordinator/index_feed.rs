@@ -41,6 +41,10 @@ impl IndexFeed {
     /// Takes a question. Call only while nothing is in flight.
     pub fn ask<H>(&mut self, engine: &mut Engine<H>, ask: IndexAsk) {
         match ask {
+            IndexAsk::Follow { from: Some(seq), reply, .. } if seq > engine.seq() => {
+                // Written from a journal that is not this one, or was longer.
+                let _ = reply.send(FollowReply::TooOld);
+            }
             IndexAsk::Follow { generation, from, reply } => {
                 self.generation = Some(generation);
                 self.fresh = true;

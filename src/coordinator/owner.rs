@@ -11,10 +11,10 @@
 //! ends when ownership does, when the compare-and-set is lost, or when the journal does not fit; the
 //! engine is dropped then, with everything it had not journaled.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -49,6 +49,15 @@ const TICK: Duration = Duration::from_millis(100);
 const HELLO_EVERY: Millis = 5_000;
 /// How long a full journal is waited for before the same append is tried again.
 const FULL_PAUSE: Duration = Duration::from_secs(1);
+
+/// Told which point of the loop was reached: `taken` (inputs read), `decided` (not appended yet), `appended`
+/// (acknowledged, nothing told yet), `ack`, `offer`, `ctl`, `done` (before each effect of the kind), `performed`.
+pub type Probe = Arc<dyn Fn(&'static str) + Send + Sync>;
+
+/// A probe that looks away.
+pub fn no_probe() -> Probe {
+    Arc::new(|_| {})
+}
 
 /// Why a term ended.
 #[derive(Debug)]
@@ -85,6 +94,8 @@ pub struct Term {
     pub policy: Policy,
     /// Real, or accelerated in tests.
     pub clock: Clock,
+    /// See [`Probe`].
+    pub probe: Probe,
     /// For what is told and heard.
     pub lane: Lane,
     /// For the journal.
@@ -99,6 +110,8 @@ pub struct Term {
     pub reread: mpsc::Sender<u64>,
     /// Reports stored before the take-over: until the last of them is read, no lease expires.
     pub reports_before: Option<u64>,
+    /// Where the journal's last acknowledged sequence is shown.
+    pub head: watch::Sender<u64>,
     /// The loop turns.
     pub heartbeat: Heartbeat,
     /// Whether the journal takes appends.
@@ -111,7 +124,7 @@ pub struct Term {
 
 /// Runs the term on an engine that has replayed the whole journal.
 pub async fn run(mut term: Term, mut engine: Engine<Handle>, idle: Millis) -> TermEnd {
-    let performer = Performer::new(term.lane.clone(), engine.state().shard);
+    let performer = Performer::new(term.lane.clone(), engine.state().shard, term.probe.clone());
     let base = engine.state().now + idle;
     engine.open(&term.coordinator, term.policy.clone());
     let start = term.clock.now();
@@ -121,7 +134,8 @@ pub async fn run(mut term: Term, mut engine: Engine<Handle>, idle: Millis) -> Te
         base,
         start,
         last: start,
-        hello_at: 0,
+        hello_at: start + HELLO_EVERY,
+        reports: 0,
         inputs: Vec::with_capacity(GULP),
     };
     loop {
@@ -142,6 +156,8 @@ struct Turn {
     /// The clock at the last turn.
     last: Millis,
     hello_at: Millis,
+    /// Reports read since the last announcement.
+    reports: usize,
     inputs: Vec<Inbound>,
 }
 
@@ -151,6 +167,10 @@ impl Turn {
         if term.ended.is_cancelled() {
             return Err(TermEnd::Lost("the lease of the shard ran out".to_owned()));
         }
+        if term.stop.is_cancelled() {
+            // Nothing is in flight here; what waits undecided is not acknowledged and comes again.
+            return Err(TermEnd::Stopped);
+        }
         let clock = term.clock.now();
         let connected = term.lane.is_connected();
         engine.live_mut().tick(clock.saturating_sub(self.last), connected);
@@ -159,32 +179,40 @@ impl Turn {
         let wall = term.clock.wall();
         match engine.next(now, wall, &mut SystemEntropy).map_err(TermEnd::Halted)? {
             Next::Append { bytes, expect } => {
+                (term.probe)("decided");
                 let seq = self.append(term, engine, bytes, expect).await?;
                 let opened = !engine.is_open();
+                (term.probe)("appended");
+                term.head.send_replace(seq);
                 let effects = engine.appended(seq);
                 if opened {
                     self.announce(term, engine, clock).await?;
                 }
-                self.perform(engine, effects).await?;
+                self.perform(&term.ended, engine, effects).await?;
+                (term.probe)("performed");
                 self.serve(term, engine);
                 metrics::histogram!("selvedge_journal_append_seconds")
                     .record((term.clock.now().saturating_sub(clock)) as f64 / 1_000.0);
             }
             Next::Effects(effects) => {
-                self.perform(engine, effects).await?;
+                self.perform(&term.ended, engine, effects).await?;
                 self.serve(term, engine);
             }
             Next::Idle => {
                 self.serve(term, engine);
-                if term.stop.is_cancelled() {
-                    return Err(TermEnd::Stopped);
-                }
                 self.wait(term, engine, now).await?;
             }
+        }
+        if term.reports_before.is_none() && engine.is_open() && !engine.live().is_listening() {
+            engine.live_mut().listen();
         }
         if clock >= self.hello_at {
             self.announce(term, engine, clock).await?;
             self.housekeeping(engine);
+            // Reports from before that nobody delivers any more must not keep leases alive for ever.
+            if std::mem::take(&mut self.reports) == 0 {
+                term.reports_before = None;
+            }
         }
         Ok(())
     }
@@ -209,7 +237,7 @@ impl Turn {
                         if n == 0 {
                             return Err(TermEnd::Lost("the readers are gone".to_owned()));
                         }
-                        take(&mut self.inputs, engine, &mut self.performer, &mut term.reports_before);
+                        self.take(engine, &mut term.reports_before);
                     }
                 }
             };
@@ -239,11 +267,17 @@ impl Turn {
 
     async fn perform(
         &mut self,
+        ended: &CancellationToken,
         engine: &Engine<Handle>,
         effects: Vec<crate::flow::engine::Effect<Handle>>,
     ) -> Result<(), TermEnd> {
         let epoch = engine.state().epoch;
-        self.performer.perform(epoch, effects).await.map_err(|e| TermEnd::Lost(e.to_string()))
+        // Without a connection what is told piles up in the client until it takes no more.
+        tokio::select! {
+            biased;
+            told = self.performer.perform(epoch, effects) => told.map_err(|e| TermEnd::Lost(e.to_string())),
+            () = ended.cancelled() => Err(TermEnd::Lost("the lease of the shard ran out".to_owned())),
+        }
     }
 
     /// Answers questions and the indexer. Nothing is in flight here.
@@ -280,7 +314,8 @@ impl Turn {
                 if n == 0 {
                     return Err(TermEnd::Lost("the readers are gone".to_owned()));
                 }
-                take(&mut self.inputs, engine, &mut self.performer, &mut term.reports_before);
+                (term.probe)("taken");
+                self.take(engine, &mut term.reports_before);
             }
             Some(call) = term.calls.recv() => answer(engine, call),
             Some(ask) = term.index.recv() => {
@@ -289,10 +324,23 @@ impl Turn {
             }
             () = tokio::time::sleep(pause) => {}
         }
-        if term.reports_before.is_none() && engine.is_open() && !engine.live().is_listening() {
-            engine.live_mut().listen();
-        }
         Ok(())
+    }
+
+    /// Queues inputs, noting how instances speak and how far the reports from before have come.
+    fn take(&mut self, engine: &mut Engine<Handle>, before: &mut Option<u64>) {
+        for Inbound { input, handle, report_seq, format } in self.inputs.drain(..) {
+            if let Some(seq) = report_seq {
+                self.reports += 1;
+                if before.is_some_and(|last| seq >= last) {
+                    *before = None;
+                }
+            }
+            if let (Some(format), Input::Beat { agent, instance, .. }) = (format, &input) {
+                self.performer.heard_in(agent, instance, format);
+            }
+            engine.push(input, handle);
+        }
     }
 
     fn housekeeping(&mut self, engine: &mut Engine<Handle>) {
@@ -315,26 +363,6 @@ impl Turn {
         }
         let dirty = engine.dirty_mut().len();
         metrics::gauge!("selvedge_index_dirty_tasks").set(dirty as f64);
-    }
-}
-
-/// Queues inputs, noting how instances speak and how far the reports from before have come.
-fn take(
-    inputs: &mut Vec<Inbound>,
-    engine: &mut Engine<Handle>,
-    performer: &mut Performer,
-    before: &mut Option<u64>,
-) {
-    for Inbound { input, handle, report_seq, format } in inputs.drain(..) {
-        if let (Some(seq), Some(last)) = (report_seq, *before)
-            && seq >= last
-        {
-            *before = None;
-        }
-        if let (Some(format), Input::Beat { agent, instance, .. }) = (format, &input) {
-            performer.heard_in(agent, instance, format);
-        }
-        engine.push(input, handle);
     }
 }
 

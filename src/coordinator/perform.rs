@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 
-use super::intake::Handle;
+use super::{intake::Handle, owner::Probe};
 use crate::{
     bus::link::{BusError, Lane},
     flow::{engine::Effect, input::Tell},
@@ -26,12 +26,13 @@ pub struct Performer {
     shard: Shard,
     /// Instances that speak JSON are told in JSON.
     json: HashMap<(AgentName, InstanceId), ()>,
+    probe: Probe,
 }
 
 impl Performer {
     /// Sends over `lane`.
-    pub fn new(lane: Lane, shard: Shard) -> Self {
-        Self { lane, shard, json: HashMap::new() }
+    pub fn new(lane: Lane, shard: Shard, probe: Probe) -> Self {
+        Self { lane, shard, json: HashMap::new(), probe }
     }
 
     /// An instance was heard in this encoding.
@@ -67,6 +68,7 @@ impl Performer {
     /// Performs effects in order.
     pub async fn perform(&self, epoch: u64, effects: Vec<Effect<Handle>>) -> Result<(), BusError> {
         for effect in effects {
+            (self.probe)(kind(&effect));
             match effect {
                 Effect::Ack(Handle::Ack(ack)) => ack.ack().await,
                 Effect::Ack(Handle::Beat(..)) => {}
@@ -97,5 +99,15 @@ impl Performer {
             // Hints are for whoever listens; JSON is read by all.
             Tell::Done { key, done } => (subjects::done(&key.tenant, &key.id), Format::Json.encode(&*done)),
         }
+    }
+}
+
+fn kind(effect: &Effect<Handle>) -> &'static str {
+    match effect {
+        Effect::Ack(_) => "ack",
+        Effect::Beat(..) => "beat",
+        Effect::Tell(Tell::Offer { .. }) => "offer",
+        Effect::Tell(Tell::Ctl { .. }) => "ctl",
+        Effect::Tell(Tell::Done { .. }) => "done",
     }
 }

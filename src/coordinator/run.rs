@@ -9,6 +9,7 @@ use super::{
     admin::{Admin, AdminError, Bound, Heartbeat, Readiness},
     calls::OwnerHandle,
     indexer::{IndexHealth, IndexState},
+    owner::{self, Probe},
     queries::Queries,
     shard::{self, ShardContext},
 };
@@ -33,8 +34,6 @@ use crate::{
     },
 };
 
-/// How often the streams are compared with what they should be.
-const DRIFT_CHECK: Duration = Duration::from_secs(60);
 /// How long the loop may stand still before `/livez` says so.
 const STUCK_AFTER: Duration = Duration::from_secs(15);
 
@@ -53,6 +52,8 @@ pub struct Options {
     pub sizing: Sizing,
     /// How long ownership lasts without renewal.
     pub owner_ttl: Duration,
+    /// How often the streams are compared with what they should be.
+    pub drift_check: Duration,
     /// Where probes and metrics are served.
     pub admin: Option<SocketAddr>,
     /// How far lists look; may change while running.
@@ -63,6 +64,8 @@ pub struct Options {
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
     /// Real, or accelerated in tests.
     pub clock: Clock,
+    /// Called at the named points of the owner's loop; tests crash there.
+    pub probe: Probe,
 }
 
 impl Options {
@@ -75,12 +78,14 @@ impl Options {
             provision: Provision::Auto,
             sizing: Sizing::default(),
             owner_ttl: Duration::from_secs(2),
+            drift_check: Duration::from_secs(60),
             admin: None,
             // A receiver outlives its sender and keeps the last value.
             scan: watch::channel(ScanLimits::default()).1,
             events: watch::channel(EventPolicy::default()).1,
             metrics: Arc::new(String::new),
             clock: Clock::real(),
+            probe: owner::no_probe(),
         }
     }
 }
@@ -110,9 +115,7 @@ impl Connections {
         let streams = bus::connect(nats, &name("streams")).await?;
         let service = bus::connect(nats, &name("queries")).await?;
         let link = Link::connect(nats, &name("link")).await?;
-        let (store, server) = crate::store::connect::connect(redis).await?;
-        tracing::info!(?server, "connected to Redis");
-        let (reads, _) = crate::store::connect::connect(redis).await?;
+        let (store, reads) = open_redis(redis).await?;
         Ok(Self {
             link,
             journal: journal.jetstream().clone(),
@@ -121,6 +124,20 @@ impl Connections {
             store,
             reads,
         })
+    }
+}
+
+/// Work does not need Redis: one that is away must not keep a coordinator from taking over. One that answers and
+/// is not fit is refused.
+async fn open_redis(redis: &RedisOptions) -> Result<(Connection, Connection), CoordinatorError> {
+    use crate::store::connect::{Error, connect, connect_lazily};
+    match connect(redis).await {
+        Ok((store, _)) => Ok((store, connect(redis).await?.0)),
+        Err(error @ Error::Unreachable { .. }) => {
+            tracing::warn!(%error, "starting without Redis; the index is written when it is there, its settings are not checked");
+            Ok((connect_lazily(redis)?, connect_lazily(redis)?))
+        }
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -193,7 +210,8 @@ pub async fn run(
     }
     readiness.met("streams");
     readiness.met("journal");
-    tasks.spawn(watch_drift(connections.streams.clone(), topology, readiness.clone(), down.clone()));
+    let (streams, every) = (connections.streams.clone(), options.drift_check);
+    tasks.spawn(watch_drift(streams, topology, every, readiness.clone(), down.clone()));
     tasks.spawn(watch_connection(connections.link.clone(), readiness.clone(), down.clone()));
 
     let lease_config = LeaseConfig { ttl: options.owner_ttl, coordinator: options.id.clone() };
@@ -226,6 +244,7 @@ pub async fn run(
         coordinator: options.id.clone(),
         policy: options.policy.clone(),
         clock: options.clock,
+        probe: options.probe.clone(),
         link: connections.link.clone(),
         journal: connections.journal.clone(),
         streams: connections.streams.clone(),
@@ -261,11 +280,17 @@ pub async fn run(
     Ok(halted?)
 }
 
-async fn watch_drift(js: JetStream, topology: Topology, readiness: Readiness, down: CancellationToken) {
+async fn watch_drift(
+    js: JetStream,
+    topology: Topology,
+    every: Duration,
+    readiness: Readiness,
+    down: CancellationToken,
+) {
     loop {
         tokio::select! {
             () = down.cancelled() => return,
-            () = tokio::time::sleep(DRIFT_CHECK) => {}
+            () = tokio::time::sleep(every) => {}
         }
         match provision::drift(&js, &topology).await {
             Ok(drift) => {

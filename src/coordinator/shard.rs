@@ -22,14 +22,14 @@ use super::{
     indexer::{IndexHealth, Indexer, IndexerOptions},
     intake::{self, From, Handle, Inbound},
     limits,
-    owner::{self, Term, TermEnd},
+    owner::{self, Probe, Term, TermEnd},
     queries::Queries,
 };
 use crate::{
     bus::{
         Clock, JetStream, Link, api,
         consume::{self, PullOptions},
-        journal::{JournalReader, JournalWriter},
+        journal::{JournalReader, JournalWriter, witness},
         ownership::OwnershipHandle,
     },
     flow::{
@@ -50,6 +50,8 @@ use crate::{
 const READ_AHEAD: usize = 4_096;
 /// Deliveries pulled at once.
 const PULL: usize = 1_024;
+/// How long a pull request stands: for so long a frozen former owner is still handed deliveries.
+const PULL_EXPIRES: Duration = Duration::from_secs(2);
 
 /// What a shard works with.
 #[derive(Clone)]
@@ -62,6 +64,8 @@ pub struct ShardContext {
     pub policy: Policy,
     /// Real, or accelerated in tests.
     pub clock: Clock,
+    /// Called at the points of the owner's loop.
+    pub probe: Probe,
     /// Effects, heartbeats, acceptances; and publishing.
     pub link: Link,
     /// For the journal, on a connection of its own.
@@ -106,7 +110,8 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), JournalError> {
     loop {
-        let failed = match life(&context, &mut ownership, &stop).await {
+        let mut held = None;
+        let failed = match life(&context, &mut ownership, &mut held, &stop).await {
             Ok(TermEnd::Stopped) => return Ok(()),
             Ok(TermEnd::Lost(reason)) => Failed::Again(reason),
             Ok(TermEnd::Halted(error)) => Failed::Halted(error),
@@ -117,6 +122,7 @@ pub async fn run(
             Failed::Halted(error) => {
                 tracing::error!(shard = context.shard.0, %error, "the shard is halted; an operator has to decide");
                 context.readiness.unmet("shard", error.to_string());
+                // Also without holding it now: nobody here may acquire it again.
                 ownership.step_down();
                 return Err(error);
             }
@@ -124,7 +130,10 @@ pub async fn run(
                 tracing::warn!(shard = context.shard.0, %reason, "the term is over; starting over from the journal");
                 metrics::counter!("selvedge_terms_lost_total").increment(1);
                 context.readiness.unmet("shard", reason);
-                ownership.step_down();
+                // An ownership that ended by itself needs no stepping down; the next one must not pay for it.
+                if held.is_some_and(|ended: CancellationToken| !ended.is_cancelled()) {
+                    ownership.step_down();
+                }
                 tokio::select! {
                     () = stop.cancelled() => return Ok(()),
                     () = tokio::time::sleep(Duration::from_millis(200)) => {}
@@ -138,6 +147,7 @@ pub async fn run(
 async fn life(
     context: &ShardContext,
     ownership: &mut OwnershipHandle,
+    held: &mut Option<CancellationToken>,
     stop: &CancellationToken,
 ) -> Result<TermEnd, Failed> {
     let reader = JournalReader::new(&context.journal, context.shard).await?;
@@ -145,17 +155,15 @@ async fn life(
     replay(context, &reader, &mut engine, stop).await?;
     context.readiness.degraded("shard", "standing by");
     let ended = stand_by(context, &reader, &mut engine, ownership, stop).await?;
+    *held = Some(ended.clone());
     // Whoever owned it before may have written until a moment ago.
     replay(context, &reader, &mut engine, stop).await?;
     let extent = reader.extent().await?;
-    if let Some(head) = &extent.head
-        && head.seq < engine.seq()
-    {
-        return Err(Failed::Halted(JournalError::Regressed {
-            shard: context.shard.0,
-            head: head.seq,
-            witness: engine.seq(),
-        }));
+    let head = extent.head.as_ref().map_or(0, |head| head.seq);
+    let witness = engine.seq().max(witness::noted(&context.journal, context.shard).await?);
+    if head < witness {
+        let shard = context.shard.0;
+        return Err(Failed::Halted(JournalError::Regressed { shard, head, witness }));
     }
     let idle = extent.idle.as_millis() as u64;
     term(context, reader, engine, idle, ended, stop).await
@@ -252,6 +260,7 @@ async fn term(
         let (deliveries, arrived) = mpsc::channel(READ_AHEAD);
         let mut options = PullOptions::new(stream, durable.clone());
         options.batch = PULL;
+        options.expires = PULL_EXPIRES;
         tasks.spawn(consume::pull(context.streams.clone(), options, deliveries, over.clone()));
         tasks.spawn(until(over.clone(), intake::read(from, arrived, inputs.clone())));
     }
@@ -262,6 +271,9 @@ async fn term(
     let questions = context.link.main.subscribe(subjects::ask(shard)).await?;
     tasks.spawn(until(over.clone(), questions_of_others(context.clone(), questions)));
     tasks.spawn(limits::follow(context.streams.clone(), inputs.clone(), over.clone()));
+
+    let (head, head_seen) = watch::channel(0);
+    tasks.spawn(witness::note(context.journal.clone(), shard, head_seen, over.clone()));
 
     let epoch = engine.state().epoch + 1;
     let indexer = Indexer::new(
@@ -292,6 +304,7 @@ async fn term(
         coordinator: context.coordinator.clone(),
         policy: context.policy.clone(),
         clock: context.clock,
+        probe: context.probe.clone(),
         lane: context.link.main.clone(),
         writer: JournalWriter::new(&context.journal, shard).await?,
         inputs: inputs_rx,
@@ -299,6 +312,7 @@ async fn term(
         index: asks_rx,
         reread,
         reports_before,
+        head,
         heartbeat: context.heartbeat.clone(),
         readiness: context.readiness.clone(),
         ended: ended.clone(),

@@ -153,4 +153,19 @@ mod tests {
         assert_eq!(dirty.result_bytes(), 102);
         assert_eq!(dirty.clean_up_to(1), 0);
     }
+
+    #[test]
+    fn a_rebuild_starts_over_until_its_last_task_is_taken() {
+        let mut dirty = Dirty::default();
+        dirty.touch(7, key("b"));
+        dirty.restart(vec![key("a"), key("b")]);
+        dirty.touch(9, key("c"));
+        assert_eq!(dirty.clean_up_to(9), 0);
+        dirty.take(1, 10);
+        assert_eq!(dirty.clean_up_to(9), 0);
+        dirty.take(1, 10);
+        assert_eq!(dirty.clean_up_to(9), 8);
+        assert_eq!(dirty.take(9, 10).len(), 1);
+        assert_eq!(dirty.clean_up_to(9), 9);
+    }
 }

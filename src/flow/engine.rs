@@ -36,6 +36,8 @@ use crate::{
 
 /// A journal message is closed at this size, unless one input's records alone are larger.
 const MESSAGE_BYTES: usize = 48 * 1024;
+/// Room for dispatches behind the inputs of a message: a flood of inputs can't keep slots idle.
+const DISPATCH_BYTES: usize = 16 * 1024;
 /// What a record weighs besides its payload, roughly, encoded.
 const RECORD_BYTES: usize = 280;
 
@@ -139,6 +141,8 @@ pub struct Engine<H> {
     live: Live,
     seq: u64,
     queue: VecDeque<Queued<H>>,
+    /// Heartbeats and acceptances, looked at first: behind a long queue they would come too late.
+    vital: VecDeque<Queued<H>>,
     /// Reports that came before their predecessors.
     held: BTreeMap<(Token, u32), Queued<H>>,
     pending: Option<Pending<H>>,
@@ -155,6 +159,7 @@ impl<H> Engine<H> {
             live: Live::default(),
             seq: 0,
             queue: VecDeque::new(),
+            vital: VecDeque::new(),
             held: BTreeMap::new(),
             pending: None,
             dirty: Dirty::default(),
@@ -190,7 +195,7 @@ impl<H> Engine<H> {
 
     /// Inputs waiting, and reports held back.
     pub fn backlog(&self) -> (usize, usize) {
-        (self.queue.len(), self.held.len())
+        (self.queue.len() + self.vital.len(), self.held.len())
     }
 
     /// What the index does not show yet.
@@ -263,7 +268,11 @@ impl<H> Engine<H> {
 
     /// Queues an input. The handle comes back in an effect once it is decided and journaled.
     pub fn push(&mut self, input: Input, handle: Option<H>) {
-        self.queue.push_back(Queued { input, handle });
+        let queue = match input {
+            Input::Beat { .. } | Input::Accept { .. } => &mut self.vital,
+            _ => &mut self.queue,
+        };
+        queue.push_back(Queued { input, handle });
     }
 
     /// Decides as much as fits into one journal message.
@@ -283,13 +292,14 @@ impl<H> Engine<H> {
             self.apply(Decision::record(Record::Opened { coordinator, policy }), &mut batch)?;
         }
         while !batch.is_full()
-            && let Some(Queued { input, handle }) = self.queue.pop_front()
+            && let Some(Queued { input, handle }) = self.vital.pop_front().or_else(|| self.queue.pop_front())
         {
             self.take(input, handle, &mut batch, entropy)?;
         }
         let due = settle::due(&self.state, &mut self.live, entropy);
         self.apply(due, &mut batch)?;
-        while !batch.is_full()
+        let full = batch.bytes.max(MESSAGE_BYTES - DISPATCH_BYTES) + DISPATCH_BYTES;
+        while batch.bytes < full
             && let Some(record) = dispatch::next(&self.state, &self.live, entropy)
         {
             self.apply(Decision::record(record), &mut batch)?;
@@ -458,7 +468,8 @@ impl<H> Engine<H> {
     fn busy(&mut self, agent: &AgentName, instance: &InstanceId, tokens: &[Token]) -> Decision {
         let mut decision = Decision::none();
         for token in tokens {
-            if !self.live.holds(token, agent, instance) {
+            // One that was accepted is at work: an older answer has come late.
+            if !self.live.holds(token, agent, instance) || self.live.is_accepted(token) {
                 continue;
             }
             let Some((key, _)) = self.state.leased(token) else { continue };

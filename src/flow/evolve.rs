@@ -5,6 +5,7 @@
 
 use super::{
     fair::RESUMED,
+    limiter::RateState,
     record::{Admission, AfterFailure, Failure, Hash, Origin, Record},
     state::{LastEnd, Lease, Policy, State, Task, Tenant},
 };
@@ -15,6 +16,8 @@ use crate::task::{
 
 /// How many failed tries a task remembers.
 const KEEP_FAILURES: usize = 10;
+/// By how many of its retries a dead task recognises a repeated command.
+const KEEP_RETRIES: usize = 64;
 
 /// A record that does not fit the state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -109,11 +112,11 @@ pub fn evolve(state: &mut State, record: &Record, at: At) -> Result<Changes, Mis
         }
         Record::Withdrawn { key, token, vanished, failure } => {
             state.revoke(key, *token, Code::OfferLost, &mut changes)?;
+            state.task_mut(key)?.vanished += u32::from(*vanished);
             match failure {
                 Some(failure) => state.fail(key, failure, &mut changes)?,
                 None => {
-                    let task = state.step(key, Step::Withdraw)?;
-                    task.vanished = if *vanished { task.vanished + 1 } else { task.vanished };
+                    state.step(key, Step::Withdraw)?;
                     state.enqueue(key);
                 }
             }
@@ -134,6 +137,7 @@ pub fn evolve(state: &mut State, record: &Record, at: At) -> Result<Changes, Mis
         }
         Record::LeaseLost { key, token, failure } => {
             state.revoke(key, *token, Code::LeaseLost, &mut changes)?;
+            state.task_mut(key)?.vanished = 0;
             state.fail(key, failure, &mut changes)?;
             state.touch(key, &mut changes);
         }
@@ -187,7 +191,7 @@ impl State {
     fn tenant_mut(&mut self, name: &TenantName) -> &mut Tenant {
         if !self.tenants.contains_key(name) {
             let plan = self.plan_of(name).unwrap_or_else(Plan::free);
-            let rate_at = if plan.rate == 0 { Millis::MAX } else { 0 };
+            let rate_at = RateState::default().peek(plan.rate, plan.burst, self.now).err().unwrap_or(0);
             let tenant = Tenant {
                 settings: None,
                 kv_rev: 0,
@@ -289,6 +293,7 @@ impl State {
             order,
             resumed: false,
             news: false,
+            retries: Default::default(),
             failures: Vec::new(),
             refusal: admission.refusal.clone(),
             result: None,
@@ -299,13 +304,23 @@ impl State {
             last_event: 0,
             tombstone: false,
         };
+        if let Origin::Root { retry_of: Some(dead), .. } = &admission.origin {
+            let dead = TaskKey { tenant: key.tenant.clone(), id: dead.clone() };
+            if let Some(dead) = self.tasks.get_mut(&dead) {
+                dead.retries.push_back(key.id.clone());
+                if dead.retries.len() > KEEP_RETRIES {
+                    dead.retries.pop_front();
+                }
+            }
+        }
         let was_tombstone = self.tasks.contains_key(&key);
         let root = TaskKey { tenant: key.tenant.clone(), id: task.root(&key.id).clone() };
         let backlog = task.in_backlog();
         self.tasks.insert(key.clone(), task);
         if phase.is_terminal() {
             changes.ended.push(key.clone());
-            if !was_tombstone {
+            // A tombstone is lined up already; a refused child goes with its tree.
+            if !was_tombstone && matches!(admission.origin, Origin::Root { .. }) {
                 self.remember(&key);
             }
         } else {
@@ -429,7 +444,6 @@ impl State {
         self.task_mut(key)?.resumed = false;
         let task = self.step(key, step)?;
         task.tries = failure.tries;
-        task.vanished = 0;
         task.failures.push(failure.what.clone());
         if task.failures.len() > KEEP_FAILURES {
             task.failures.remove(0);
@@ -531,20 +545,30 @@ impl State {
         }
         let parent = task.parent().map(|id| TaskKey { tenant: key.tenant.clone(), id: id.clone() });
         let root = TaskKey { tenant: key.tenant.clone(), id: task.root(&key.id).clone() };
-        if let Some(tree) = self.trees.get_mut(&root) {
-            tree.live -= 1;
-            if tree.live == 0 {
-                self.trees.remove(&root);
-            }
-        }
         let parent_lives = parent.as_ref().is_some_and(|p| self.child_ended(p, key, changes));
-        if !parent_lives {
-            if let Some(task) = self.tasks.get_mut(key) {
-                task.result = None;
-            }
-            self.remember(key);
+        if !parent_lives && let Some(task) = self.tasks.get_mut(key) {
+            task.result = None;
         }
         self.release_children(key);
+        let Some(tree) = self.trees.get_mut(&root) else { return };
+        tree.live -= 1;
+        if tree.live == 0 {
+            self.trees.remove(&root);
+            self.remember_tree(root);
+        }
+    }
+
+    /// Nothing lives in the tree any more: its tasks are lined up for being forgotten. Not before, so
+    /// that a cancel finds its way from any task to everything below it.
+    fn remember_tree(&mut self, root: TaskKey) {
+        let mut next = vec![root];
+        while let Some(key) = next.pop() {
+            let Some(task) = self.tasks.get(&key) else { continue };
+            next.extend(
+                task.children.iter().map(|id| TaskKey { tenant: key.tenant.clone(), id: id.clone() }),
+            );
+            self.remember(&key);
+        }
     }
 
     /// Tells a parent that a child is terminal. Returns whether the parent lives.
@@ -563,7 +587,7 @@ impl State {
         lives
     }
 
-    /// A terminal parent asks for nothing any more: its ended children may be forgotten.
+    /// A terminal parent asks for nothing any more: the results of its ended children may go.
     fn release_children(&mut self, key: &TaskKey) {
         let children = self.tasks.get(key).map(|t| t.children.clone()).unwrap_or_default();
         for id in children {
@@ -572,26 +596,23 @@ impl State {
                 && task.phase.is_terminal()
             {
                 task.result = None;
-                self.remember(&child);
             }
         }
     }
 
-    /// Lines a terminal task up for being forgotten, unless a live parent may still ask for it.
+    /// Lines a task up for being forgotten.
     fn remember(&mut self, key: &TaskKey) {
-        let Some(task) = self.tasks.get(key) else { return };
-        if let Some(parent) = task.parent() {
-            let parent = TaskKey { tenant: key.tenant.clone(), id: parent.clone() };
-            if self.tasks.get(&parent).is_some_and(|p| !p.phase.is_terminal()) {
-                return;
-            }
-        }
         let now = self.now;
         let max = self.policy.dedupe_max as usize;
         let tenant = self.tenant_mut(&key.tenant);
         tenant.memory.push_back((now, key.id.clone()));
-        while self.tenants.get(&key.tenant).is_some_and(|t| t.memory.len() > max) {
-            self.forget_oldest(&key.tenant.clone());
+        // What ended in this very message still has to be told.
+        while self
+            .tenants
+            .get(&key.tenant)
+            .is_some_and(|t| t.memory.len() > max && t.memory.front().is_some_and(|(ended, _)| *ended < now))
+        {
+            self.forget_oldest(&key.tenant);
         }
     }
 
@@ -673,7 +694,8 @@ impl State {
         let task = Task {
             body_hash: spec.body_hash(),
             spec,
-            origin: Origin::Root { first_try: wall, retry_of: None },
+            // The owner's clock may be stepped: it must not move `TOO_OLD` when this is forgotten.
+            origin: Origin::Root { first_try: 0, retry_of: None },
             phase: Phase::Cancelled,
             attempt: 0,
             tries: 0,
@@ -687,6 +709,7 @@ impl State {
             order: 0,
             resumed: false,
             news: false,
+            retries: Default::default(),
             failures: Vec::new(),
             refusal: Some(Refusal::new(Code::Cancelled, reason)),
             result: None,

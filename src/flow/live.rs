@@ -149,7 +149,7 @@ impl Live {
         }
     }
 
-    /// An acceptance; also sets the instance free of suspicion.
+    /// An acceptance, or any other sign that these leases are worked on.
     pub fn accepted(&mut self, agent: &AgentName, id: &InstanceId, tokens: &[Token]) {
         for token in tokens {
             self.heard(*token, agent, id);
@@ -159,6 +159,11 @@ impl Live {
     /// Whether this instance holds the lease.
     pub fn holds(&self, token: &Token, agent: &AgentName, id: &InstanceId) -> bool {
         self.held.get(token).is_some_and(|h| h.agent == *agent && h.instance == *id)
+    }
+
+    /// Whether the lease was accepted, or heard of since.
+    pub fn is_accepted(&self, token: &Token) -> bool {
+        self.held.get(token).is_some_and(|h| h.accepted)
     }
 
     /// A lease was granted, or inherited at a take-over.

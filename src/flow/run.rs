@@ -12,7 +12,7 @@ use super::{
     state::{Lease, State, Task},
 };
 use crate::{
-    task::{Code, Outcome, Refusal, Spec, TaskId, TaskKey, child_id},
+    task::{Code, Outcome, Refusal, Spec, TaskId, TaskKey, WaitFor, child_id},
     wire::messages::{CtlOp, End, RefusedChild, Report, ReportOp, Spawn, Verdict},
 };
 
@@ -21,6 +21,13 @@ pub const WINDOW: u32 = 64;
 
 /// Children in one spawn report.
 pub const MAX_SPAWN: usize = 1_000;
+
+/// Inputs of one spawn report together, in multiples of the largest input. What one input decides goes
+/// into one journal message, and a message the server can't take would stop the shard for good.
+const SPAWN_INPUTS: u64 = 2;
+
+/// Children a wait may name one by one; beyond this it waits for all of them.
+const MAX_AWAITED: usize = 4_096;
 
 /// Decides what REPORTS delivers.
 pub fn decide(state: &State, input: &Input, entropy: &mut dyn Entropy) -> Decision {
@@ -63,7 +70,18 @@ fn verdict(report: &Report, refusal: Option<Refusal>, refused: Vec<RefusedChild>
 
 fn stale(key: &TaskKey, report: &Report) -> Decision {
     let message = format!("the lease of attempt {} of {key} is over; nothing was changed", report.attempt);
-    answer(report, Some(Refusal::new(Code::StaleLease, message)), Vec::new())
+    refuse(key, report, Refusal::new(Code::StaleLease, message))
+}
+
+/// Refuses a report for what the state does *not* hold. Unlike an answer from what it does hold, this
+/// could be wrong if somebody else owns the shard by now, and the report would be acknowledged and
+/// gone. So it is journaled: an owner that was superseded fails its compare-and-set and says nothing.
+fn refuse(key: &TaskKey, report: &Report, refusal: Refusal) -> Decision {
+    Decision {
+        records: vec![Record::Refused { key: key.clone(), refusal: refusal.clone() }],
+        answers: vec![verdict(report, Some(refusal), Vec::new())],
+        hold: false,
+    }
 }
 
 /// The lease is not live: a repeated end gets its answer, everything else is a zombie's.
@@ -100,7 +118,7 @@ fn live(
     if report.n > lease.n + WINDOW {
         let message =
             format!("report {} while {} is the next; at most {WINDOW} ahead", report.n, lease.n + 1);
-        return answer(report, Some(Refusal::new(Code::ReportGap, message)), Vec::new());
+        return refuse(key, report, Refusal::new(Code::ReportGap, message));
     }
     if report.n > lease.n + 1 {
         return Decision { hold: true, ..Decision::default() };
@@ -122,6 +140,8 @@ fn spawn(state: &State, key: &TaskKey, parent: &Task, report: &Report, op: &Spaw
     } else if op.children.len() > MAX_SPAWN {
         let message = format!("{} children in one report, at most {MAX_SPAWN} are taken", op.children.len());
         refusal = Some(Refusal::over(Code::BadMessage, message, op.children.len() as u64, MAX_SPAWN as u64));
+    } else if let Some(over) = inputs_over(state, op) {
+        refusal = Some(over);
     } else if let Some(total) = more_than(room, state, key, parent, op) {
         // Beyond this not even the refusals are remembered.
         let message = format!("{total} children > cap {room}, refused ones included");
@@ -159,6 +179,29 @@ fn spawn(state: &State, key: &TaskKey, parent: &Task, report: &Report, op: &Spaw
     }
     let record = Record::Spawned { key: key.clone(), token: report.token, n: report.n, children };
     Decision { records: vec![record], answers: vec![verdict(report, refusal, refused)], hold: false }
+}
+
+fn inputs_over(state: &State, op: &Spawn) -> Option<Refusal> {
+    let (actual, limit) = (
+        op.children.iter().map(|spec| spec.input.len() as u64).sum::<u64>(),
+        state.policy.max_payload.saturating_mul(SPAWN_INPUTS),
+    );
+    (actual > limit).then(|| {
+        let message =
+            format!("the inputs of one spawn have {actual} bytes, at most {limit} are taken; use more steps");
+        Refusal::over(Code::TooLarge, message, actual, limit)
+    })
+}
+
+/// A wait as it is journaled: only for what is there to wait for.
+fn awaited(state: &State, key: &TaskKey, wait: &WaitFor) -> WaitFor {
+    let WaitFor::Children(ids) = wait else { return WaitFor::AllChildren };
+    let own = ids.iter().filter(|id| {
+        let child = TaskKey { tenant: key.tenant.clone(), id: (*id).clone() };
+        state.task(&child).is_some_and(|c| c.parent() == Some(&key.id) && !c.phase.is_terminal())
+    });
+    let own: Vec<_> = own.take(MAX_AWAITED + 1).cloned().collect();
+    if own.len() > MAX_AWAITED { WaitFor::AllChildren } else { WaitFor::Children(own) }
 }
 
 /// The index and the id of a report's child.
@@ -224,7 +267,10 @@ fn end(
                 retryable: false,
                 retry_after_ms: None,
             },
-            None => op.outcome.clone(),
+            None => match &op.outcome {
+                Outcome::Wait(wait) => Outcome::Wait(awaited(state, key, wait)),
+                other => other.clone(),
+            },
         },
         failure,
         wake_at,

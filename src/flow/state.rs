@@ -118,6 +118,8 @@ pub struct Task {
     pub resumed: bool,
     /// A child of it has ended since it was dispatched: what makes a wait that is over at once a resume.
     pub news: bool,
+    /// The latest tasks that retry this dead one.
+    pub retries: VecDeque<TaskId>,
     /// The last ten tries that went wrong.
     pub failures: Vec<TryFailure>,
     /// Why it is rejected, failed or cancelled.

@@ -187,8 +187,9 @@ fn cancel(state: &State, key: &TaskKey, reason: &str) -> Decision {
         // Its id may have been another's that was forgotten: nothing true can be told of it.
         return Decision::none();
     }
-    if task.phase.is_terminal() && task.live_children == 0 {
-        // Both callers of a race get the true outcome.
+    let tree = TaskKey { tenant: key.tenant.clone(), id: task.root(&key.id).clone() };
+    if task.phase.is_terminal() && state.tree(&tree).is_none() {
+        // Nothing lives below it. Both callers of a race get the true outcome.
         return Decision::answer(Tell::Done { key: key.clone(), done: Box::new(done_hint(task)) });
     }
     Decision::record(Record::Cancelled { key: key.clone(), reason: capped_message(reason) })
@@ -204,13 +205,15 @@ fn retry(state: &State, key: &TaskKey, nonce: &TaskId) -> Decision {
         return refuse(Refusal::new(Code::NotDead, message));
     }
     let id = TaskKey { tenant: key.tenant.clone(), id: retry_id(&key.id, nonce.as_str()) };
-    if state.task(&id).is_some() {
+    // Asked of both: the retry may be forgotten before the dead task is, and must not run again.
+    if state.task(&id).is_some() || dead.retries.contains(&id.id) {
         return Decision::none();
     }
     let asked = dead.spec.clone();
     let body_hash = asked.body_hash();
     let (spec, refusal) = admit::root(state, &id, asked);
-    let origin = Origin::Root { first_try: state.wall, retry_of: Some(key.id.clone()) };
+    // No submitter's clock: when it is forgotten, `TOO_OLD` moves no further.
+    let origin = Origin::Root { first_try: 0, retry_of: Some(key.id.clone()) };
     let admission = Admission { task: id.id, spec, body_hash, origin, refusal };
     Decision::record(Record::Submitted { tenant: key.tenant.clone(), admission })
 }

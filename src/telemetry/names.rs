@@ -73,12 +73,22 @@ metrics! {
     SLOTS_FREE = "selvedge_slots_free", Gauge, Count, "Slots free now, by agent.";
     INSTANCES = "selvedge_instances", Gauge, Count, "Instances heard of within their lease, by agent.";
 
+    QUEUED = "selvedge_queued", Gauge, Count, "Tasks that wait for a slot, by agent.";
+    BACKLOG = "selvedge_backlog", Gauge, Count, "Root tasks queued or retrying.";
+    LEASES = "selvedge_leases", Gauge, Count, "Live leases.";
+    TENANTS = "selvedge_tenants", Gauge, Count, "Tenants the owner knows.";
+    TASKS_REMEMBERED = "selvedge_tasks_remembered", Gauge, Count, "Tasks in the owner's memory, ended ones included.";
+    INPUTS_WAITING = "selvedge_inputs_waiting", Gauge, Count, "Inputs the owner has read and not decided yet.";
+    REPORTS_HELD = "selvedge_reports_held", Gauge, Count, "Reports that came before their predecessors.";
     // The journal and who may write it.
     JOURNAL_APPENDS = "selvedge_journal_appends_total", Counter, Count, "Journal messages acknowledged.";
     JOURNAL_RECORDS = "selvedge_journal_records_total", Counter, Count, "Journal records acknowledged.";
     JOURNAL_APPEND = "selvedge_journal_append_seconds", Histogram, Seconds, "Time until an append was acknowledged.";
     JOURNAL_REPUBLISHED = "selvedge_journal_republished_total", Counter, Count, "Appends sent again because no acknowledgement came.";
     JOURNAL_BYTES = "selvedge_journal_bytes", Gauge, Bytes, "Size of the journal.";
+    JOURNAL_SEQUENCE = "selvedge_journal_sequence", Gauge, Count, "Stream sequence of the last journal message.";
+    JOURNAL_NOISE = "selvedge_journal_noise_total", Counter, Count, "Messages skipped in the journal because no coordinator wrote them.";
+    TERMS_LOST = "selvedge_terms_lost_total", Counter, Count, "Terms of ownership that ended unasked.";
     OWNER = "selvedge_owner", Gauge, Count, "1 if this coordinator owns the shard.";
     OWNER_EPOCH = "selvedge_owner_epoch", Gauge, Count, "The owner's epoch as this coordinator knows it.";
     TAKEOVERS = "selvedge_takeovers_total", Counter, Count, "Times this coordinator became the owner.";
@@ -91,6 +101,7 @@ metrics! {
     INDEX_FAILURES = "selvedge_index_failures_total", Counter, Count, "Failed writes to the index, by reason.";
     INDEX_REBUILDS = "selvedge_index_rebuilds_total", Counter, Count, "Times the index was built anew.";
     INDEX_DEGRADED = "selvedge_index_degraded", Gauge, Count, "1 while the index cannot be written.";
+    INDEX_DIRTY = "selvedge_index_dirty_tasks", Gauge, Count, "Tasks the index does not show as they are.";
     INDEX_UPTO = "selvedge_index_upto_seq", Gauge, Count, "Journal sequence up to which the index is complete.";
     INDEX_LAG = "selvedge_index_lag_messages", Gauge, Count, "Journal messages the index is behind.";
     EVENTS_WRITTEN = "selvedge_events_written_total", Counter, Count, "Events written to their stream.";
@@ -104,7 +115,11 @@ metrics! {
     QUERIES = "selvedge_queries_total", Counter, Count, "Queries answered, by verb and code.";
     QUERY_TIME = "selvedge_query_seconds", Histogram, Seconds, "Time to answer a query, by verb.";
     INPUTS_MALFORMED = "selvedge_inputs_malformed_total", Counter, Count, "Messages that could not be read, by stream.";
+    UNATTRIBUTABLE = "selvedge_unattributable_messages_total", Counter, Count, "Messages whose subject names no task.";
+    UNREADABLE_PULSES = "selvedge_unreadable_pulses_total", Counter, Count, "Heartbeats and acceptances that could not be read.";
+    NATS_EVENTS = "selvedge_nats_events_total", Counter, Count, "What happened to connections to NATS, by event.";
     PULL_RESTARTS = "selvedge_pull_restarts_total", Counter, Count, "Consumers started anew after missing heartbeats, by stream.";
+    PULL_STUCK = "selvedge_pull_stuck_total", Counter, Count, "Deliveries that nobody acknowledged and that were asked for again, by stream.";
     NATS_RECONNECTS = "selvedge_nats_reconnects_total", Counter, Count, "Connections to NATS made again.";
     NATS_SLOW_CONSUMER = "selvedge_nats_slow_consumer_total", Counter, Count, "Times messages were dropped because we were slow.";
 }

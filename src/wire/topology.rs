@@ -36,6 +36,11 @@ pub fn owner_key(shard: Shard) -> String {
     format!("shard.{}", shard.0)
 }
 
+/// Key in [`OWNER_BUCKET`] under which it is noted how far a shard's journal has come.
+pub fn witness_key(shard: Shard) -> String {
+    format!("witness.{}", shard.0)
+}
+
 /// Where a plan is kept in [`LIMITS_BUCKET`].
 pub fn plan_key(plan: &crate::task::PlanName) -> String {
     format!("plan.{plan}")

@@ -3,22 +3,20 @@
 use std::{
     path::{Path, PathBuf},
     process::{Output, Stdio},
-    sync::{Arc, OnceLock},
+    sync::OnceLock,
     time::Duration,
 };
 
 use selvedge::{
     agent::{Agent, AgentError, Ctx},
-    bus::{self, Clock, Link, provision::Provision},
+    bus::{self, Clock, Link},
     client::Client,
     coordinator::run::{self, Connections, CoordinatorError, Options},
-    flow::state::Policy,
     store::connect as store,
-    wire::subjects::Shard,
 };
 use tokio::{
     process::{Child, Command},
-    sync::{oneshot, watch},
+    sync::oneshot,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -49,19 +47,7 @@ impl Fabric {
             store: store::connect(&redis).await.unwrap().0,
             reads: store::connect(&redis).await.unwrap().0,
         };
-        let options = Options {
-            id: "c-1".into(),
-            shard: Shard(0),
-            policy: Policy::default(),
-            provision: Provision::Auto,
-            sizing: Default::default(),
-            owner_ttl: Duration::from_secs(2),
-            admin: None,
-            scan: watch::channel(Default::default()).1,
-            events: watch::channel(Default::default()).1,
-            metrics: Arc::new(String::new),
-            clock,
-        };
+        let options = Options { clock, ..Options::new("c-1") };
         let stop = CancellationToken::new();
         let (up, is_up) = oneshot::channel();
         let ended = tokio::spawn(run::run(options, connections, Some(up), stop.clone()));

@@ -3,9 +3,13 @@
 mod harness;
 
 mod bus;
+mod cli;
 mod contract;
+mod demo;
+mod dev;
 mod events;
 mod examples;
+mod fault;
 mod flow;
 mod golden;
 mod index;

@@ -13,7 +13,7 @@ use crate::{
     behaviour::{Behaviour, Op},
     bus::Queue,
     rng::Rng,
-    scenario::{Fault, Sight},
+    scenario::{Fault, Seen, Sight},
     world::{Event, World},
 };
 
@@ -106,10 +106,14 @@ impl World {
     pub fn agent_trouble(&mut self, place: usize) {
         let Some(id) = self.agents.places[place].now.clone() else { return };
         let parents_wait = self.scenario.cap.is_some()
+            && self.scenario.has(Fault::AgentCrash)
             && !self.healing
             && self.rng.per_mille(200)
             && self.audit.tasks.values().any(|k| matches!(k.place, crate::audit::Place::Awaiting(_)));
-        if self.strikes(Fault::AgentCrash) || parents_wait {
+        if parents_wait {
+            self.seen.count(Seen::Injected(Fault::AgentCrash));
+        }
+        if parents_wait || self.strikes(Fault::AgentCrash) {
             return self.agent_dies(&id);
         }
         if self.strikes(Fault::AgentPaused) {

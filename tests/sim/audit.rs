@@ -30,7 +30,6 @@ pub enum Place {
 #[derive(Debug, Clone)]
 pub struct Lease {
     pub token: Token,
-    pub instance: InstanceId,
     pub n: u32,
     pub resume: bool,
 }
@@ -58,7 +57,6 @@ pub struct Known {
     pub started: Option<u64>,
     pub ended: Option<u64>,
     pub rev: u64,
-    pub input: Payload,
     pub result: Option<Payload>,
 }
 
@@ -109,6 +107,8 @@ pub struct Audit {
     pub records: u64,
     pub rev: u64,
     pub now: u64,
+    /// Unix time by a clock that nobody steps.
+    pub true_wall: u64,
     /// Ids may be forgotten: a tombstone may be, too.
     pub forgetful: bool,
     epoch: u64,
@@ -154,6 +154,13 @@ impl Audit {
             self.record(record).map_err(|why| format!("revision {}: {why}: {record:?}", message.rev))?;
         }
         Ok(())
+    }
+
+    /// Whether the task or anything below it is not over.
+    pub fn lives(&self, key: &TaskKey) -> bool {
+        self.tasks
+            .get(key)
+            .is_some_and(|k| !k.is_over() || k.children.iter().any(|id| self.lives(&of(key, id))))
     }
 
     pub fn plan_of(&self, tenant: &TenantName) -> Option<Plan> {
@@ -246,7 +253,11 @@ impl Audit {
             Record::Refused { key, refusal } => {
                 match refusal.code {
                     Code::IdempotencyConflict => self.sights.push(Sight::Conflict),
-                    Code::TooOld => self.sights.push(Sight::TooOld),
+                    Code::TooOld => {
+                        let covered = refusal.limit.unwrap_or(0);
+                        ensure!(covered <= self.true_wall, "TOO_OLD up to a time that has not come");
+                        self.sights.push(Sight::TooOld);
+                    }
                     _ => {}
                 }
                 self.refused.insert((key.clone(), refusal.code));
@@ -311,7 +322,6 @@ impl Audit {
             started: None,
             ended: over.then_some(self.wall),
             rev: self.rev,
-            input: a.spec.input.clone(),
             result: None,
         };
         if let Some(code) = known.refusal {
@@ -432,7 +442,7 @@ impl Audit {
         known.news = false;
         known.place = Place::Running;
         known.started.get_or_insert(wall);
-        known.lease = Some(Lease { token, instance: instance.clone(), n: 0, resume });
+        known.lease = Some(Lease { token, n: 0, resume });
         let tenant = self.tenants.entry(key.tenant.clone()).or_default();
         ensure!(!tenant.settings.as_ref().is_some_and(|s| s.paused), "{} is paused", key.tenant);
         let cap = plan.in_flight as usize;

@@ -24,10 +24,6 @@ impl WorkQueue {
         self.messages.insert(self.last, (input, 0));
         self.last
     }
-
-    pub fn last(&self) -> u64 {
-        self.last
-    }
 }
 
 /// The journal's stream, one subject of it.

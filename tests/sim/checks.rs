@@ -5,7 +5,7 @@ use selvedge::{
         engine::{Effect, Engine},
         input::{Input, Tell},
     },
-    task::{Code, TaskKey},
+    task::{Code, TaskId, TaskKey},
     wire::{
         messages::{CmdOp, CtlOp},
         subjects::Shard,
@@ -13,6 +13,7 @@ use selvedge::{
 };
 
 use crate::{
+    audit::Place,
     bus::Queue,
     coordinators::{Handle, Role},
     scenario::Sight,
@@ -80,7 +81,7 @@ impl World {
         match input {
             Input::Submit { key, .. } if !decided(key) => Err(format!("I1: {key} acknowledged, not decided")),
             Input::Cmd { key, body: Ok(cmd), .. } if matches!(cmd.op, CmdOp::Cancel { .. }) => {
-                let alive = self.audit.tasks.get(key).is_some_and(|k| !k.is_over());
+                let alive = self.audit.lives(key);
                 match alive || !decided(key) {
                     true => Err(format!("the cancel of {key} was acknowledged, and it lives")),
                     false => Ok(()),
@@ -121,12 +122,45 @@ impl World {
             capped |= full && !tenant.agents.is_empty() && tenant.plan.in_flight > 0;
             limited |= !full && !tenant.agents.is_empty() && tenant.rate_at > state.clock_now();
         }
+        if self.steps.is_multiple_of(8)
+            && let Some(idle) = self.idle_slot(who)
+        {
+            return self.fail(format!("a slot is idle while a task may run: {idle}"));
+        }
         if capped {
             self.saw(Sight::InFlightCapped);
         }
         if limited {
             self.saw(Sight::RateLimited);
         }
+    }
+
+    /// Work conserving: a task that may run by every limit, an instance that would take it, and an owner at rest.
+    fn idle_slot(&self, who: usize) -> Option<String> {
+        let engine = self.coordinators[who].engine.as_ref()?;
+        // Only of the one whose state is the journal's.
+        if engine.seq() != self.journal.head() || !engine.is_open() || engine.is_busy() {
+            return None;
+        }
+        let state = engine.state();
+        for (name, tenant) in state.tenants() {
+            let paused = tenant.settings.as_ref().is_some_and(|s| s.paused);
+            if paused || tenant.in_flight.len() >= tenant.plan.in_flight as usize {
+                continue;
+            }
+            let rate = tenant.rate.peek(tenant.plan.rate, tenant.plan.burst, state.clock_now()).is_ok();
+            let own = self.audit.tasks.range(TaskKey { tenant: name.clone(), id: TaskId::new("0").ok()? }..);
+            for (key, known) in own.take_while(|(key, _)| key.tenant == *name) {
+                if known.place != Place::Queued || !(rate || known.resumes) {
+                    continue;
+                }
+                let agent = &state.task(key)?.spec.agent;
+                if engine.live().freest(agent, |instance| state.leases_of(agent, instance)).is_some() {
+                    return Some(format!("{key} for {agent}"));
+                }
+            }
+        }
+        None
     }
 
     /// Whether everything is quiet.
@@ -209,13 +243,16 @@ impl World {
                 }
                 return Err(format!("{key} was lost"));
             };
+            if task.tombstone && self.audit.forgetful {
+                continue; // forgotten, and cancelled afterwards
+            }
             let theirs = (task.phase, task.attempt, task.tries, task.refusal.as_ref().map(|r| r.code));
             let ours = (known.phase(), known.attempt, known.tries, known.refusal);
             if theirs != ours {
                 return Err(format!("{key}: the state says {theirs:?}, the journal {ours:?}"));
             }
             let Some((view, result)) = self.index.views.get(key) else {
-                return Err(format!("I12: {key} is not in the index"));
+                return Err(format!("I12: {key} is not in the index: {task:?}"));
             };
             let indexed = (view.state, view.attempt, view.tries, view.rev, view.failures.len());
             let folded = (known.phase(), known.attempt, known.tries, known.rev, known.failures);

@@ -29,11 +29,14 @@ pub struct Publication {
 pub struct Clients {
     /// Trees still to be submitted.
     script: Vec<(TenantName, Behaviour)>,
+    /// Tasks a run must have decided before faults may stop.
+    pub wanted: usize,
     pub publications: Vec<Publication>,
     /// Body hashes that were tried, by id.
     pub attempted: BTreeMap<TaskKey, Vec<BodyHash>>,
     retried: Vec<TaskKey>,
     healed_at: Option<u64>,
+    pub last_submit: u64,
     acts: u64,
     plans: BTreeMap<PlanName, (Plan, u64)>,
     base: BTreeMap<PlanName, Plan>,
@@ -97,13 +100,16 @@ impl Clients {
             planned += tasks;
             script.push((tenant(who), behaviour));
         }
+        let wanted = scenario.tasks as usize * 5 / 6;
         let base = plans.iter().map(|(name, (plan, _))| (name.clone(), plan.clone())).collect();
         Self {
             script,
+            wanted,
             publications: Vec::new(),
             attempted: BTreeMap::new(),
             retried: Vec::new(),
             healed_at: None,
+            last_submit: 0,
             acts: 0,
             plans,
             base,
@@ -187,12 +193,31 @@ impl World {
         self.send_to_intake(Input::Cmd { key: key.clone(), nonce, body: Ok(body) });
     }
 
+    /// Cancels and refusals leave fewer tasks than planned: a few more trees then.
+    fn top_up(&mut self) {
+        let quiet = self.scenario.cap.is_none() && self.now > self.clients.last_submit + 8_000;
+        let clients = &mut self.clients;
+        if quiet
+            && clients.script.is_empty()
+            && self.audit.tasks.len() < clients.wanted
+            && clients.wanted > 100
+        {
+            let behaviour = Behaviour { seed: clients.rng.next(), levels: 1, fan: 3, plain: 0 };
+            clients.script.push((tenant(clients.rng.below(TENANTS as u64) as usize), behaviour));
+        }
+    }
+
     pub fn client_acts(&mut self) {
+        self.top_up();
+        if self.healing && self.clients.is_done() {
+            return;
+        }
         self.clients.acts += 1;
         let acts = self.clients.acts;
         if let Some((tenant, behaviour)) = self.clients.script.pop() {
             let id = TaskId::new(format!("r{acts}")).unwrap();
             let key = TaskKey { tenant, id };
+            self.clients.last_submit = self.now;
             let confirm = self.clients.rng.per_mille(300);
             if self.strikes(Fault::CancelFirst) {
                 self.cancel(&key);
@@ -203,7 +228,9 @@ impl World {
                 let other = Behaviour { seed: behaviour.seed ^ 1, levels: 0, ..behaviour };
                 self.submit(&key, other, now, confirm);
             }
-            let pause = self.clients.rng.between(20, 600);
+        }
+        let pause = self.clients.rng.between(20, 600);
+        if !self.healing || !self.clients.is_done() {
             self.after(pause, Event::ClientActs);
         }
         if self.strikes(Fault::SubmitTwice) {
@@ -219,7 +246,7 @@ impl World {
             let live =
                 self.audit.tasks.iter().filter(|(_, k)| !k.is_over()).map(|(key, _)| key.clone()).next();
             let any = self.audit.tasks.keys().nth(some).cloned();
-            let key = if some % 2 == 0 { live.or(any) } else { any };
+            let key = if some.is_multiple_of(2) { live.or(any) } else { any };
             if let Some(key) = key {
                 self.cancel(&key);
             }

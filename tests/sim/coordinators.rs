@@ -8,9 +8,8 @@ use selvedge::{
     flow::{
         engine::{Effect, Engine, Next},
         input::{Input, Tell},
-        live::Live,
     },
-    task::{AgentName, InstanceId, Token},
+    task::InstanceId,
     wire::{
         messages::{BeatReply, Ctl},
         subjects::Shard,
@@ -42,7 +41,7 @@ pub enum Role {
 #[derive(Debug, Clone)]
 pub enum Handle {
     Stored(Queue, u64),
-    Beat(AgentName, InstanceId),
+    Beat(InstanceId),
 }
 
 pub struct Coordinator {
@@ -101,16 +100,36 @@ impl Coordinator {
 impl World {
     pub fn crash(&mut self, who: usize) {
         let down = self.rng.between(200, 4_000);
-        let now = self.now;
+        let (now, head) = (self.now, self.journal.head());
         let coordinator = &mut self.coordinators[who];
+        if let Some(engine) = coordinator.engine.as_ref().filter(|e| !e.is_busy() && e.seq() == head) {
+            self.last_words = Some((head, engine.state().canonical()));
+        }
         coordinator.leave(Role::Down);
         coordinator.up_at = now + down;
+    }
+
+    /// Everybody who has read the same journal has the same state.
+    fn compare_states(&mut self, who: usize) {
+        let Some(engine) = self.coordinators[who].engine.as_ref() else { return };
+        if let Some((seq, words)) = self.last_words.take()
+            && seq == engine.seq()
+            && words != engine.state().canonical()
+        {
+            self.fail("a replay gives another state than its writer had");
+        }
     }
 
     /// Elections, restarts, duels and followers, twice a second.
     pub fn watch(&mut self) {
         self.after(500, Event::Watch);
         let now = self.now;
+        if let Some((from, to)) = self.scenario.outage
+            && (from..to).contains(&now)
+        {
+            (0..self.coordinators.len()).for_each(|who| self.crash(who));
+            return;
+        }
         for coordinator in &mut self.coordinators {
             if coordinator.role == Role::Down && coordinator.up_at <= now {
                 coordinator.role = Role::Standby;
@@ -133,7 +152,7 @@ impl World {
         }
         for who in 0..self.coordinators.len() {
             // One of the two keeps its standby hot; the other replays when its turn comes.
-            if who == 0 && self.coordinators[who].role == Role::Standby && self.steps % 3 == 0 {
+            if who == 0 && self.coordinators[who].role == Role::Standby && self.steps.is_multiple_of(3) {
                 self.follow(who);
             }
         }
@@ -172,6 +191,7 @@ impl World {
         self.saw(if hot { Sight::HotStandby } else { Sight::ColdReplay });
         self.saw(Sight::Takeover);
         self.follow(who);
+        self.compare_states(who);
         let stepped = self.strikes(Fault::ClockStepped);
         let skew = if stepped { self.rng.below(14_400_000) as i64 - 7_200_000 } else { 0 };
         let policy = self.policy();
@@ -239,15 +259,13 @@ impl World {
         self.wake_coordinator(who, 1);
     }
 
-    pub fn to_coordinators(&mut self, input: Input, reply: bool) {
+    pub fn heard_by_coordinators(&mut self, input: Input, reply: bool) {
         for who in 0..self.coordinators.len() {
             if self.coordinators[who].role != Role::Owner {
                 continue;
             }
             let handle = match &input {
-                Input::Beat { agent, instance, .. } if reply => {
-                    Some(Handle::Beat(agent.clone(), instance.clone()))
-                }
+                Input::Beat { instance, .. } if reply => Some(Handle::Beat(instance.clone())),
                 _ => None,
             };
             if let Some(engine) = self.coordinators[who].engine.as_mut() {
@@ -325,6 +343,7 @@ impl World {
         let seq = self.journal.append(&bytes, expect, gap, self.now);
         if seq.is_some() {
             self.seen.messages += 1;
+            self.audit.true_wall = EPOCH_MS + self.now;
             if let Err(why) = self.audit.fold(&bytes) {
                 return self.fail(why);
             }
@@ -427,7 +446,7 @@ impl World {
                     }
                 }
                 Effect::Ack(Handle::Beat(..)) => {}
-                Effect::Beat(Handle::Beat(_, instance), stop) => {
+                Effect::Beat(Handle::Beat(instance), stop) => {
                     let reply = BeatReply { v: 1, epoch, stop };
                     self.core(Fault::CtlLost, Event::BeatReplyTo { instance, reply });
                 }
@@ -445,14 +464,5 @@ impl World {
         if stop_at != usize::MAX {
             self.crash(who);
         }
-    }
-
-    /// Every live lease, for tests that look at what an owner has heard.
-    pub fn live_of(&self, who: usize) -> Option<&Live> {
-        self.coordinators[who].engine.as_ref().map(Engine::live)
-    }
-
-    pub fn token_is_live(&self, token: &Token) -> bool {
-        self.audit.granted.get(token).is_some_and(|g| g.live)
     }
 }

@@ -12,19 +12,26 @@ pub enum Seen {
 
 macro_rules! kinds {
     ($(#[$doc:meta])* $name:ident { $($variant:ident = $chance:literal,)* }) => {
+        kinds! { $(#[$doc])* $name { $($variant,)* } }
+
+        impl $name {
+            /// Per mille of the chances it gets.
+            pub fn chance(self) -> u64 {
+                match self { $(Self::$variant => $chance,)* }
+            }
+
+            pub fn bit(self) -> u64 {
+                1 << self as u64
+            }
+        }
+    };
+    ($(#[$doc:meta])* $name:ident { $($variant:ident,)* }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum $name { $($variant,)* }
 
         impl $name {
             pub const ALL: &'static [$name] = &[$($name::$variant,)*];
-            /// Per mille of the chances it gets.
-            pub fn chance(self) -> u64 {
-                match self { $(Self::$variant => $chance,)* }
-            }
-            pub fn bit(self) -> u64 {
-                1 << self as u64
-            }
         }
     };
 }
@@ -82,37 +89,37 @@ kinds! {
 }
 
 kinds! {
-    /// What must be seen at least once over all seeds, or the simulation proves nothing. The numbers mean nothing.
+    /// What must be seen at least once over all seeds, or the simulation proves nothing.
     Sight {
-        Takeover = 0,
-        CasLost = 0,
-        OwnHashAtHead = 0,
-        Redelivered = 0,
-        HeldReport = 0,
-        StaleReport = 0,
-        ResultConflict = 0,
-        LeaseLost = 0,
-        OfferWithdrawn = 0,
-        OfferBusy = 0,
-        OfferInherited = 0,
-        Retried = 0,
-        Dead = 0,
-        Snoozed = 0,
-        Resumed = 0,
-        ChildAdopted = 0,
-        CancelledRunning = 0,
-        Tombstone = 0,
-        Conflict = 0,
-        TooOld = 0,
-        DepthExceeded = 0,
-        ChildrenExceeded = 0,
-        TreeExceeded = 0,
-        BacklogFull = 0,
-        RateLimited = 0,
-        InFlightCapped = 0,
-        DeadResubmitted = 0,
-        HotStandby = 0,
-        ColdReplay = 0,
+        Takeover,
+        CasLost,
+        OwnHashAtHead,
+        Redelivered,
+        HeldReport,
+        StaleReport,
+        ResultConflict,
+        LeaseLost,
+        OfferWithdrawn,
+        OfferBusy,
+        OfferInherited,
+        Retried,
+        Dead,
+        Snoozed,
+        Resumed,
+        ChildAdopted,
+        CancelledRunning,
+        Tombstone,
+        Conflict,
+        TooOld,
+        DepthExceeded,
+        ChildrenExceeded,
+        TreeExceeded,
+        BacklogFull,
+        RateLimited,
+        InFlightCapped,
+        DeadResubmitted,
+        HotStandby,
+        ColdReplay,
     }
 }
 
@@ -126,6 +133,8 @@ pub struct Scenario {
     pub faults: u64,
     /// In-flight cap of every tenant, if all shall have the same; parents are then killed while they wait.
     pub cap: Option<u32>,
+    /// No coordinator runs from here to there.
+    pub outage: Option<(u64, u64)>,
 }
 
 impl Scenario {
@@ -139,13 +148,13 @@ impl Scenario {
         if forgetful {
             faults |= Fault::Forgetful.bit();
         }
-        Self { seed, tasks: 620, faults, cap: None }
+        Self { seed, tasks: 620, faults, cap: None, outage: None }
     }
 
     /// For named cases: the same seed with exactly these faults and this size.
     pub fn shrunk(seed: u64, tasks: u32, faults: &[Fault]) -> Self {
         let faults = faults.iter().fold(0, |bits, f| bits | f.bit());
-        Self { seed, tasks, faults, cap: None }
+        Self { seed, tasks, faults, cap: None, outage: None }
     }
 
     pub fn has(&self, fault: Fault) -> bool {
@@ -173,6 +182,8 @@ pub struct Counters {
     pub tasks: u64,
     pub messages: u64,
     pub records: u64,
+    /// Of any one run.
+    pub least: (u64, u64),
 }
 
 impl Default for Counters {
@@ -183,6 +194,7 @@ impl Default for Counters {
             tasks: 0,
             messages: 0,
             records: 0,
+            least: (u64::MAX, u64::MAX),
         }
     }
 }
@@ -201,6 +213,12 @@ impl Counters {
         self.tasks += other.tasks;
         self.messages += other.messages;
         self.records += other.records;
+        self.least = (self.least.0.min(other.least.0), self.least.1.min(other.least.1));
+    }
+
+    /// Adds one run.
+    pub fn add_run(&mut self, run: &Counters) {
+        self.add(&Counters { least: (run.tasks, run.faults()), ..run.clone() });
     }
 
     pub fn faults(&self) -> u64 {
@@ -221,10 +239,11 @@ impl Counters {
             items.chunks(6).map(|line| format!("  {}", line.join("  "))).collect::<Vec<_>>().join("\n")
         };
         format!(
-            "{} tasks, {} journal messages, {} records\nfaults injected:\n{}\nseen to happen:\n{}",
+            "{} tasks, {} journal messages, {} records; at least {:?} tasks and faults in each\nfaults injected:\n{}\nseen to happen:\n{}",
             self.tasks,
             self.messages,
             self.records,
+            self.least,
             join(faults.collect()),
             join(sights.collect())
         )

@@ -14,6 +14,7 @@ use crate::cli::target::duration;
 Examples:
   selvedge demo
   selvedge demo ~/src/project --readers 4 --output digest.md
+  selvedge demo --pace 50ms                     (slow enough to kill -9 a reader meanwhile)
   selvedge demo --json                          (the counts, for scripts)
 
 Starts NATS, Redis, a coordinator and three agents as processes of their own, reads every file below PATH, writes a
@@ -34,9 +35,17 @@ pub struct DemoArgs {
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub slots: u16,
 
+    /// Take at least this long for each file, to watch it or to break something meanwhile
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub pace: Option<Duration>,
+
     /// Give up after this time
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration)]
     pub max_wait: Duration,
+
+    /// Keep this file up to date with counts, processes and phase, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub status_file: Option<PathBuf>,
 
     /// Keep everything running afterwards, until Ctrl-C
     #[arg(long)]
@@ -45,4 +54,31 @@ pub struct DemoArgs {
     /// Which servers.
     #[command(flatten)]
     pub servers: ServerArgs,
+}
+
+/// Arguments of the hidden `demo-agent`. Paths come from here and never from a task.
+#[derive(Debug, Clone, Args)]
+pub struct DemoAgentArgs {
+    /// Which of the three
+    pub role: super::agents::Role,
+
+    /// The directory that is read
+    #[arg(long)]
+    pub root: PathBuf,
+
+    /// Where the planner records its walk, for itself and for the librarian
+    #[arg(long)]
+    pub work: PathBuf,
+
+    /// Where the librarian writes the digest
+    #[arg(long)]
+    pub output: PathBuf,
+
+    /// Tasks it runs at once
+    #[arg(long, default_value_t = 1)]
+    pub slots: u32,
+
+    /// Least time per file
+    #[arg(long, value_parser = duration)]
+    pub pace: Option<Duration>,
 }

@@ -10,7 +10,13 @@
 //!            markdown::render(&Digest)   -> String     the page a person reads
 //! ```
 //!
-//! It never talks to NATS or Redis, never follows a symlink, never writes a file.
+//! None of these talks to NATS or Redis, follows a symlink or writes a file. Around them:
+//!
+//! ```text
+//! run      the command: a stack, the agents as its child processes, one task, the last screen
+//! agents   what each agent process does with its tasks
+//! progress what is known of the run, from queries, events and hints; view draws it
+//! ```
 //!
 //! # What is counted, exactly
 //!
@@ -68,12 +74,18 @@
 //!   `_ . / -`, the first a letter, digit or `_`) or in quotes, followed by a blank or the line's
 //!   end → key.
 
+pub mod agents;
 pub mod args;
 pub mod card;
 pub mod digest;
 pub mod markdown;
 pub mod parse;
+mod progress;
+mod run;
+mod view;
 pub mod walk;
+
+pub use run::run;
 
 #[cfg(test)]
 mod recount;

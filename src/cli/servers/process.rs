@@ -178,6 +178,15 @@ fn fork_on_lasting_thread(command: Command) -> io::Result<StdChild> {
 
 fn fork(mut command: Command) -> io::Result<StdChild> {
     command.process_group(0);
+    bind_to_our_life(&mut command);
+    command.spawn()
+}
+
+/// Has the kernel end the child when the thread that forks it ends: fork on one that lasts. Does nothing where the
+/// kernel cannot.
+pub fn bind_to_our_life(command: &mut Command) {
+    #[cfg(not(target_os = "linux"))]
+    let _ = command;
     #[cfg(target_os = "linux")]
     {
         let parent = std::process::id();
@@ -195,7 +204,6 @@ fn fork(mut command: Command) -> io::Result<StdChild> {
             });
         }
     }
-    command.spawn()
 }
 
 /// A shell that waits for the end of a pipe only we hold, then kills the group: for kernels without a death signal.

@@ -1,0 +1,9 @@
+//! The documents keep to the code: examples, links, names and walkthroughs are compared with it.
+//!
+//! `just docs-walkthroughs` writes the recorded parts anew.
+
+mod names;
+mod pages;
+mod rights;
+mod story;
+mod walkthroughs;
