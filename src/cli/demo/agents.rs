@@ -31,7 +31,6 @@ use crate::bus::Link;
 use crate::cli::context::Ctx as Command;
 use crate::cli::dev::write_whole;
 use crate::cli::failure::Exit;
-use crate::cli::failure::known::nats_failure;
 use crate::client::{self, Client};
 use crate::task::{Phase, TaskId, WaitFor};
 use crate::wire::api::ChildrenPage;
