@@ -263,8 +263,8 @@ impl Demo<'_> {
         let (own, digest, path) = (own_name(), shown(&summary.digest), shown(self.root));
         let next = [
             (format!("less {digest}"), "what was found"),
-            (format!("{own} demo {path} --pace 50ms"), "slowly: kill -9 a reader meanwhile"),
-            (format!("{own} dev"), "the same stack, to write agents against"),
+            (format!("{own} demo {path} --pace 50ms"), "slowly: kill -9 a reader"),
+            (format!("{own} dev"), "keep a stack for your own agents"),
         ];
         let width = next.iter().map(|(command, _)| command.chars().count()).max().unwrap_or(0);
         for (at, (command, about)) in next.iter().enumerate() {
