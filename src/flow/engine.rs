@@ -398,10 +398,7 @@ impl<H> Engine<H> {
                 let decision = run::decide(&self.state, &input, entropy);
                 if let Ok(report) = body {
                     if decision.hold {
-                        let place = (report.token, report.n);
-                        // A repeat takes the place of what it repeats, which needs no answer any more.
-                        let before = self.held.insert(place, Queued { input, handle });
-                        batch.effects.extend(before.and_then(|b| b.handle).map(Effect::Ack));
+                        self.held.insert((report.token, report.n), Queued { input, handle });
                         return Ok(());
                     }
                     if matches!(report.op, ReportOp::End(_)) {
