@@ -6,8 +6,8 @@ use futures_util::StreamExt;
 use selvedge::bus::Clock;
 use selvedge::flow::record::Record;
 use selvedge::task::{Code, Outcome, Payload, Phase, Plan};
+use selvedge::wire::codec;
 use selvedge::wire::messages::{End, Offer, ReportOp, Spawn};
-use selvedge::wire::{codec, subjects};
 
 use super::audit::Audit;
 use super::by_hand::ByHand;
