@@ -26,6 +26,7 @@ use std::time::Duration;
 pub use error::{Error, Result};
 pub use handle::TaskHandle;
 pub use query::List;
+#[cfg(feature = "agent")]
 pub(crate) use submit::check_size;
 pub use submit::{NewTask, Submission};
 pub use wait::Ended;

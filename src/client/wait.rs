@@ -18,6 +18,9 @@ use crate::{
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
+/// Longer than any `get` takes.
+const LONGEST_LOOK: Duration = Duration::from_secs(600);
+
 /// Hints above this size are not ours.
 const MAX_HINT: usize = 1024 * 1024;
 
@@ -103,15 +106,26 @@ pub(super) async fn until(
     let mut reconnects = client.link.reconnects();
     let mut pause = Pause::new();
     let mut min_rev = None;
-    // The hint may have come before the subscription did: look first.
+    // The hint may have come before the subscription did: look first, and don't let a slow answer hide a hint.
     loop {
-        match client.get_from(task, min_rev).await {
-            Ok(view) if enough(view.state) => return Ok(Ended::of_view(view)),
-            Ok(_) => {}
-            Err(error) if error.is_transient() => tracing::debug!(%task, %error, "get while waiting"),
-            Err(error) => return Err(error),
-        }
-        match next_news(task, hints, &mut reconnects, pause.next()).await? {
+        let news = tokio::select! {
+            biased;
+            news = next_news(task, hints, &mut reconnects, LONGEST_LOOK) => Some(news?),
+            view = client.get_from(task, min_rev) => {
+                match view {
+                    Ok(view) if enough(view.state) => return Ok(Ended::of_view(view)),
+                    Ok(_) => {}
+                    Err(error) if error.is_transient() => tracing::debug!(%task, %error, "get while waiting"),
+                    Err(error) => return Err(error),
+                }
+                None
+            }
+        };
+        let news = match news {
+            Some(news) => news,
+            None => next_news(task, hints, &mut reconnects, pause.next()).await?,
+        };
+        match news {
             News::Hint(seen) if enough(seen.state) && seen.is_whole() => return Ok(seen),
             News::Hint(seen) => {
                 min_rev = Some(seen.rev);

@@ -10,7 +10,7 @@
 //! answered, so what leaves here is acknowledged state only. The coordinator's loop and the simulator
 //! drive the same engine. `H` is whatever the driver needs to acknowledge an input.
 
-use std::collections::{BTreeMap, VecDeque, btree_map::Entry};
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
@@ -38,8 +38,6 @@ use crate::{
 const MESSAGE_BYTES: usize = 48 * 1024;
 /// Room for dispatches behind the inputs of a message: a flood of inputs can't keep slots idle.
 const DISPATCH_BYTES: usize = 16 * 1024;
-/// Deliveries of one held report that are answered with it; further ones come again.
-const MAX_REPEATS: usize = 64;
 /// What a record weighs besides its payload, roughly, encoded.
 const RECORD_BYTES: usize = 280;
 
@@ -135,8 +133,6 @@ struct Pending<H> {
 struct Queued<H> {
     input: Input,
     handle: Option<H>,
-    /// Of the same input, delivered again while it was held.
-    repeats: Vec<H>,
 }
 
 /// See the module.
@@ -276,7 +272,7 @@ impl<H> Engine<H> {
             Input::Beat { .. } | Input::Accept { .. } => &mut self.vital,
             _ => &mut self.queue,
         };
-        queue.push_back(Queued { input, handle, repeats: Vec::new() });
+        queue.push_back(Queued { input, handle });
     }
 
     /// Decides as much as fits into one journal message.
@@ -296,9 +292,9 @@ impl<H> Engine<H> {
             self.apply(Decision::record(Record::Opened { coordinator, policy }), &mut batch)?;
         }
         while !batch.is_full()
-            && let Some(queued) = self.vital.pop_front().or_else(|| self.queue.pop_front())
+            && let Some(Queued { input, handle }) = self.vital.pop_front().or_else(|| self.queue.pop_front())
         {
-            self.take(queued, &mut batch, entropy)?;
+            self.take(input, handle, &mut batch, entropy)?;
         }
         let due = settle::due(&self.state, &mut self.live, entropy);
         self.apply(due, &mut batch)?;
@@ -391,19 +387,18 @@ impl<H> Engine<H> {
     /// Decides one input.
     fn take(
         &mut self,
-        queued: Queued<H>,
+        input: Input,
+        handle: Option<H>,
         batch: &mut Batch<H>,
         entropy: &mut dyn Entropy,
     ) -> Result<(), JournalError> {
-        let Queued { input, handle, repeats } = queued;
         let decision = match &input {
             Input::Submit { .. } | Input::Cmd { .. } => submit::decide(&self.state, &input),
             Input::Report { body, .. } => {
                 let decision = run::decide(&self.state, &input, entropy);
                 if let Ok(report) = body {
                     if decision.hold {
-                        let place = (report.token, report.n);
-                        self.hold(place, Queued { input, handle, repeats });
+                        self.held.insert((report.token, report.n), Queued { input, handle });
                         return Ok(());
                     }
                     if matches!(report.op, ReportOp::End(_)) {
@@ -455,25 +450,8 @@ impl<H> Engine<H> {
             },
         };
         self.apply(decision, batch)?;
-        batch.effects.extend(handle.into_iter().chain(repeats).map(Effect::Ack));
+        batch.effects.extend(handle.map(Effect::Ack));
         Ok(())
-    }
-
-    /// Keeps a report until its predecessors have come. Nothing of it is acknowledged before: a repeat may
-    /// be the very message that is held, delivered again, and once acknowledged it would be in memory only.
-    fn hold(&mut self, place: (Token, u32), queued: Queued<H>) {
-        match self.held.entry(place) {
-            Entry::Vacant(free) => {
-                free.insert(queued);
-            }
-            Entry::Occupied(mut taken) => {
-                let first = taken.get_mut();
-                // One that says something else comes again, and gets its own answer then.
-                if first.input == queued.input && first.repeats.len() < MAX_REPEATS {
-                    first.repeats.extend(queued.handle.into_iter().chain(queued.repeats));
-                }
-            }
-        }
     }
 
     /// A report was looked at: the one that waited for it may go.

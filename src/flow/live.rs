@@ -14,6 +14,9 @@ use crate::{
 const MAX_TICK_MS: Millis = 1_000;
 /// Ended leases remembered, so that a heartbeat sent before the end was known is no zombie's.
 const RECENT: usize = 65_536;
+/// An inherited lease lasts at least this long: what took the owner away may have cut off the instances too, and
+/// they come back with up to four seconds of jitter.
+const RETURN_MS: Millis = 6_000;
 /// An offer is sent again this often until it is accepted.
 const RESEND_MS: Millis = 1_000;
 
@@ -175,17 +178,19 @@ impl Live {
         lease_ms: Millis,
         inherited: bool,
     ) {
+        // Whoever holds it may still be finding its way back.
+        let heard = if inherited { self.hearing + RETURN_MS.saturating_sub(lease_ms) } else { self.hearing };
         let held = Held {
             agent: agent.clone(),
             instance: id.clone(),
             lease_ms,
-            heard: self.hearing,
+            heard,
             sent: self.hearing,
             first_sent: self.hearing,
             accepted: false,
             inherited,
         };
-        self.expiry.insert((self.hearing + lease_ms, token));
+        self.expiry.insert((heard + lease_ms, token));
         self.unaccepted.insert((held.sent, token));
         self.held.insert(token, held);
     }

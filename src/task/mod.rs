@@ -5,6 +5,7 @@
 
 mod code;
 mod limits;
+mod list;
 mod name;
 mod outcome;
 mod payload;
@@ -16,6 +17,7 @@ mod token;
 
 pub use code::{Code, Refusal};
 pub use limits::{Overrides, Plan, TenantSettings};
+pub use list::grown;
 pub use name::{AgentName, InstanceId, NameError, PlanName, TaskId, TenantName};
 pub use outcome::{Outcome, TryFailure, WaitFor};
 pub use payload::Payload;

@@ -46,7 +46,7 @@ pub enum WaitFor {
     /// Every child spawned so far is terminal.
     AllChildren,
     /// These children are terminal. Ids that are no children of the task count as ended.
-    Children(Vec<TaskId>),
+    Children(#[serde(deserialize_with = "super::grown")] Vec<TaskId>),
 }
 
 /// One lost or failed try, kept with the task (the last ten).

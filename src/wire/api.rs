@@ -122,7 +122,7 @@ pub struct TaskView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<Refusal>,
     /// The tries that went wrong, oldest first, at most ten.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "crate::task::grown", default, skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<TryFailure>,
     /// The dead task this one retries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -142,7 +142,7 @@ pub struct TaskView {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ListRequest {
     /// Only these states; empty: all but cancelled.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "crate::task::grown", default, skip_serializing_if = "Vec::is_empty")]
     pub states: Vec<Phase>,
     /// Only this agent's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -165,6 +165,7 @@ pub struct ListRequest {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TaskPage {
     /// The tasks.
+    #[serde(deserialize_with = "crate::task::grown")]
     pub tasks: Vec<TaskView>,
     /// Where the next page starts; absent at the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -195,6 +196,7 @@ pub struct ChildrenRequest {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ChildrenPage {
     /// In order.
+    #[serde(deserialize_with = "crate::task::grown")]
     pub children: Vec<ChildView>,
     /// `after` of the next page; absent at the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -239,6 +241,7 @@ pub struct EventsRequest {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EventsPage {
     /// Oldest first.
+    #[serde(deserialize_with = "crate::task::grown")]
     pub events: Vec<Event>,
     /// Whether more are stored already.
     pub more: bool,

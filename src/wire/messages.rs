@@ -77,7 +77,7 @@ pub struct Beat {
     /// How many attempts it runs at once.
     pub slots: u32,
     /// The leases it holds, until each one's verdict.
-    #[serde(default)]
+    #[serde(deserialize_with = "crate::task::grown", default)]
     pub tokens: Vec<Token>,
     /// Lease length it asks for, in milliseconds; heartbeats come every third of it.
     #[serde(default = "default_lease")]
@@ -103,7 +103,7 @@ pub struct BeatReply {
     /// The owner's epoch.
     pub epoch: u64,
     /// Leases that are over: stop working on them.
-    #[serde(default)]
+    #[serde(deserialize_with = "crate::task::grown", default)]
     pub stop: Vec<Token>,
 }
 
@@ -151,10 +151,10 @@ pub struct Accept {
     #[serde(default = "version")]
     pub v: u32,
     /// Offers taken.
-    #[serde(default)]
+    #[serde(deserialize_with = "crate::task::grown", default)]
     pub taken: Vec<Token>,
     /// Offers beyond the slots, or while draining: give them to somebody else.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "crate::task::grown", default, skip_serializing_if = "Vec::is_empty")]
     pub busy: Vec<Token>,
 }
 
@@ -197,6 +197,7 @@ pub struct Spawn {
     #[serde(default)]
     pub first: u32,
     /// In order of index.
+    #[serde(deserialize_with = "crate::task::grown")]
     pub children: Vec<Spec>,
 }
 
@@ -248,7 +249,7 @@ pub struct Verdict {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<Refusal>,
     /// For a spawn: the children that were refused, with their ids.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "crate::task::grown", default, skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<RefusedChild>,
 }
 

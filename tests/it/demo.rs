@@ -156,7 +156,9 @@ fn every_process_of_the_demo_may_be_killed_once() {
     let (ended, output) = demo.end();
     assert!(ended.success(), "{ended}");
     let report: Value = serde_json::from_str(&output).expect("one JSON object");
-    assert_eq!((&report["files"], &report["restarts"]), (&json!(FILES), &json!(kills.len())));
+    assert_eq!(report["files"], FILES);
+    // One that found no server when it came back is started once more.
+    assert!(report["restarts"].as_u64() >= Some(kills.len() as u64), "{}", report["restarts"]);
     assert_eq!(report["totals"]["lines"], recount(&root)["totals"]["lines"]);
 }
 

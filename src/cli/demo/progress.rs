@@ -22,6 +22,9 @@ use crate::wire::{codec, subjects};
 
 /// Between two questions.
 const EVERY: Duration = Duration::from_millis(250);
+/// How often the last counts are asked for, and the pause in between.
+const LAST_LOOKS: u32 = 10;
+const LAST_PAUSE: Duration = Duration::from_millis(20);
 /// Over which time the rate is taken.
 const RATE_OVER: Duration = Duration::from_secs(3);
 /// Files remembered as being read.
@@ -177,6 +180,24 @@ impl Progress {
         }
     }
 
+    /// The last counts of a run that has ended; the index they come from may be a moment behind.
+    pub async fn finish(&mut self, client: &Client, planner: &TaskId, before: Tasks) {
+        self.reading.clear();
+        let settled = |counts: &Counts| {
+            let open = counts.reader.queued + counts.reader.running + counts.librarian.running;
+            open == 0 && counts.planner.done + counts.planner.failed == 1
+        };
+        for _ in 0..LAST_LOOKS {
+            if let Ok(counts) = count(client, planner, before).await {
+                self.counts = counts;
+                if settled(&counts) {
+                    return;
+                }
+            }
+            tokio::time::sleep(LAST_PAUSE).await;
+        }
+    }
+
     /// Files read per second, lately.
     pub fn rate(&self) -> f64 {
         match (self.seen.front(), self.seen.back()) {
@@ -205,31 +226,28 @@ pub async fn all_tasks(client: &Client) -> client::Result<Tasks> {
     Ok(tasks)
 }
 
-/// Three cheap questions at a time, whatever the size of the run: readers are what is neither planner nor librarian.
+/// Asks again and again, for as long as somebody listens.
 async fn ask(client: Client, planner: TaskId, before: Tasks, tell: watch::Sender<Counts>) {
     let client = client.ask_within(Duration::from_secs(2));
-    let librarian = librarian_of(&planner);
     let mut pauses = tokio::time::interval(EVERY);
     pauses.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
+    while !tell.is_closed() {
         pauses.tick().await;
-        let (all, planner, librarian) =
-            tokio::join!(all_tasks(&client), phase(&client, &planner), phase(&client, &librarian));
-        let sent = match (all, planner, librarian) {
-            (Ok(all), Ok(planner), Ok(librarian)) => {
-                let (planner, librarian) = (Tasks::of(planner), Tasks::of(librarian));
-                let reader = all.minus(before).minus(planner).minus(librarian);
-                tell.send(Counts { planner, reader, librarian, old: false })
-            }
-            _ => {
-                tell.send_modify(|counts| counts.old = true);
-                Ok(())
-            }
-        };
-        if sent.is_err() {
-            return;
+        match count(&client, &planner, before).await {
+            Ok(counts) => drop(tell.send_replace(counts)),
+            Err(_) => tell.send_modify(|counts| counts.old = true),
         }
     }
+}
+
+/// Three cheap questions, whatever the size of the run: readers are what is neither planner nor librarian.
+async fn count(client: &Client, planner: &TaskId, before: Tasks) -> client::Result<Counts> {
+    let librarian = librarian_of(planner);
+    let (all, planner, librarian) =
+        tokio::join!(all_tasks(client), phase(client, planner), phase(client, &librarian));
+    let (all, planner, librarian) = (all?, Tasks::of(planner?), Tasks::of(librarian?));
+    let reader = all.minus(before).minus(planner).minus(librarian);
+    Ok(Counts { planner, reader, librarian, old: false })
 }
 
 /// Where a task is; nothing if there is none yet.

@@ -20,7 +20,7 @@ use super::walk::{Limits, walk_with};
 use crate::bus::limits::{LimitsBucket, LimitsError};
 use crate::bus::{self, Link};
 use crate::cli::context::Ctx;
-use crate::cli::dev::{happened, say, write_whole};
+use crate::cli::dev::{happened, own_name, say, write_whole};
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::output::{human_duration, safe};
 use crate::cli::servers::Event;
@@ -116,7 +116,13 @@ impl Demo<'_> {
         let mut view = View::of_stderr(self.ctx.output.json);
 
         let end = self.watch(stack, &mut events, &task, &mut progress, &mut view, &mut status).await?;
-        view.clear();
+        match &end {
+            End::Task(_) => {
+                progress.finish(&client, task.id(), before).await;
+                view.finish(&progress, self.began.elapsed());
+            }
+            End::TooLate | End::Stopped => view.clear(),
+        }
         status.write("ended", &progress, stack)?;
         let ended = match end {
             End::Task(ended) => (*ended)?,
@@ -254,11 +260,11 @@ impl Demo<'_> {
             page += &format!("  {:<12}{}\n", "Restarts", count(restarts.into(), "process restart"));
         }
         page += &format!("\n  {:<12}{}\n\n", "Digest", shown(&summary.digest).bold());
-        let (digest, path) = (shown(&summary.digest), shown(self.root));
+        let (own, digest, path) = (own_name(), shown(&summary.digest), shown(self.root));
         let next = [
             (format!("less {digest}"), "what was found"),
-            (format!("selvedge demo {path} --pace 50ms"), "slowly: kill -9 a reader meanwhile"),
-            ("selvedge dev".to_owned(), "the same stack, to write agents against"),
+            (format!("{own} demo {path} --pace 50ms"), "slowly: kill -9 a reader"),
+            (format!("{own} dev"), "keep a stack for your own agents"),
         ];
         let width = next.iter().map(|(command, _)| command.chars().count()).max().unwrap_or(0);
         for (at, (command, about)) in next.iter().enumerate() {

@@ -82,6 +82,21 @@ impl View {
         }
     }
 
+    /// Shows how it all ended, to stay.
+    pub fn finish(&mut self, progress: &Progress, elapsed: Duration) {
+        match self {
+            View::Live { drawn, width } => {
+                let picture = match *width >= LEAST {
+                    true => table(progress),
+                    false => Vec::new(),
+                };
+                put(&redraw(drawn, &picture));
+                *drawn = 0;
+            }
+            View::Lines | View::Quiet => self.draw(progress, elapsed),
+        }
+    }
+
     /// Takes the picture away.
     pub fn clear(&mut self) {
         if let View::Live { drawn, .. } = self {
@@ -112,31 +127,6 @@ fn put(text: &str) {
 }
 
 fn picture(progress: &Progress, elapsed: Duration, width: usize) -> Vec<String> {
-    let counts = &progress.counts;
-    let row = |name: &str, tasks: &Tasks, after: String| {
-        let cell =
-            |n: u64| if n == 0 { format!("{:>9}", "-").dimmed().to_string() } else { format!("{n:>9}") };
-        let failed = match tasks.failed {
-            0 => cell(0),
-            n => format!("{n:>9}").red().to_string(),
-        };
-        let running = match tasks.running {
-            0 => cell(0),
-            n => format!("{n:>9}").green().to_string(),
-        };
-        let (queued, waiting, done) = (cell(tasks.queued), cell(tasks.waiting), cell(tasks.done));
-        format!("  {name:<11}{queued}{running}{waiting}{done}{failed}{after}")
-    };
-    let head = format!(
-        "  {:<11}{:>9}{:>9}{:>9}{:>9}{:>9}",
-        "agent", "queued", "running", "waiting", "done", "failed"
-    );
-    let merged = match (progress.merged, progress.files) {
-        (Some(merged), Some(files)) if counts.librarian.running > 0 => {
-            format!("   {merged} of {files} cards")
-        }
-        _ => String::new(),
-    };
     let mut reading = String::new();
     for path in progress.reading().map(safe) {
         let more = format!("{}{path}", if reading.is_empty() { "" } else { "   " });
@@ -146,19 +136,52 @@ fn picture(progress: &Progress, elapsed: Duration, width: usize) -> Vec<String> 
         reading += &more;
     }
     let mut note = format!("  {:<11}{}", "elapsed", human_duration(elapsed));
-    if counts.old {
+    if progress.counts.old {
         note += "   the coordinator does not answer now; the counts are old";
     }
-    vec![
-        String::new(),
-        head.dimmed().to_string(),
-        row("planner", &counts.planner, String::new()),
-        row("reader", &counts.reader, String::new()),
-        row("librarian", &counts.librarian, merged),
+    let mut lines = table(progress);
+    lines.extend([
         String::new(),
         format!("  {:<11}{}", "files", bar(progress)),
         format!("  {:<11}{}", "reading", reading.cyan()),
         note.dimmed().to_string(),
+    ]);
+    lines
+}
+
+/// A row per agent.
+fn table(progress: &Progress) -> Vec<String> {
+    let counts = &progress.counts;
+    let row = |name: &str, tasks: &Tasks, after: String| {
+        let cell = |n: u64| match n {
+            0 => format!("{:>9}", "-").dimmed().to_string(),
+            n => format!("{n:>9}"),
+        };
+        let running = match tasks.running {
+            0 => cell(0),
+            n => format!("{n:>9}").green().to_string(),
+        };
+        let failed = match tasks.failed {
+            0 => cell(0),
+            n => format!("{n:>9}").red().to_string(),
+        };
+        let (queued, waiting, done) = (cell(tasks.queued), cell(tasks.waiting), cell(tasks.done));
+        format!("  {name:<11}{queued}{running}{waiting}{done}{failed}{after}")
+    };
+    let titles =
+        ["queued", "running", "waiting", "done", "failed"].map(|title| format!("{title:>9}")).concat();
+    let merged = match (progress.merged, progress.files) {
+        (Some(merged), Some(files)) if counts.librarian.running > 0 => {
+            format!("   {merged} of {files} cards")
+        }
+        _ => String::new(),
+    };
+    vec![
+        String::new(),
+        format!("  {:<11}{titles}", "agent").dimmed().to_string(),
+        row("planner", &counts.planner, String::new()),
+        row("reader", &counts.reader, String::new()),
+        row("librarian", &counts.librarian, merged),
     ]
 }
 

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use owo_colors::OwoColorize;
 use serde::Serialize;
 
+use super::own_name;
 use crate::bus::context;
 use crate::cli::stack::{Endpoint, Member, Stack};
 
@@ -81,13 +82,16 @@ impl Endpoints {
         if let Some(redis) = self.shown[1].1.as_ref().filter(|redis| redis.ours && redis.url != usual) {
             page += &format!("  {}\n", format!("export REDIS_URL={}", redis.url).bold());
         }
+        let own = own_name();
         let next = [
-            ("Next", "selvedge demo", "# real agents digest a directory"),
-            ("", "python3 examples/worker.py", "# an agent of your own, then in another terminal:"),
-            ("", "selvedge submit shout '\"hello\"' --wait", ""),
+            (format!("{own} demo"), "# real agents digest a directory"),
+            ("python3 examples/worker.py".to_owned(), "# an agent of your own; then, in another terminal:"),
+            (format!("{own} submit shout '\"hello\"' --wait"), ""),
         ];
-        for (label, command, about) in next {
-            page += format!("  {label:<11} {command:<36} {}", about.dimmed()).trim_end();
+        let width = next.iter().map(|(command, _)| command.chars().count()).max().unwrap_or(0);
+        for (at, (command, about)) in next.iter().enumerate() {
+            let label = if at == 0 { "Next" } else { "" };
+            page += format!("  {label:<11} {command:<width$}  {}", about.dimmed()).trim_end();
             page += "\n";
         }
         page + &format!("  {}\n", "Ctrl-C stops everything.".dimmed())

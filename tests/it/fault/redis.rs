@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
 use selvedge::client::Client;
 use selvedge::task::Phase;
+use selvedge::wire::{codec, messages::Done};
 
 use super::audit::Audit;
 use super::process::policy;
@@ -19,10 +21,16 @@ async fn fabric() -> (Fabric, Client) {
     (fabric, client)
 }
 
+/// One after the other. Their ends are heard as hints: without Redis, queries can't answer with results.
 async fn run(client: &Client, tasks: u64) {
+    let lane = &client.link().main;
+    let mut hints = lane.subscribe("sv.done.acme.*").await.unwrap();
+    lane.flush().await.unwrap();
     for n in 0..tasks {
-        let task = client.submit(AGENT, &Work::Echo(n)).await.unwrap();
-        assert_eq!(soon("a task ends", task.result::<u64>()).await.unwrap(), n);
+        client.submit(AGENT, &Work::Echo(n)).await.unwrap();
+        let hint = soon("a task ends", hints.next()).await.unwrap();
+        let done: Done = codec::decode_any(None, &hint.payload, 65_536).1.unwrap();
+        assert_eq!((done.state, done.result.unwrap().decode::<u64>().unwrap()), (Phase::Completed, n));
     }
 }
 
