@@ -61,6 +61,10 @@ fn submit(
     let spec = submit.clone().into_spec(agent.clone());
     match known {
         Some(task) if task.tombstone => {
+            // The cancel may have come after the task was done and forgotten: it is not decided again.
+            if let Some(refusal) = too_old(state, key, first_try) {
+                return refuse_only(key, refusal);
+            }
             let refusal = task
                 .refusal
                 .clone()
