@@ -47,8 +47,8 @@ fn a_superseded_owner_acknowledges_nothing_it_does_not_know() {
 /// The command to retry a dead task came again when the retry was forgotten already, and ran it twice.
 #[test]
 fn a_retry_is_recognised_for_as_long_as_the_dead_task() {
-    check(Scenario::of(37));
-    check(Scenario::of(61));
+    check(Scenario::of(28));
+    check(Scenario::of(51));
 }
 
 /// A repeat of a held report was the held message itself: it was acknowledged while only in memory.
