@@ -239,7 +239,7 @@ impl<H> Engine<H> {
             return Err(gap("the epoch goes back"));
         }
         let at = At { now: message.now, wall: message.wall, rev: message.rev, epoch: message.epoch };
-        self.state.advance(message.now);
+        self.state.advance(message.now, message.wall);
         for record in &message.records {
             let changes = evolve(&mut self.state, record, at).map_err(|misfit| JournalError::Misfit {
                 shard,
@@ -286,7 +286,7 @@ impl<H> Engine<H> {
             return Ok(Next::Idle);
         }
         let mut batch = Batch::new(&self.state, now, wall);
-        self.state.advance(batch.at.now);
+        self.state.advance(batch.at.now, batch.at.wall);
         if let Some((coordinator, policy)) = self.opening.take() {
             batch.at.epoch += 1;
             self.apply(Decision::record(Record::Opened { coordinator, policy }), &mut batch)?;
