@@ -110,3 +110,42 @@ fn text(agent: &AgentName) -> String {
 fn seconds(ms: Millis) -> f64 {
     ms as f64 / 1_000.0
 }
+
+#[cfg(test)]
+mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+    use crate::task::Phase;
+
+    #[test]
+    fn facts_are_counted_under_agents_codes_and_states_only() {
+        let agent = || AgentName::new("reader").unwrap();
+        let facts = vec![
+            Fact::Decided(5),
+            Fact::Admitted(agent()),
+            Fact::Refused(Code::BacklogFull),
+            Fact::Refused(Code::StaleLease),
+            Fact::Offered(agent(), Some(20)),
+            Fact::TryLost(agent(), Code::LeaseLost),
+            Fact::Ran(agent(), "lost", 1_500),
+            Fact::Ended(agent(), Phase::Failed),
+        ];
+        let recorder = PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&recorder, || count(News { records: 7, bytes: 300, facts }));
+        let text = recorder.handle().render();
+        for line in [
+            "selvedge_journal_appends_total 1",
+            "selvedge_journal_records_total 7",
+            "selvedge_journal_bytes_total 300",
+            "selvedge_tasks_admitted_total{agent=\"reader\"} 1",
+            "selvedge_tasks_refused_total{code=\"BACKLOG_FULL\"} 1",
+            "selvedge_reports_stale_total 1",
+            "selvedge_tries_lost_total{agent=\"reader\",code=\"LEASE_LOST\"} 1",
+            "selvedge_run_seconds_sum{agent=\"reader\",outcome=\"lost\"} 1.5",
+            "selvedge_tasks_ended_total{agent=\"reader\",state=\"failed\"} 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+    }
+}
