@@ -15,6 +15,7 @@ use tokio::sync::{broadcast, watch};
 
 use super::error::Error;
 use super::options::{NatsOptions, Secret, split_user_info};
+use crate::telemetry::names;
 
 /// The oldest server that may be used, and the API level it has.
 pub const OLDEST_SERVER: (u32, u32, u32) = (2, 15, 1);
@@ -256,6 +257,9 @@ impl Watch {
         let (counter, label, told) = match event {
             Event::Connected => {
                 self.returns.send_modify(|count| *count += 1);
+                if self.connected.load(Ordering::Relaxed) > 0 {
+                    metrics::counter!(names::NATS_RECONNECTS).increment(1);
+                }
                 (&self.connected, "connected", BusEvent::Connected)
             }
             Event::Disconnected => {
@@ -268,6 +272,7 @@ impl Watch {
             }
             Event::SlowConsumer(_) | Event::ServerError(ServerError::SlowConsumer(_)) => {
                 tracing::warn!(connection, "too slow: NATS messages were dropped");
+                metrics::counter!(names::NATS_SLOW_CONSUMER).increment(1);
                 (&self.slow_consumer, "slow_consumer", BusEvent::SlowConsumer)
             }
             Event::ServerError(ServerError::AuthorizationViolation) => {
@@ -287,7 +292,7 @@ impl Watch {
             }
         };
         counter.fetch_add(1, Ordering::Relaxed);
-        metrics::counter!("selvedge_nats_events_total", "event" => label).increment(1);
+        metrics::counter!(names::NATS_EVENTS, names::EVENT => label).increment(1);
         let _ = self.events.send(told);
     }
 

@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use super::api;
 use crate::{
     task::{Backoff, Millis},
+    telemetry::names,
     wire::headers,
 };
 
@@ -193,7 +194,7 @@ pub async fn pull(
             Ended::Broken(reason) => reason,
         };
         failures += 1;
-        metrics::counter!("selvedge_pull_restarts_total", "stream" => options.stream.clone()).increment(1);
+        metrics::counter!(names::PULL_RESTARTS, names::STREAM => options.stream.clone()).increment(1);
         let pause = LEAST_PAUSE + Duration::from_millis(PAUSE.delay(failures, jitter()));
         tracing::warn!(
             stream = %options.stream,
@@ -283,7 +284,7 @@ async fn free_stuck(js: &jetstream::Context, options: &PullOptions, rounds: &Rou
                 after_seq = waits,
                 "deliveries are held by a reader that is gone; they are asked for again"
             );
-            metrics::counter!("selvedge_pull_stuck_total", "stream" => options.stream.clone()).increment(1);
+            metrics::counter!(names::PULL_STUCK, names::STREAM => options.stream.clone()).increment(1);
             if let Err(error) = api::consumer_reset(js, &options.stream, &options.durable).await {
                 tracing::warn!(stream = %options.stream, %error, "the consumer can't be reset");
             }

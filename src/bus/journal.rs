@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::api::{self, ApiError};
 use crate::{
     task::Millis,
+    telemetry::names,
     wire::{
         headers,
         subjects::{self, Shard},
@@ -155,6 +156,7 @@ impl JournalWriter {
                 },
                 Outcome::Unknown => {}
             }
+            metrics::counter!(names::JOURNAL_REPUBLISHED).increment(1);
             tracing::debug!(
                 expected,
                 pause_ms = pause.as_millis() as u64,

@@ -99,6 +99,7 @@ pub async fn run(_args: CoordinatorArgs, ctx: Ctx) -> Result<ExitCode> {
         connections = open(&nats, &redis, &id, patience) => connections?,
         () = ctx.stop.cancelled() => return Ok(Exit::Ok.into()),
     };
+    fits(settings.coordinator.max_payload_bytes, connections.link.main.max_payload())?;
     let options = Options { metrics: Arc::new(move || metrics.render()), ..options(settings, id.clone()) };
     let (up, is_up) = oneshot::channel();
     let running = coordinate(options, connections, Some(up), ctx.stop.clone());
@@ -133,6 +134,20 @@ pub async fn run(_args: CoordinatorArgs, ctx: Ctx) -> Result<ExitCode> {
     done.cancel();
     upkeep.abort();
     ended.map(|()| Exit::Ok.into())
+}
+
+/// A message carries a payload in an envelope, or several payloads: the server must take four times the limit.
+fn fits(limit: config::ByteSize, server: usize) -> Result<(), Failure> {
+    let room = server as u64 / 4;
+    if limit.0 <= room {
+        return Ok(());
+    }
+    let text = format!(
+        "max_payload_bytes is {limit}, but a quarter of the NATS server's max_payload is {}",
+        config::ByteSize(room)
+    );
+    Err(Failure::new(Exit::Config, "MAX_PAYLOAD", text)
+        .help("lower max_payload_bytes, or raise max_payload in the server's configuration"))
 }
 
 /// Opens the connections; servers that come up a little later than we do are waited for.
@@ -223,7 +238,7 @@ fn policy(own: &config::Coordinator) -> Policy {
         dedupe_horizon_ms: millis(own.dedupe_horizon),
         dedupe_max: own.dedupe_max_per_tenant,
         offer_timeout_ms: millis(own.offer_timeout),
-        max_payload: own.input_max_bytes.0.min(own.result_max_bytes.0),
+        max_payload: own.max_payload_bytes.0,
         ..Policy::default()
     }
 }

@@ -190,18 +190,14 @@ section! {
         intake_max_bytes: ByteSize = "512MiB", unit "", env "", example "4GiB", check |b| at_least_bytes(*b, 1 << 20);
         /// The size at which REPORTS refuses further reports.
         reports_max_bytes: ByteSize = "512MiB", unit "", env "", example "4GiB", check |b| at_least_bytes(*b, 1 << 20);
-        /// The size of the JOURNAL; from 80 % of it no new submits are taken.
+        /// The size at which the JOURNAL takes nothing more: then nothing is decided until there is room again.
         journal_max_bytes: ByteSize = "2GiB", unit "", env "", example "64GiB", check |b| at_least_bytes(*b, 16 << 20);
         /// How long EVENTS keeps an event for watchers and the event writer.
         events_max_age: Duration = "15m", unit "", env "", example "10m", check |d| at_least(*d, Duration::from_secs(1));
         /// The size at which EVENTS drops its oldest events.
         events_max_bytes: ByteSize = "256MiB", unit "", env "", example "2GiB", check |b| at_least_bytes(*b, 1 << 20);
-        /// The largest input of a task. Pass larger ones by reference; it must stay below a quarter of the server's `max_payload`.
-        input_max_bytes: ByteSize = "256KiB", unit "", env "", example "128KiB", check |b| at_least_bytes(*b, 1);
-        /// The largest result of a task; the same advice holds.
-        result_max_bytes: ByteSize = "256KiB", unit "", env "", example "128KiB", check |b| at_least_bytes(*b, 1);
-        /// The largest event.
-        event_max_bytes: ByteSize = "16KiB", unit "", env "", example "8KiB", check |b| at_least_bytes(*b, 1);
+        /// The largest input or result of a task; pass larger ones by reference. Not above 256 KiB, which clients and agents check themselves, nor above a quarter of the server's `max_payload`, which is checked at the start.
+        max_payload_bytes: ByteSize = "256KiB", unit "", env "", example "128KiB", check |b| between_bytes(*b, 1 << 10, 256 << 10);
         /// How long a dead owner's shard stays without one: a standby takes over after about this time.
         owner_ttl: Duration = "2s", unit "", env "", example "5s", check |d| at_least(*d, Duration::from_secs(1));
         /// How long a starting coordinator waits for NATS and Redis before it gives up.
@@ -316,6 +312,13 @@ fn at_least(d: Duration, least: Duration) -> Result<(), String> {
 
 fn at_least_bytes(size: ByteSize, least: u64) -> Result<(), String> {
     if size.0 >= least { Ok(()) } else { Err(format!("must be at least {}", ByteSize(least))) }
+}
+
+fn between_bytes(size: ByteSize, least: u64, most: u64) -> Result<(), String> {
+    match size.0 <= most {
+        true => at_least_bytes(size, least),
+        false => Err(format!("must be at most {}", ByteSize(most))),
+    }
 }
 
 fn between(n: u64, least: u64, most: u64) -> Result<(), String> {

@@ -37,7 +37,7 @@ fn without_any_source_every_option_has_its_documented_default() {
     assert_eq!(settings.redis.stream_ttl_seconds, 3_600);
     assert_eq!((settings.redis.tms_max_index_scan, settings.redis.tms_list_scan_buffer), (200, 50));
     assert_eq!(settings.coordinator.owner_ttl, Duration::from_secs(2));
-    assert_eq!(settings.coordinator.input_max_bytes, ByteSize(256 << 10));
+    assert_eq!(settings.coordinator.max_payload_bytes, ByteSize(256 << 10));
     assert_eq!(settings.coordinator.default_plan.as_str(), "free");
     assert_eq!(settings.nats.urls.0[0].expose(), "nats://127.0.0.1:4222");
 }

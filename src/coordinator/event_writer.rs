@@ -22,6 +22,7 @@ use crate::{
     bus::consume::{Delivery, jitter},
     store::events::{EventPolicy, EventStore, EventWrite},
     task::Backoff,
+    telemetry::names,
     wire::{
         codec,
         messages::{Event, MAX_EVENT_BYTES},
@@ -56,9 +57,9 @@ pub async fn run(
             () = stop.cancelled() => return,
             written = write(&store, &policy, &writes) => written,
         };
-        metrics::counter!("selvedge_events_written_total").increment(written.stored);
-        metrics::counter!("selvedge_events_refused_total").increment(written.refused);
-        metrics::counter!("selvedge_events_lost_total").increment(written.lost);
+        metrics::counter!(names::EVENTS_WRITTEN).increment(written.stored);
+        metrics::counter!(names::EVENTS_REFUSED).increment(written.refused);
+        metrics::counter!(names::EVENTS_LOST).increment(written.lost);
         acknowledge(&mut arrived).await;
     }
 }
@@ -81,8 +82,7 @@ async fn write(
             }
             Err(error) => {
                 failures += 1;
-                metrics::counter!("selvedge_event_write_failures_total", "reason" => error.reason())
-                    .increment(1);
+                metrics::counter!(names::EVENT_WRITE_FAILURES, names::REASON => error.reason()).increment(1);
                 if failures == 1 {
                     tracing::warn!(%error, "events can't be written to Redis; they wait in the stream");
                 }
@@ -97,7 +97,7 @@ fn readable(delivery: &Delivery) -> Option<EventWrite> {
     match parse(delivery) {
         Ok(write) => Some(write),
         Err((what, reason)) => {
-            metrics::counter!("selvedge_events_malformed_total", "what" => what).increment(1);
+            metrics::counter!(names::EVENTS_MALFORMED, names::REASON => what).increment(1);
             tracing::warn!(
                 stream_seq = delivery.stream_seq,
                 bytes = delivery.payload.len(),

@@ -45,6 +45,7 @@ use crate::{
         index::{Generation, IndexBatch, IndexWriter, Written},
     },
     task::Backoff,
+    telemetry::names,
     wire::subjects::Shard,
 };
 
@@ -251,7 +252,7 @@ impl Indexer {
     async fn rebuild(&mut self) -> Step {
         let generation = Generation::fresh();
         self.say(IndexState::Rebuilding, 0);
-        metrics::counter!("selvedge_index_rebuilds_total").increment(1);
+        metrics::counter!(names::INDEX_REBUILDS).increment(1);
         tracing::info!(shard = self.shard.0, %generation, "the index is rebuilt from the owner's state");
         self.ask_to_follow(generation, None).await?;
         loop {
@@ -323,8 +324,8 @@ impl Indexer {
         loop {
             let error = match writer.write(batch).await {
                 Ok(Written::Done(flushed)) => {
-                    metrics::counter!("selvedge_index_writes_total").increment(flushed.applied);
-                    metrics::counter!("selvedge_index_dropped_total").increment(flushed.dropped);
+                    metrics::counter!(names::INDEX_WRITES).increment(flushed.applied);
+                    metrics::counter!(names::INDEX_DROPPED).increment(flushed.dropped);
                     self.recovered();
                     return Ok(true);
                 }
@@ -366,8 +367,8 @@ impl Indexer {
 
     fn degraded(&mut self, error: &StoreError) {
         self.failures = self.failures.saturating_add(1);
-        metrics::counter!("selvedge_index_failures_total", "reason" => error.reason()).increment(1);
-        metrics::gauge!("selvedge_index_degraded").set(1.0);
+        metrics::counter!(names::INDEX_FAILURES, names::REASON => error.reason()).increment(1);
+        metrics::gauge!(names::INDEX_DEGRADED).set(1.0);
         if self.failures == 1 {
             tracing::warn!(shard = self.shard.0, %error, "the index can't be written; work goes on without it");
         }
@@ -381,7 +382,7 @@ impl Indexer {
         }
         tracing::info!(shard = self.shard.0, failures = self.failures, "the index is written again");
         self.failures = 0;
-        metrics::gauge!("selvedge_index_degraded").set(0.0);
+        metrics::gauge!(names::INDEX_DEGRADED).set(0.0);
         let upto_seq = self.health.borrow().upto_seq;
         let state = if upto_seq == 0 { IndexState::Rebuilding } else { IndexState::Following };
         self.say(state, upto_seq);
@@ -390,6 +391,6 @@ impl Indexer {
     fn say(&self, state: IndexState, upto_seq: u64) {
         let now = IndexHealth { state, upto_seq };
         self.health.send_if_modified(|health| std::mem::replace(health, now) != now);
-        metrics::gauge!("selvedge_index_upto_seq").set(upto_seq as f64);
+        metrics::gauge!(names::INDEX_UPTO).set(upto_seq as f64);
     }
 }

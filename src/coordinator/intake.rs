@@ -11,10 +11,12 @@ use crate::{
     bus::consume::{Ack, Delivery},
     flow::input::{Input, check_version},
     task::MAX_PAYLOAD_BYTES,
+    telemetry::names,
     wire::{
         codec::{self, DecodeError, Format},
         messages::{Accept, Beat},
         subjects::{self, Intake, SubjectError},
+        topology::{INTAKE, REPORTS},
     },
 };
 
@@ -61,6 +63,14 @@ pub async fn read(from: From, mut deliveries: mpsc::Receiver<Delivery>, inputs: 
     while let Some(delivery) = deliveries.recv().await {
         match parse(from, &delivery) {
             Ok(input) => {
+                let stream = match &input {
+                    Input::Submit { body: Err(_), .. } | Input::Cmd { body: Err(_), .. } => Some(INTAKE),
+                    Input::Report { body: Err(_), .. } => Some(REPORTS),
+                    _ => None,
+                };
+                if let Some(stream) = stream {
+                    metrics::counter!(names::INPUTS_MALFORMED, names::STREAM => stream).increment(1);
+                }
                 let report_seq = (from == From::Reports).then_some(delivery.stream_seq);
                 let handle = Some(Handle::Ack(Box::new(delivery.ack)));
                 if inputs.send(Inbound { input, handle, report_seq, format: None }).await.is_err() {
@@ -68,7 +78,7 @@ pub async fn read(from: From, mut deliveries: mpsc::Receiver<Delivery>, inputs: 
                 }
             }
             Err(error) => {
-                metrics::counter!("selvedge_unattributable_messages_total").increment(1);
+                metrics::counter!(names::UNATTRIBUTABLE).increment(1);
                 tracing::warn!(seq = delivery.stream_seq, %error, "a message is nobody's; dropped");
                 delivery.ack.ack().await;
             }
@@ -165,7 +175,7 @@ pub fn pulse(subject: &str, reply: Option<String>, body: &[u8]) -> Option<Inboun
     match read() {
         Ok(inbound) => Some(inbound),
         Err(error) => {
-            metrics::counter!("selvedge_unreadable_pulses_total").increment(1);
+            metrics::counter!(names::UNREADABLE_PULSES).increment(1);
             tracing::warn!(%error, "an instance's heartbeat or acceptance can't be read");
             None
         }

@@ -16,6 +16,7 @@ pub mod index_feed;
 pub mod indexer;
 pub mod intake;
 pub mod limits;
+pub mod measure;
 pub mod owner;
 pub mod perform;
 pub mod queries;

@@ -23,6 +23,7 @@ use super::{
     index_feed::IndexFeed,
     indexer::IndexAsk,
     intake::{Handle, Inbound},
+    measure,
     perform::Performer,
 };
 use crate::{
@@ -37,6 +38,7 @@ use crate::{
         state::Policy,
     },
     task::{Millis, Token},
+    telemetry::names,
 };
 
 /// Inputs taken at once between two looks at the clock.
@@ -68,6 +70,17 @@ pub enum TermEnd {
     Stopped,
     /// The journal can't be continued; an operator decides.
     Halted(JournalError),
+}
+
+impl TermEnd {
+    /// In one word, for metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Lost(_) => "lost",
+            Self::Stopped => "stopped",
+            Self::Halted(_) => "halted",
+        }
+    }
 }
 
 /// Random numbers from the operating system, by way of version 4 UUIDs.
@@ -131,6 +144,7 @@ pub async fn run(mut term: Term, mut engine: Engine<Handle>, idle: Millis) -> Te
     let mut turn = Turn {
         performer,
         feed: IndexFeed::default(),
+        gauges: measure::Gauges::default(),
         base,
         start,
         last: start,
@@ -149,6 +163,7 @@ pub async fn run(mut term: Term, mut engine: Engine<Handle>, idle: Millis) -> Te
 struct Turn {
     performer: Performer,
     feed: IndexFeed,
+    gauges: measure::Gauges,
     /// Logical time at the start of the term.
     base: Millis,
     /// The clock at the start of the term.
@@ -185,13 +200,14 @@ impl Turn {
                 (term.probe)("appended");
                 term.head.send_replace(seq);
                 let effects = engine.appended(seq);
+                measure::count(engine.take_news());
                 if opened {
                     self.announce(term, engine, clock).await?;
                 }
                 self.perform(&term.ended, engine, effects).await?;
                 (term.probe)("performed");
                 self.serve(term, engine);
-                metrics::histogram!("selvedge_journal_append_seconds")
+                metrics::histogram!(names::JOURNAL_APPEND)
                     .record((term.clock.now().saturating_sub(clock)) as f64 / 1_000.0);
             }
             Next::Effects(effects) => {
@@ -345,24 +361,7 @@ impl Turn {
 
     fn housekeeping(&mut self, engine: &mut Engine<Handle>) {
         engine.live_mut().forget_silent();
-        let (instances, leases, _) = engine.live().sizes();
-        let (inputs, held) = engine.backlog();
-        let state = engine.state();
-        metrics::gauge!("selvedge_instances").set(instances as f64);
-        metrics::gauge!("selvedge_leases").set(leases as f64);
-        metrics::gauge!("selvedge_inputs_waiting").set(inputs as f64);
-        metrics::gauge!("selvedge_reports_held").set(held as f64);
-        metrics::gauge!("selvedge_tasks_remembered").set(state.tasks().len() as f64);
-        metrics::gauge!("selvedge_tenants").set(state.tenants().len() as f64);
-        metrics::gauge!("selvedge_backlog").set(state.backlog() as f64);
-        metrics::gauge!("selvedge_journal_sequence").set(engine.seq() as f64);
-        metrics::gauge!("selvedge_index_lag_messages")
-            .set(engine.seq().saturating_sub(self.feed.indexed) as f64);
-        for (agent, queue) in engine.state().queues() {
-            metrics::gauge!("selvedge_queued", "agent" => agent.to_string()).set(queue.queued() as f64);
-        }
-        let dirty = engine.dirty_mut().len();
-        metrics::gauge!("selvedge_index_dirty_tasks").set(dirty as f64);
+        self.gauges.show(engine, self.feed.indexed);
     }
 }
 

@@ -27,6 +27,7 @@ use crate::{
     task::{
         Code, MAX_PAYLOAD_BYTES, Millis, Phase, Refusal, TaskId, TaskKey, TenantName, keyed_id, retry_id,
     },
+    telemetry::names,
     wire::{
         VERSION,
         api::{
@@ -94,9 +95,9 @@ impl Queries {
     pub async fn answer(&self, query: Query) -> Answer {
         let started = std::time::Instant::now();
         let answer = self.dispatch(&query).await;
-        let outcome = answer.as_ref().map_or_else(|refusal| refusal.code.as_str(), |_| "OK");
-        metrics::histogram!("selvedge_query_seconds", "verb" => query.verb).record(started.elapsed());
-        metrics::counter!("selvedge_queries_total", "verb" => query.verb, "outcome" => outcome).increment(1);
+        let code = answer.as_ref().map_or_else(|refusal| refusal.code.as_str(), |_| "OK");
+        metrics::histogram!(names::QUERY_TIME, names::VERB => query.verb).record(started.elapsed());
+        metrics::counter!(names::QUERIES, names::VERB => query.verb, names::CODE => code).increment(1);
         answer
     }
 

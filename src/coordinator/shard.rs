@@ -40,6 +40,7 @@ use crate::{
         Connection,
         events::{EventPolicy, EventStore},
     },
+    telemetry::names,
     wire::{
         subjects::{self, Shard},
         topology::{self, EVENTS, INTAKE, REPORTS},
@@ -128,7 +129,7 @@ pub async fn run(
             }
             Failed::Again(reason) => {
                 tracing::warn!(shard = context.shard.0, %reason, "the term is over; starting over from the journal");
-                metrics::counter!("selvedge_terms_lost_total").increment(1);
+                metrics::counter!(names::TERMS_LOST).increment(1);
                 context.readiness.unmet("shard", reason);
                 // An ownership that ended by itself needs no stepping down; the next one must not pay for it.
                 if held.is_some_and(|ended: CancellationToken| !ended.is_cancelled()) {
@@ -191,6 +192,7 @@ async fn replay(
         engine.replay(entry.seq, &entry.bytes).map_err(Failed::Halted)?;
         messages += 1;
     }
+    metrics::histogram!(names::REPLAY).record(started.elapsed());
     if messages > 0 {
         tracing::info!(
             shard = context.shard.0,
@@ -323,7 +325,12 @@ async fn term(
     context.owner.send_replace(Some(calls));
     context.readiness.met("shard");
     tracing::info!(shard = shard.0, epoch, idle_ms = idle, "the term begins");
+    metrics::counter!(names::TAKEOVERS).increment(1);
+    metrics::gauge!(names::OWNER).set(1.0);
+    metrics::gauge!(names::OWNER_EPOCH).set(epoch as f64);
     let end = owner::run(term, engine, idle).await;
+    metrics::gauge!(names::OWNER).set(0.0);
+    metrics::counter!(names::STEP_DOWNS, names::REASON => end.reason()).increment(1);
     context.owner.send_replace(None);
     over.cancel();
     tasks.close();

@@ -18,6 +18,7 @@ use super::{
     dirty::Dirty,
     dispatch,
     evolve::{At, Changes, Misfit, evolve},
+    facts::{self, Fact, News},
     input::{Decision, Entropy, Input, Tell},
     live::Live,
     query,
@@ -125,6 +126,7 @@ pub enum Next<H> {
 
 struct Pending<H> {
     hash: Hash,
+    news: News,
     effects: Vec<Effect<H>>,
     touched: Vec<TaskKey>,
     results: Vec<(TaskKey, Payload)>,
@@ -146,6 +148,8 @@ pub struct Engine<H> {
     /// Reports that came before their predecessors.
     held: BTreeMap<(Token, u32), Queued<H>>,
     pending: Option<Pending<H>>,
+    /// Of the last acknowledged message.
+    news: News,
     dirty: Dirty,
     opening: Option<(String, Policy)>,
     opened: bool,
@@ -162,6 +166,7 @@ impl<H> Engine<H> {
             vital: VecDeque::new(),
             held: BTreeMap::new(),
             pending: None,
+            news: News::default(),
             dirty: Dirty::default(),
             opening: None,
             opened: false,
@@ -239,7 +244,7 @@ impl<H> Engine<H> {
             return Err(gap("the epoch goes back"));
         }
         let at = At { now: message.now, wall: message.wall, rev: message.rev, epoch: message.epoch };
-        self.state.advance(message.now);
+        self.state.advance(message.now, message.wall);
         for record in &message.records {
             let changes = evolve(&mut self.state, record, at).map_err(|misfit| JournalError::Misfit {
                 shard,
@@ -286,7 +291,7 @@ impl<H> Engine<H> {
             return Ok(Next::Idle);
         }
         let mut batch = Batch::new(&self.state, now, wall);
-        self.state.advance(batch.at.now);
+        self.state.advance(batch.at.now, batch.at.wall);
         if let Some((coordinator, policy)) = self.opening.take() {
             batch.at.epoch += 1;
             self.apply(Decision::record(Record::Opened { coordinator, policy }), &mut batch)?;
@@ -316,6 +321,7 @@ impl<H> Engine<H> {
         if batch.records.is_empty() {
             return if batch.effects.is_empty() { Next::Idle } else { Next::Effects(batch.effects) };
         }
+        let records = batch.records.len() as u64;
         let message = JournalMessage {
             v: JOURNAL_VERSION,
             shard: self.state.shard,
@@ -329,6 +335,7 @@ impl<H> Engine<H> {
         let bytes = message.encode();
         self.pending = Some(Pending {
             hash: Hash::of(&bytes),
+            news: News { records, bytes: bytes.len() as u64, facts: batch.facts },
             effects: batch.effects,
             touched: batch.touched,
             results: batch.results,
@@ -341,6 +348,7 @@ impl<H> Engine<H> {
         let Some(pending) = self.pending.take() else { return Vec::new() };
         self.seq = seq;
         self.state.head = pending.hash;
+        self.news = pending.news;
         for key in pending.touched {
             self.dirty.touch(seq, key);
         }
@@ -353,6 +361,11 @@ impl<H> Engine<H> {
             effects.extend(self.inherit().into_iter().map(Effect::Tell));
         }
         effects
+    }
+
+    /// What the last acknowledged message did, for metrics; once.
+    pub fn take_news(&mut self) -> News {
+        std::mem::take(&mut self.news)
     }
 
     /// Takes over the live leases: their offers are sent again, under the new epoch.
@@ -393,7 +406,12 @@ impl<H> Engine<H> {
         entropy: &mut dyn Entropy,
     ) -> Result<(), JournalError> {
         let decision = match &input {
-            Input::Submit { .. } | Input::Cmd { .. } => submit::decide(&self.state, &input),
+            Input::Submit { .. } | Input::Cmd { .. } => {
+                if let Input::Submit { stored_at, .. } = &input {
+                    batch.facts.push(Fact::Decided(batch.at.wall.saturating_sub(*stored_at)));
+                }
+                submit::decide(&self.state, &input)
+            }
             Input::Report { body, .. } => {
                 let decision = run::decide(&self.state, &input, entropy);
                 if let Ok(report) = body {
@@ -482,9 +500,11 @@ impl<H> Engine<H> {
     /// Evolves by a decision's records and derives their effects.
     fn apply(&mut self, decision: Decision, batch: &mut Batch<H>) -> Result<(), JournalError> {
         for record in decision.records {
+            let lease = facts::lease_before(&self.state, &record);
             let changes = evolve(&mut self.state, &record, batch.at).map_err(|misfit| {
                 JournalError::Misfit { shard: self.state.shard.0, rev: batch.at.rev, misfit }
             })?;
+            facts::of(&self.state, &record, &changes, lease, &mut batch.facts);
             self.effects(&record, changes, batch);
             batch.bytes += weight(&record);
             batch.records.push(record);
@@ -560,6 +580,7 @@ struct Batch<H> {
     at: At,
     records: Vec<Record>,
     effects: Vec<Effect<H>>,
+    facts: Vec<Fact>,
     touched: Vec<TaskKey>,
     results: Vec<(TaskKey, Payload)>,
     bytes: usize,
@@ -572,6 +593,7 @@ impl<H> Batch<H> {
             at,
             records: Vec::new(),
             effects: Vec::new(),
+            facts: Vec::new(),
             touched: Vec::new(),
             results: Vec::new(),
             bytes: 0,

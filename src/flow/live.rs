@@ -291,16 +291,26 @@ impl Live {
     ) -> Option<(&InstanceId, Millis)> {
         let mut best: Option<(usize, &InstanceId, Millis)> = None;
         for (id, instance) in self.agents.get(agent)? {
-            let quiet = self.hearing.saturating_sub(instance.heard);
-            if instance.draining || instance.suspected || quiet * 3 > instance.lease_ms * 2 {
-                continue;
-            }
-            let free = (instance.slots as usize).saturating_sub(leased(id) + instance.dead.len());
+            let free = self.free(id, instance, &leased);
             if free > best.map_or(0, |(most, ..)| most) {
                 best = Some((free, id, instance.lease_ms));
             }
         }
         best.map(|(_, id, lease_ms)| (id, lease_ms))
+    }
+
+    /// Slots of `agent` a task could be offered to now.
+    pub fn free_slots(&self, agent: &AgentName, leased: impl Fn(&InstanceId) -> usize) -> usize {
+        let instances = self.agents.get(agent).into_iter().flatten();
+        instances.map(|(id, instance)| self.free(id, instance, &leased)).sum()
+    }
+
+    fn free(&self, id: &InstanceId, instance: &Instance, leased: impl Fn(&InstanceId) -> usize) -> usize {
+        let quiet = self.hearing.saturating_sub(instance.heard);
+        if instance.draining || instance.suspected || quiet * 3 > instance.lease_ms * 2 {
+            return 0;
+        }
+        (instance.slots as usize).saturating_sub(leased(id) + instance.dead.len())
     }
 
     /// Agents of which some instance was heard.

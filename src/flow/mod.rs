@@ -13,6 +13,7 @@ pub mod dirty;
 pub mod dispatch;
 pub mod engine;
 pub mod evolve;
+pub mod facts;
 pub mod fair;
 pub mod input;
 pub mod limiter;

@@ -42,7 +42,7 @@ pub fn dead(state: &State, task: &Task, code: Code, message: &str) -> Failure {
 }
 
 fn what(state: &State, task: &Task, code: Code, message: &str) -> TryFailure {
-    TryFailure { attempt: task.attempt, at: state.wall, code, message: capped_message(message) }
+    TryFailure { attempt: task.attempt, at: state.wall_now(), code, message: capped_message(message) }
 }
 
 /// Decides what time alone brings about: backoffs over, leases lost, offers nobody took.

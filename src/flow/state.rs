@@ -248,6 +248,8 @@ pub struct State {
     pub(super) backlog: u64,
     /// How far `rate_waits` has been served.
     pub(super) clock: Millis,
+    /// Wall time of the batch decided or applied now. What is made of it stands in the record.
+    pub(super) wall_clock: Millis,
     /// When memories are looked at next; a pure function of the journal's times.
     pub(super) next_forget: Millis,
 }
@@ -315,6 +317,11 @@ impl State {
         self.clock.max(self.now)
     }
 
+    /// Wall time as of the inputs decided now, Unix milliseconds.
+    pub fn wall_now(&self) -> Millis {
+        self.wall_clock
+    }
+
     /// The next logical time at which something is due by itself.
     pub fn next_due(&self) -> Option<Millis> {
         let timer = self.timers.first().map(|(at, _)| *at);
@@ -336,8 +343,9 @@ impl State {
     }
 
     /// Serves what became due by time alone: tenants whose limiter has a cell again. Derived data only.
-    pub fn advance(&mut self, now: Millis) {
+    pub fn advance(&mut self, now: Millis, wall: Millis) {
         self.clock = self.clock.max(now);
+        self.wall_clock = wall;
         while let Some((at, _)) = self.rate_waits.first()
             && *at <= self.clock
         {

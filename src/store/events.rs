@@ -16,6 +16,7 @@ use redis::{Pipeline, RedisError, RedisResult, Value};
 use super::{Connection, StoreError, keys};
 use crate::{
     task::TaskKey,
+    telemetry::names,
     wire::{
         api::EventsPage,
         codec,
@@ -97,7 +98,7 @@ impl EventStore {
                 (Err(error), false) if is_not_newer(&error) => done.refused += 1,
                 (Err(error), true) => {
                     done.unexpiring += 1;
-                    metrics::counter!("selvedge_event_expire_failures_total").increment(1);
+                    metrics::counter!(names::EVENT_EXPIRE_FAILURES).increment(1);
                     tracing::warn!(%error, "an event stream's expiry could not be set");
                 }
                 (Err(error), false) => match StoreError::from(error) {

@@ -37,7 +37,9 @@ macro_rules! codes {
                 }
             }
 
-            /// Whether the same request can succeed later, unchanged.
+            /// Whether the same request can succeed later. For `TENANT_SUSPENDED`, `BACKLOG_FULL` and
+            /// `SHARD_FULL` under a new id only: the refused task stays rejected, and a repeated submit is
+            /// that task.
             pub fn is_retryable(self) -> bool {
                 match self {
                     $(Self::$variant => $retry,)*

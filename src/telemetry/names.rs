@@ -1,7 +1,7 @@
 //! Every metric, once: its name, kind and meaning.
 //!
 //! Names begin with `selvedge_`, count in base units (seconds, bytes) and end in `_total` if they only grow. Labels
-//! have few values: `agent`, `plan`, `state`, `code`, `reason`, `stream`, `outcome`. Never a tenant, a task or an
+//! have few values: `agent`, `state`, `code`, `reason`, `stream`, `outcome`, `verb`, `event`. Never a tenant, a task or an
 //! instance: their number is not ours to bound.
 
 use metrics::Unit;
@@ -10,7 +10,9 @@ use metrics::Unit;
 pub const AGENT: &str = "agent";
 /// Label: the code of a refusal.
 pub const CODE: &str = "code";
-/// Label: how a try ended.
+/// Label: what happened to a connection.
+pub const EVENT: &str = "event";
+/// Label: how an attempt ended.
 pub const OUTCOME: &str = "outcome";
 /// Label: why.
 pub const REASON: &str = "reason";
@@ -57,18 +59,16 @@ macro_rules! metrics {
 metrics! {
     // The way of a task.
     TASKS_ADMITTED = "selvedge_tasks_admitted_total", Counter, Count, "Tasks admitted, by agent.";
-    TASKS_REFUSED = "selvedge_tasks_refused_total", Counter, Count, "Submits and spawns refused, by code.";
+    TASKS_REFUSED = "selvedge_tasks_refused_total", Counter, Count, "Submits, spawns, commands and reports refused, by code.";
     TASKS_ENDED = "selvedge_tasks_ended_total", Counter, Count, "Tasks that reached a terminal state, by agent and state.";
-    TASKS = "selvedge_tasks", Gauge, Count, "Live tasks, by state.";
-    TRIES_LOST = "selvedge_tries_lost_total", Counter, Count, "Tries that failed or lost their lease, by agent and reason.";
+    TRIES_LOST = "selvedge_tries_lost_total", Counter, Count, "Tries that failed or lost their lease, by agent and code.";
     OFFERS = "selvedge_offers_total", Counter, Count, "Offers made, by agent.";
-    OFFERS_WITHDRAWN = "selvedge_offers_withdrawn_total", Counter, Count, "Offers nobody accepted in time, by agent.";
+    OFFERS_WITHDRAWN = "selvedge_offers_withdrawn_total", Counter, Count, "Offers taken back because nobody accepted them, by agent.";
     LEASES_EXPIRED = "selvedge_leases_expired_total", Counter, Count, "Leases that were not renewed in time, by agent.";
     REPORTS_STALE = "selvedge_reports_stale_total", Counter, Count, "Reports refused because their lease is over.";
     INTAKE_AGE = "selvedge_intake_age_seconds", Histogram, Seconds, "Time between a submit being stored and being decided.";
     QUEUE_WAIT = "selvedge_queue_wait_seconds", Histogram, Seconds, "Time between admission and first dispatch, by agent.";
-    RUN_TIME = "selvedge_run_seconds", Histogram, Seconds, "Time an attempt held its lease, by agent and outcome.";
-    OLDEST_QUEUED = "selvedge_oldest_queued_seconds", Gauge, Seconds, "Age of the oldest queued task, by agent.";
+    RUN_TIME = "selvedge_run_seconds", Histogram, Seconds, "Time an attempt held its lease, by agent and outcome; attempts that were cancelled are not in it.";
     SLOTS = "selvedge_slots", Gauge, Count, "Slots announced by live instances, by agent.";
     SLOTS_FREE = "selvedge_slots_free", Gauge, Count, "Slots free now, by agent.";
     INSTANCES = "selvedge_instances", Gauge, Count, "Instances heard of within their lease, by agent.";
@@ -85,12 +85,12 @@ metrics! {
     JOURNAL_RECORDS = "selvedge_journal_records_total", Counter, Count, "Journal records acknowledged.";
     JOURNAL_APPEND = "selvedge_journal_append_seconds", Histogram, Seconds, "Time until an append was acknowledged.";
     JOURNAL_REPUBLISHED = "selvedge_journal_republished_total", Counter, Count, "Appends sent again because no acknowledgement came.";
-    JOURNAL_BYTES = "selvedge_journal_bytes", Gauge, Bytes, "Size of the journal.";
+    JOURNAL_BYTES = "selvedge_journal_bytes_total", Counter, Bytes, "Bytes of journal messages acknowledged.";
     JOURNAL_SEQUENCE = "selvedge_journal_sequence", Gauge, Count, "Stream sequence of the last journal message.";
     JOURNAL_NOISE = "selvedge_journal_noise_total", Counter, Count, "Messages skipped in the journal because no coordinator wrote them.";
     TERMS_LOST = "selvedge_terms_lost_total", Counter, Count, "Terms of ownership that ended unasked.";
     OWNER = "selvedge_owner", Gauge, Count, "1 if this coordinator owns the shard.";
-    OWNER_EPOCH = "selvedge_owner_epoch", Gauge, Count, "The owner's epoch as this coordinator knows it.";
+    OWNER_EPOCH = "selvedge_owner_epoch", Gauge, Count, "Epoch of this coordinator's latest term.";
     TAKEOVERS = "selvedge_takeovers_total", Counter, Count, "Times this coordinator became the owner.";
     STEP_DOWNS = "selvedge_step_downs_total", Counter, Count, "Times this coordinator stopped being the owner, by reason.";
     REPLAY = "selvedge_replay_seconds", Histogram, Seconds, "Time to replay the journal at a start.";
@@ -107,7 +107,7 @@ metrics! {
     EVENTS_WRITTEN = "selvedge_events_written_total", Counter, Count, "Events written to their stream.";
     EVENTS_REFUSED = "selvedge_events_refused_total", Counter, Count, "Events the stream already had, or had newer ones than.";
     EVENTS_LOST = "selvedge_events_lost_total", Counter, Count, "Events missing from a stream: gaps shown to watchers.";
-    EVENTS_MALFORMED = "selvedge_events_malformed_total", Counter, Count, "Events that could not be read.";
+    EVENTS_MALFORMED = "selvedge_events_malformed_total", Counter, Count, "Events that could not be read, by reason.";
     EVENT_WRITE_FAILURES = "selvedge_event_write_failures_total", Counter, Count, "Failed writes of events, by reason.";
     EVENT_EXPIRE_FAILURES = "selvedge_event_expire_failures_total", Counter, Count, "Events stored whose stream's expiry could not be renewed.";
 
@@ -150,7 +150,11 @@ mod tests {
             assert!(name.chars().all(|c| c.is_ascii_lowercase() || c == '_'), "{name}");
             assert_eq!(name.ends_with("_total"), metric.kind == MetricKind::Counter, "{name}");
             assert_eq!(name.ends_with("_seconds"), metric.unit == Unit::Seconds, "{name}");
-            assert_eq!(name.ends_with("_bytes"), metric.unit == Unit::Bytes, "{name}");
+            assert_eq!(
+                name.trim_end_matches("_total").ends_with("_bytes"),
+                metric.unit == Unit::Bytes,
+                "{name}"
+            );
             assert!(metric.help.ends_with('.'), "{name}");
         }
     }

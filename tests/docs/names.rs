@@ -169,6 +169,17 @@ fn every_metric_is_in_the_list_of_metrics() {
     assert_none(strange);
 }
 
+#[test]
+fn every_metric_is_recorded_somewhere() {
+    let names = read("src/telemetry/names.rs");
+    let constants = names.lines().filter_map(|line| line.split_once(" = \"selvedge_")).map(|(c, _)| c.trim());
+    let code: String = files("src", ".rs").iter().map(|file| read(file)).collect();
+    let words: BTreeSet<&str> =
+        runs(&code, "names::", |c| c.is_ascii_alphabetic() || matches!(c, '_' | ':')).into_iter().collect();
+    let never = constants.filter(|constant| !words.contains(format!("names::{constant}").as_str()));
+    assert_none(never.map(str::to_owned).collect());
+}
+
 /// Words in capitals that are neither ours nor variables.
 const FOREIGN: &[&str] = &[
     "CONSUMER", "EXPIRE", "FLUSHALL", "HSET", "HTTP", "INFO", "JSON", "MAXLEN", "MULTI", "NATS", "NO_COLOR",

@@ -15,6 +15,7 @@ use futures_util::StreamExt;
 use super::{Entry, JournalError, StreamState, is_noise, journal_stream, leader_head, stream_state, unix_ms};
 use crate::{
     bus::api::ApiError,
+    telemetry::names,
     wire::subjects::{self, Shard},
 };
 
@@ -176,7 +177,7 @@ impl Tail {
                 return Ok(Some(Entry { seq, bytes: message.payload.clone(), at }));
             }
             tracing::warn!(seq = info.stream_sequence, "a message in the journal that no coordinator wrote");
-            metrics::counter!("selvedge_journal_noise_total").increment(1);
+            metrics::counter!(names::JOURNAL_NOISE).increment(1);
             self.next = info.stream_sequence + 1;
         }
     }

@@ -1,6 +1,5 @@
 //! What is promised to those outside: limits, answers to bad input, JSON for everybody, silence about secrets.
 
-mod codes;
 mod hostile;
 mod json;
 mod limits;

@@ -1,0 +1,120 @@
+//! What a batch of decisions did, in the words of metrics. Not journaled, not part of the state.
+//!
+//! Gathered while the engine applies records, O(1) for each task touched; given to the driver after the PubAck,
+//! because before it nothing has happened. The driver counts; see `coordinator::measure`.
+
+use super::{
+    evolve::Changes,
+    record::{Admission, Failure, Record},
+    state::State,
+};
+use crate::task::{AgentName, Code, Millis, Outcome, Phase, TaskKey, Token};
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fact {
+    /// A stored submit was decided after so long.
+    Decided(Millis),
+    /// A task was admitted.
+    Admitted(AgentName),
+    /// A submit, spawn, command or report was refused.
+    Refused(Code),
+    /// An admitted task reached a terminal state.
+    Ended(AgentName, Phase),
+    /// A task was given to an instance; after so long if for the first time.
+    Offered(AgentName, Option<Millis>),
+    /// An offer was taken back.
+    Withdrawn(AgentName),
+    /// An attempt held its lease for so long and ended like this.
+    Ran(AgentName, &'static str, Millis),
+    /// A try was lost.
+    TryLost(AgentName, Code),
+    /// A lease was not renewed in time.
+    Expired(AgentName),
+}
+
+/// What happened in one acknowledged journal message.
+#[derive(Debug, Default)]
+pub struct News {
+    /// Records in it.
+    pub records: u64,
+    /// Bytes of it.
+    pub bytes: u64,
+    /// In order.
+    pub facts: Vec<Fact>,
+}
+
+/// A lease before the record that ends it is applied: whose, and since when.
+pub fn lease_before(state: &State, record: &Record) -> Option<(AgentName, Millis)> {
+    match record {
+        Record::Ended { token, .. } | Record::LeaseLost { token, .. } | Record::Withdrawn { token, .. } => {
+            leased(state, token)
+        }
+        _ => None,
+    }
+}
+
+fn leased(state: &State, token: &Token) -> Option<(AgentName, Millis)> {
+    let (_, task) = state.leased(token)?;
+    Some((task.spec.agent.clone(), task.lease.as_ref()?.since))
+}
+
+/// What the record did; `before` is what [`lease_before`] said.
+pub fn of(
+    state: &State,
+    record: &Record,
+    changes: &Changes,
+    before: Option<(AgentName, Millis)>,
+    facts: &mut Vec<Fact>,
+) {
+    match (record, before) {
+        (Record::Submitted { admission, .. }, _) => facts.push(admitted(admission)),
+        (Record::Spawned { children, .. }, _) => facts.extend(children.iter().map(admitted)),
+        (Record::Refused { refusal, .. }, _) => facts.push(Fact::Refused(refusal.code)),
+        (Record::Dispatched { key, attempt, .. }, _) => facts.extend(offered(state, key, *attempt)),
+        (Record::Ended { outcome, failure, .. }, Some((agent, since))) => {
+            let how = match (outcome, failure) {
+                (_, Some(_)) | (Outcome::Failed { .. }, None) => "failed",
+                (Outcome::Completed { .. }, None) => "completed",
+                (Outcome::Snooze { .. }, None) => "snoozed",
+                (Outcome::Wait(_), None) => "waiting",
+            };
+            facts.extend(failure.as_ref().map(|failure| lost(&agent, failure)));
+            facts.push(Fact::Ran(agent, how, state.now.saturating_sub(since)));
+        }
+        (Record::LeaseLost { failure, .. }, Some((agent, since))) => {
+            facts.push(lost(&agent, failure));
+            facts.push(Fact::Expired(agent.clone()));
+            facts.push(Fact::Ran(agent, "lost", state.now.saturating_sub(since)));
+        }
+        (Record::Withdrawn { failure, .. }, Some((agent, _))) => {
+            facts.extend(failure.as_ref().map(|failure| lost(&agent, failure)));
+            facts.push(Fact::Withdrawn(agent));
+        }
+        _ => {}
+    }
+    // A rejected task was counted as refused: its agent is whatever somebody wrote.
+    let ended = changes.ended.iter().filter_map(|key| state.task(key));
+    facts.extend(
+        ended
+            .filter(|task| task.phase != Phase::Rejected && !task.tombstone)
+            .map(|task| Fact::Ended(task.spec.agent.clone(), task.phase)),
+    );
+}
+
+fn admitted(admission: &Admission) -> Fact {
+    match &admission.refusal {
+        Some(refusal) => Fact::Refused(refusal.code),
+        None => Fact::Admitted(admission.spec.agent.clone()),
+    }
+}
+
+fn offered(state: &State, key: &TaskKey, attempt: u32) -> Option<Fact> {
+    let task = state.task(key)?;
+    let waited = (attempt == 1).then(|| state.wall.saturating_sub(task.created));
+    Some(Fact::Offered(task.spec.agent.clone(), waited))
+}
+
+fn lost(agent: &AgentName, failure: &Failure) -> Fact {
+    Fact::TryLost(agent.clone(), failure.what.code)
+}
