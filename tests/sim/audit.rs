@@ -217,6 +217,7 @@ impl Audit {
                 match failure {
                     Some(failure) => {
                         ensure!(*vanished && known.vanished >= 2, "a withdrawal counted too early");
+                        known.vanished += 1;
                         self.failed(key, failure)?;
                     }
                     None => {
@@ -234,6 +235,7 @@ impl Audit {
             }
             Record::LeaseLost { key, token, failure } => {
                 self.let_go(key, *token)?;
+                self.known(key)?.vanished = 0;
                 self.failed(key, failure)?;
                 self.touch(key);
                 self.sights.push(Sight::LeaseLost);
@@ -482,7 +484,6 @@ impl Audit {
         let known = self.known(key)?;
         known.tries += 1;
         known.failures = (known.failures + 1).min(10);
-        known.vanished = 0;
         known.resumes = false;
         let (tries, max) = (known.tries, known.max_tries);
         ensure!(failure.tries == tries, "I5: try {} told as {}", tries, failure.tries);
