@@ -335,7 +335,8 @@ async fn a_submit_older_than_what_is_remembered_is_refused_and_never_run() {
     let client = fabric.client("acme").await;
     let lane = client.link().main.clone();
     let mut submits = lane.subscribe("sv.submit.acme.>").await.unwrap();
-    lane.flush().await.unwrap();
+    // An answer over the same connection: the server knows of the subscription.
+    soon("an answer", client.stats()).await.unwrap();
     for n in 0..4 {
         let task = client.submit(AGENT, &Work::Echo(n)).id(&format!("t{n}")).await.unwrap();
         soon("the result", task.result::<u64>()).await.unwrap();
