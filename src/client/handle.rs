@@ -31,9 +31,13 @@ impl TaskHandle {
     /// Waits for its end, however long that takes. Refused with `IDEMPOTENCY_CONFLICT` if the id
     /// belongs to a task that was submitted with another body.
     pub async fn wait(&self) -> Result<Ended> {
-        let ended = self.client.wait(&self.id).await?;
+        let ended = self.client.wait_as(&self.id, self.body_hash).await?;
         self.check(ended.body_hash)?;
-        Ok(ended)
+        match ended.refusal {
+            // Nothing of the task has this revision: it is the submit that was refused.
+            Some(refusal) if ended.rev == 0 => Err(Error::Refused(refusal)),
+            _ => Ok(ended),
+        }
     }
 
     /// Waits for its result.

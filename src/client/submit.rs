@@ -197,7 +197,7 @@ impl Client {
         let lane = &self.link.main;
         let mut hints = lane.subscribe(subjects::done(&self.tenant, &ready.id)).await?;
         let handle = self.store(lane, ready).await?;
-        let admitted = wait::until(self, &handle.id, &mut hints, |_| true);
+        let admitted = wait::until(self, &handle.id, handle.body_hash, &mut hints, |_| true);
         let seen = match tokio::time::timeout(self.submit_within, admitted).await {
             Ok(seen) => seen?,
             Err(_) => {

@@ -91,15 +91,21 @@ impl Client {
     /// Waits for the end of a task, however long that takes, through reconnects and take-overs.
     /// Put a `tokio::time::timeout` around it to give up earlier; the task goes on all the same.
     pub async fn wait(&self, task: &TaskId) -> Result<Ended> {
+        self.wait_as(task, None).await
+    }
+
+    /// The same for who submitted the body `ours` under this id, and is told if that was refused.
+    pub(super) async fn wait_as(&self, task: &TaskId, ours: Option<BodyHash>) -> Result<Ended> {
         let mut hints = self.link.main.subscribe(subjects::done(&self.tenant, task)).await?;
-        until(self, task, &mut hints, Phase::is_terminal).await
+        until(self, task, ours, &mut hints, Phase::is_terminal).await
     }
 }
 
-/// Waits until the task is in a state that `enough` accepts.
+/// Waits until the task is in a state that `enough` accepts, or the submit with the body `ours` is refused.
 pub(super) async fn until(
     client: &Client,
     task: &TaskId,
+    ours: Option<BodyHash>,
     hints: &mut Subscription,
     enough: impl Fn(Phase) -> bool,
 ) -> Result<Ended> {
@@ -110,7 +116,7 @@ pub(super) async fn until(
     loop {
         let news = tokio::select! {
             biased;
-            news = next_news(task, hints, &mut reconnects, LONGEST_LOOK) => Some(news?),
+            news = next_news(task, ours, hints, &mut reconnects, LONGEST_LOOK) => Some(news?),
             view = client.get_from(task, min_rev) => {
                 match view {
                     Ok(view) if enough(view.state) => return Ok(Ended::of_view(view)),
@@ -123,7 +129,7 @@ pub(super) async fn until(
         };
         let news = match news {
             Some(news) => news,
-            None => next_news(task, hints, &mut reconnects, pause.next()).await?,
+            None => next_news(task, ours, hints, &mut reconnects, pause.next()).await?,
         };
         match news {
             News::Hint(seen) if enough(seen.state) && seen.is_whole() => return Ok(seen),
@@ -149,6 +155,7 @@ pub(super) enum News {
 
 pub(super) async fn next_news(
     task: &TaskId,
+    ours: Option<BodyHash>,
     hints: &mut Subscription,
     reconnects: &mut watch::Receiver<u64>,
     pause: Duration,
@@ -162,6 +169,8 @@ pub(super) async fn next_news(
                     return Err(BusError::Closed("the subscription ended".to_owned()).into());
                 };
                 match codec::decode_any::<Done>(None, &message.payload, MAX_HINT).1 {
+                    // Somebody else's submit under this id was refused: no news of the task.
+                    Ok(done) if done.refuses_a_submission() && (ours.is_none() || done.body_hash != ours) => {}
                     Ok(done) => return Ok(News::Hint(Ended::of_hint(task.clone(), done))),
                     Err(error) => tracing::warn!(%task, %error, "a hint is not understood"),
                 }

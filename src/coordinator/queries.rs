@@ -25,7 +25,8 @@ use crate::{
         read::{IndexReader, ReadError, ScanLimits},
     },
     task::{
-        Code, MAX_PAYLOAD_BYTES, Millis, Phase, Refusal, TaskId, TaskKey, TenantName, keyed_id, retry_id,
+        BodyHash, Code, MAX_PAYLOAD_BYTES, Millis, Phase, Refusal, TaskId, TaskKey, TenantName, keyed_id,
+        retry_id,
     },
     telemetry::names,
     wire::{
@@ -152,7 +153,7 @@ impl Queries {
         let subject = subjects::submit(tenant, &request.agent, &task);
         self.publish(&subject, codec::pack(&submit)).await?;
         let key = TaskKey { tenant: tenant.clone(), id: task.clone() };
-        let Some(done) = self.decided(&mut hints, &key).await? else {
+        let Some(done) = self.decided(&mut hints, &key, hash).await? else {
             return Ok(TaskReply { task, state: None, refusal: None });
         };
         if done.body_hash.is_some_and(|found| found != hash) {
@@ -170,10 +171,11 @@ impl Queries {
         let key = TaskKey { tenant: tenant.clone(), id: request.task.clone() };
         let deadline = tokio::time::Instant::now() + DECISION;
         loop {
-            let state = match tokio::time::timeout(Duration::from_millis(250), next_hint(&mut hints)).await {
-                Ok(Some(done)) => Some((done.state, done.refusal)),
-                _ => self.view(&key).await?.map(|view| (view.state, view.refusal)),
-            };
+            let state =
+                match tokio::time::timeout(Duration::from_millis(250), next_hint(&mut hints, None)).await {
+                    Ok(Some(done)) => Some((done.state, done.refusal)),
+                    _ => self.view(&key).await?.map(|view| (view.state, view.refusal)),
+                };
             match state {
                 Some((state, refusal)) if state.is_terminal() => {
                     return Ok(TaskReply { task: request.task, state: Some(state), refusal });
@@ -204,7 +206,10 @@ impl Queries {
         self.publish(&subjects::cmd(tenant, &dead.id, &nonce), codec::pack(&cmd)).await?;
         let key = TaskKey { tenant: tenant.clone(), id: task.clone() };
         let decided = self.poll(&key, DECISION, |view| view.is_some()).await?;
-        let (state, refusal) = decided.map_or((None, None), |view| (Some(view.state), view.refusal));
+        // The new task may have run and failed by now: that is its own story, not a refusal of the retry.
+        let (state, refusal) = decided.map_or((None, None), |view| {
+            (Some(view.state), view.refusal.filter(|_| view.state == Phase::Rejected))
+        });
         Ok(TaskReply { task, state, refusal })
     }
 
@@ -346,8 +351,9 @@ impl Queries {
         &self,
         hints: &mut crate::bus::Subscription,
         key: &TaskKey,
+        ours: BodyHash,
     ) -> Result<Option<Done>, Refusal> {
-        if let Ok(Some(done)) = tokio::time::timeout(DECISION, next_hint(hints)).await {
+        if let Ok(Some(done)) = tokio::time::timeout(DECISION, next_hint(hints, Some(ours))).await {
             return Ok(Some(done));
         }
         // Not finding it only means that it is not decided yet.
@@ -388,10 +394,13 @@ impl Queries {
     }
 }
 
-async fn next_hint(hints: &mut crate::bus::Subscription) -> Option<Done> {
+async fn next_hint(hints: &mut crate::bus::Subscription, ours: Option<BodyHash>) -> Option<Done> {
     use futures_util::StreamExt;
     while let Some(message) = hints.next().await {
-        if let (_, Ok(done)) = codec::decode_any::<Done>(None, &message.payload, usize::MAX) {
+        if let (_, Ok(done)) = codec::decode_any::<Done>(None, &message.payload, usize::MAX)
+            // Somebody else's submit under this id was refused: no news of the task.
+            && !(done.refuses_a_submission() && (ours.is_none() || done.body_hash != ours))
+        {
             return Some(done);
         }
     }

@@ -45,7 +45,7 @@ fn submit(
     let submit = match readable {
         Ok(submit) => submit,
         // An unreadable submit of a known id changes nothing about that task.
-        Err(refusal) if known.is_some_and(|t| !t.tombstone) => return refuse_only(key, refusal),
+        Err(refusal) if known.is_some_and(|t| !t.tombstone) => return refuse_only(key, refusal, None),
         Err(refusal) => {
             let spec = Spec {
                 agent: agent.clone(),
@@ -63,7 +63,7 @@ fn submit(
         Some(task) if task.tombstone => {
             // The cancel may have come after the task was done and forgotten: it is not decided again.
             if let Some(refusal) = too_old(state, key, first_try) {
-                return refuse_only(key, refusal);
+                return refuse_only(key, refusal, Some(spec.body_hash()));
             }
             let refusal = task
                 .refusal
@@ -75,10 +75,10 @@ fn submit(
             true => Decision::answer(Tell::Done { key: key.clone(), done: Box::new(done_hint(task)) }),
             false => Decision::none(),
         },
-        Some(task) => refuse_only(key, conflict(task, &spec)),
+        Some(task) => refuse_only(key, conflict(task, &spec), Some(spec.body_hash())),
         None => {
             if let Some(refusal) = too_old(state, key, first_try) {
-                return refuse_only(key, refusal);
+                return refuse_only(key, refusal, Some(spec.body_hash()));
             }
             // The hash is of what was asked for, not of what the plan makes of it.
             let hash = spec.body_hash();
@@ -121,7 +121,7 @@ fn admitted(
 }
 
 /// Journals a refusal that leaves the task alone, and hints at it.
-fn refuse_only(key: &TaskKey, refusal: Refusal) -> Decision {
+fn refuse_only(key: &TaskKey, refusal: Refusal, submitted: Option<BodyHash>) -> Decision {
     let done = Done {
         v: crate::wire::VERSION,
         rev: 0,
@@ -130,7 +130,7 @@ fn refuse_only(key: &TaskKey, refusal: Refusal) -> Decision {
         result: None,
         attempt: 0,
         last_event: 0,
-        body_hash: None,
+        body_hash: submitted,
     };
     Decision {
         records: vec![Record::Refused { key: key.clone(), refusal }],

@@ -304,6 +304,13 @@ pub struct Done {
     pub body_hash: Option<crate::task::BodyHash>,
 }
 
+impl Done {
+    /// Refuses the one submission that has this body hash, and says nothing of the task with this id.
+    pub fn refuses_a_submission(&self) -> bool {
+        self.rev == 0 && self.state == Phase::Rejected
+    }
+}
+
 /// Largest encoded event, in bytes.
 pub const MAX_EVENT_BYTES: usize = 16 * 1024;
 

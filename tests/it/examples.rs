@@ -47,7 +47,9 @@ impl Fabric {
             store: store::connect(&redis).await.unwrap().0,
             reads: store::connect(&redis).await.unwrap().0,
         };
-        let options = Options { clock, ..Options::new("c-1") };
+        let mut options = Options { clock, ..Options::new("c-1") };
+        // An acceptance takes real time, however fast the clock runs.
+        options.policy.offer_timeout_ms = 600_000;
         let stop = CancellationToken::new();
         let (up, is_up) = oneshot::channel();
         let ended = tokio::spawn(run::run(options, connections, Some(up), stop.clone()));

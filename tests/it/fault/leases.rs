@@ -24,6 +24,8 @@ async fn fast_fabric(speed: f64) -> Fabric {
     let change = |options: &mut selvedge::coordinator::run::Options| {
         options.policy = policy();
         options.clock = Clock::fast(speed);
+        // An acceptance takes real time, however fast the clock runs.
+        options.policy.offer_timeout_ms = 600_000;
     };
     Fabric::start_with(change).await
 }
