@@ -63,3 +63,18 @@ async fn parents_wait_without_a_slot_and_finish_at_in_flight_one() {
     let total: u64 = eventually("the whole tree", task.result()).await.unwrap();
     assert_eq!(total, 1 + 3 + 9 + 27 + 81);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn somebody_elses_conflict_is_no_news_to_who_waits_for_the_task() {
+    let fabric = Fabric::start().await;
+    let client = fabric.client("acme").await;
+    let first = client.submit("doubler", &21u64).id("one").confirmed().await.unwrap();
+    let waiting = tokio::spawn(async move { first.result::<u64>().await });
+    for n in 0..3u64 {
+        let refused = client.submit("doubler", &n).id("one").confirmed().await.unwrap_err();
+        assert_eq!(refused.code(), Some(selvedge::task::Code::IdempotencyConflict), "{refused}");
+    }
+    assert!(!waiting.is_finished());
+    fabric.agent(doubler()).await;
+    assert_eq!(soon("the result", waiting).await.unwrap().unwrap(), 42);
+}
