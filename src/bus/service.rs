@@ -157,7 +157,7 @@ where
 
 /// `sv.api.*.<verb>`
 pub fn endpoint_subject(verb: &str) -> String {
-    format!("sv.api.*.{verb}")
+    subjects::api_of_all(verb)
 }
 
 fn discovery_subjects(id: &str) -> Vec<String> {

@@ -141,6 +141,45 @@ pub struct Task {
 }
 
 impl Task {
+    /// A task as it enters, at this wall time and journal revision.
+    pub(super) fn new(
+        spec: Spec,
+        body_hash: BodyHash,
+        origin: Origin,
+        phase: Phase,
+        wall: Millis,
+        rev: u64,
+    ) -> Self {
+        Self {
+            spec,
+            body_hash,
+            origin,
+            phase,
+            attempt: 0,
+            tries: 0,
+            vanished: 0,
+            lease: None,
+            last_end: None,
+            children: Vec::new(),
+            live_children: 0,
+            awaits: Default::default(),
+            wake_at: None,
+            order: 0,
+            resumed: false,
+            news: false,
+            retries: Default::default(),
+            failures: Vec::new(),
+            refusal: None,
+            result: None,
+            created: wall,
+            started: None,
+            ended: phase.is_terminal().then_some(wall),
+            rev,
+            last_event: 0,
+            tombstone: false,
+        }
+    }
+
     /// The task it was spawned by.
     pub fn parent(&self) -> Option<&TaskId> {
         match &self.origin {

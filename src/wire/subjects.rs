@@ -115,6 +115,11 @@ pub fn may_answer(reply: &str) -> bool {
     !reply.starts_with("sv.") && !reply.starts_with('$')
 }
 
+/// Where every tenant's queries of one verb go.
+pub fn api_of_all(verb: &str) -> String {
+    format!("sv.api.*.{verb}")
+}
+
 /// A subject that is none of ours, or holds a bad name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SubjectError {

@@ -41,32 +41,9 @@ impl State {
             parent.news |= phase.is_terminal();
         }
         let task = Task {
-            spec,
-            body_hash: admission.body_hash,
-            origin: admission.origin.clone(),
-            phase,
-            attempt: 0,
-            tries: 0,
-            vanished: 0,
-            lease: None,
-            last_end: None,
-            children: Vec::new(),
-            live_children: 0,
-            awaits: Default::default(),
-            wake_at: None,
             order,
-            resumed: false,
-            news: false,
-            retries: Default::default(),
-            failures: Vec::new(),
             refusal: admission.refusal.clone(),
-            result: None,
-            created: self.wall,
-            started: None,
-            ended: phase.is_terminal().then_some(self.wall),
-            rev: self.rev,
-            last_event: 0,
-            tombstone: false,
+            ..Task::new(spec, admission.body_hash, admission.origin.clone(), phase, self.wall, self.rev)
         };
         if let Origin::Root { retry_of: Some(dead), .. } = &admission.origin {
             let dead = TaskKey { tenant: key.tenant.clone(), id: dead.clone() };

@@ -49,7 +49,6 @@ impl State {
 
     /// Remembers a cancel whose submit has not come yet.
     pub(super) fn tombstone(&mut self, key: &TaskKey, reason: &str) {
-        let wall = self.wall;
         let spec = Spec {
             // A placeholder nobody sees: a tombstone is shown to no reader.
             agent: AgentName::new("none").unwrap_or_else(|_| unreachable!("a name by the grammar")),
@@ -57,34 +56,13 @@ impl State {
             priority: Priority::Normal,
             max_tries: None,
         };
+        // The owner's clock may be stepped: it must not move `TOO_OLD` when this is forgotten.
+        let origin = Origin::Root { first_try: 0, retry_of: None };
+        let hash = spec.body_hash();
         let task = Task {
-            body_hash: spec.body_hash(),
-            spec,
-            // The owner's clock may be stepped: it must not move `TOO_OLD` when this is forgotten.
-            origin: Origin::Root { first_try: 0, retry_of: None },
-            phase: Phase::Cancelled,
-            attempt: 0,
-            tries: 0,
-            vanished: 0,
-            lease: None,
-            last_end: None,
-            children: Vec::new(),
-            live_children: 0,
-            awaits: Default::default(),
-            wake_at: None,
-            order: 0,
-            resumed: false,
-            news: false,
-            retries: Default::default(),
-            failures: Vec::new(),
             refusal: Some(Refusal::new(Code::Cancelled, reason)),
-            result: None,
-            created: wall,
-            started: None,
-            ended: Some(wall),
-            rev: self.rev,
-            last_event: 0,
             tombstone: true,
+            ..Task::new(spec, hash, origin, Phase::Cancelled, self.wall, self.rev)
         };
         self.tenant_mut(&key.tenant);
         self.tasks.insert(key.clone(), task);
