@@ -193,7 +193,7 @@ async fn a_worker_that_speaks_json_only_is_a_whole_worker() {
     task.cancel("enough").await.unwrap();
     let stop = soon("a stop", worker.ctl.next()).await.unwrap();
     let stop: Value = serde_json::from_slice(&stop.payload).unwrap();
-    assert_eq!(stop["op"]["stop"], json!({"token": offer["token"], "code": "CANCELLED"}));
+    assert_eq!(stop["ops"][0]["stop"], json!({"token": offer["token"], "code": "CANCELLED"}));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
