@@ -1,6 +1,7 @@
 //! The floor's index: whatever was touched since the last flush is written once, in one pipeline.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use anyhow::Result;
 use redis::aio::MultiplexedConnection;
@@ -10,6 +11,8 @@ use super::{State, TENANTS, Touched};
 
 /// Changes taken into one flush at most.
 const FLUSH: usize = 8_192;
+/// Rest after a flush, so that most tasks are written once: an index may lag, and a leaner floor is a harder reference.
+const REST: Duration = Duration::from_millis(20);
 /// How long an ended task is kept.
 const KEPT_MS: u64 = 7 * 24 * 3_600_000;
 
@@ -67,6 +70,7 @@ pub(super) async fn run(
         }
         pipeline.query_async::<()>(&mut redis).await?;
         shown.send_modify(|shown| *shown += done);
+        tokio::time::sleep(REST).await;
     }
     Ok(())
 }
