@@ -15,6 +15,7 @@ use super::{Bench, MB, clock, load};
 use crate::cli::stack::{COORDINATOR, NATS, REDIS};
 use crate::client::{self, Client};
 use crate::task::Code;
+use crate::telemetry::names;
 use crate::wire::topology;
 
 const CASE: &str = "overload";
@@ -75,8 +76,7 @@ pub async fn run(bench: &Bench, report: &mut Report) -> Result<()> {
     let over = clock::now();
     let after = probe(&client, (RATE * 15.0) as u64).await?;
     ended += (RATE * 15.0) as u64;
-    let slow = after.iter().filter(|(_, took)| *took as f64 > normal * NORMAL).map(|(due, _)| *due).max();
-    let healed = slow.map_or(0.0, |due| due.saturating_sub(over) as f64 / 1e9);
+    let healed = healed(&after, over, normal);
 
     let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
     let (accepted, refused) = (of(&fates.accepted), of(&fates.refused));
@@ -102,7 +102,8 @@ pub async fn run(bench: &Bench, report: &mut Report) -> Result<()> {
     }
     let figure = Figure::once("p99 of a task before", "ms", normal / 1e6);
     report.add(CASE, figure)?;
-    let figure = Figure::once("until no task takes twice that", "s", healed).target(Target::AtMost(5.0));
+    let figure =
+        Figure::once("until 95 of 100 take less than twice that", "s", healed).target(Target::AtMost(5.0));
     report.add(CASE, figure)?;
 
     // A submit without an answer may have been stored or not.
@@ -196,7 +197,34 @@ async fn probe(client: &Client, tasks: u64) -> Result<Vec<(u64, u64)>> {
     Ok(took)
 }
 
+/// Seconds from `over` to the end of the last second in which more than one in twenty was slow.
+fn healed(took: &[(u64, u64)], over: u64, normal: f64) -> f64 {
+    let second = |due: u64| (due.saturating_sub(over) / 1_000_000_000) as usize;
+    let mut slow = vec![(0u32, 0u32); took.iter().map(|(due, _)| second(*due) + 1).max().unwrap_or(0)];
+    for (due, took) in took {
+        let (all, late) = &mut slow[second(*due)];
+        *all += 1;
+        *late += u32::from(*took as f64 > normal * NORMAL);
+    }
+    slow.iter().rposition(|(all, late)| late * 20 > *all).map_or(0.0, |at| (at + 1) as f64)
+}
+
 fn percentile(took: &[(u64, u64)], share: f64) -> Option<f64> {
     let samples = super::stats::Samples::new(took.iter().map(|(_, took)| *took).collect());
     samples.percentile_ms(share).map(|ms| ms * 1e6)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_over_with_the_last_second_in_which_many_were_slow() {
+        let at = |second: u64, took: u64| (7 + second * 1_000_000_000, took);
+        let mut took = vec![at(0, 90), at(1, 90), at(1, 1)];
+        took.extend((0..40).map(|_| at(2, 1)));
+        took.push(at(2, 90));
+        assert_eq!(healed(&took, 7, 10.0), 2.0, "one of forty-one is no trouble");
+        assert_eq!(healed(&[at(0, 20)], 7, 10.0), 0.0);
+    }
 }
