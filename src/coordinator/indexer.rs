@@ -354,8 +354,9 @@ impl Indexer {
 
     /// Checks that Redis is as it was left, and drops what is due of idle tenants. False: lost.
     async fn look_after(&mut self, writer: &mut IndexWriter) -> Result<bool, IndexerEnd> {
-        let outcome = match writer.check().await {
-            Ok(Written::Done(_)) => writer.sweep(self.options.clock.wall(), 16).await,
+        let now = self.options.clock.wall();
+        let outcome = match writer.check(now).await {
+            Ok(Written::Done(_)) => writer.sweep(now, 16).await,
             other => other,
         };
         match outcome {

@@ -51,6 +51,8 @@ pub struct IndexWriter {
     generation: Generation,
     /// The flush that is stored in the restart point.
     last: Flush,
+    /// The journal sequence stored there.
+    seq: u64,
     /// The flush each tenant was last written with, by this writer.
     known: HashMap<TenantName, u64>,
 }
@@ -107,8 +109,9 @@ impl IndexWriter {
         // Flushes of an earlier writer of this very epoch may be one ahead of the restart point.
         let number = if point.flush.epoch == epoch { point.flush.number + 2 } else { 0 };
         let mut writer = Self::new(connection, shard, point.generation, point.flush);
+        writer.seq = point.seq;
         let next = Flush { epoch, number };
-        if !writer.advance(next, point.seq, &[]).await? {
+        if !writer.advance(next, point.seq, None, &[]).await? {
             // Somebody wrote between the reading and here; the next check says who.
             tracing::warn!(shard = shard.0, "the index's restart point moved while it was taken over");
         }
@@ -156,6 +159,7 @@ impl IndexWriter {
             shard,
             generation,
             last,
+            seq: 0,
             known: HashMap::new(),
         }
     }
@@ -191,15 +195,22 @@ impl IndexWriter {
         let mut seen = HashSet::with_capacity(due.len());
         due.reverse();
         due.retain(|(tenant, _)| seen.insert(*tenant));
-        if !self.advance(flush, batch.upto_seq, &due).await? {
+        let at = (batch.upto_seq > 0 && batch.left == 0).then_some(batch.now_wall);
+        if !self.advance(flush, batch.upto_seq, at, &due).await? {
             return self.why_not().await;
         }
         self.last = flush;
+        self.seq = batch.upto_seq;
         Ok(outcome)
     }
 
-    /// Whether Redis still holds what was written last. For idle times.
-    pub async fn check(&mut self) -> Result<Written, StoreError> {
+    /// Whether Redis still holds what was written last; if so, readers are told that it shows everything up
+    /// to `now_wall`. For idle times.
+    pub async fn check(&mut self, now_wall: Millis) -> Result<Written, StoreError> {
+        let at = (self.seq > 0).then_some(now_wall);
+        if self.advance(self.last, self.seq, at, &[]).await? {
+            return Ok(Written::Done(Flushed::default()));
+        }
         self.why_not().await
     }
 
@@ -338,11 +349,13 @@ impl IndexWriter {
     }
 
     /// Moves the restart point from `self.last`, or from `flush` itself if an answer got lost. False if
-    /// something else stands there. In the same round trip notes what is due.
+    /// something else stands there. `at`: the index shows everything up to then. In the same round trip
+    /// notes what is due.
     async fn advance(
         &mut self,
         flush: Flush,
         seq: u64,
+        at: Option<Millis>,
         due: &[(&TenantName, Millis)],
     ) -> Result<bool, StoreError> {
         let mut pipeline = Pipeline::new();
@@ -357,7 +370,8 @@ impl IndexWriter {
             .arg(self.last.number)
             .arg(flush.epoch)
             .arg(flush.number)
-            .arg(seq);
+            .arg(seq)
+            .arg(at.map_or(String::new(), |at| at.to_string()));
         let (moved,): (u8,) = pipeline.query_async(&mut self.connection).await?;
         Ok(moved == 1)
     }
@@ -375,13 +389,14 @@ impl IndexWriter {
 }
 
 /// Compare-and-set of the restart point.
-const ADVANCE: &str = "#!lua
+const ADVANCE: &str = "#!lua flags=allow-oom
 local at = redis.call('HMGET', KEYS[1], 'generation', 'epoch', 'flush')
 if at[1] ~= ARGV[1] then return 0 end
 local from = at[2] == ARGV[2] and at[3] == ARGV[3]
 local again = at[2] == ARGV[4] and at[3] == ARGV[5]
 if not (from or again) then return 0 end
 redis.call('HSET', KEYS[1], 'epoch', ARGV[4], 'flush', ARGV[5], 'seq', ARGV[6])
+if ARGV[7] ~= '' then redis.call('HSET', KEYS[1], 'at', ARGV[7]) end
 return 1";
 
 /// What is alike for the tasks of a group.

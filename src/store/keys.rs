@@ -14,7 +14,7 @@
 //! | `sv:{<tenant>}:i:a:<agent>` | sorted set | by agent, without cancelled | as above |
 //! | `sv:{<tenant>}:i:r:<root>` | sorted set | a tree of two or more, without cancelled | as above |
 //! | `sv:{<tenant>}:i:done` | sorted set | ids of terminal tasks by end, what retention works on | retained tasks |
-//! | `sv:{shard-<n>}:i` | hash | layout, generation, epoch, flush, seq: the restart point | one per shard |
+//! | `sv:{shard-<n>}:i` | hash | layout, generation, epoch, flush, seq: the restart point; at: until when it shows everything | one per shard |
 //! | `sv:{shard-<n>}:due` | sorted set | tenants by the time their oldest terminal task is due to go | tenants with terminal tasks |
 //! | `sv:{<tenant>}:e:<task>` | stream | events | MAXLEN, sliding TTL |
 //!

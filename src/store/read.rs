@@ -6,12 +6,15 @@
 //! read from the smallest set that holds all of the answer and sifted by the records' headers. Nothing in
 //! here retries.
 
-use redis::{Pipeline, Script};
+use redis::{Pipeline, RedisResult, Script};
 
-use super::{Connection, StoreError, cursor::ListId, keys, record};
+use super::{Connection, StoreError, cursor::ListId, is_noscript, keys, record};
 use crate::{
-    task::{Code, Phase, Refusal, TaskId, TenantName},
-    wire::api::{ListRequest, StatsReply, TaskPage, TaskView},
+    task::{Code, Millis, Phase, Refusal, TaskId, TenantName},
+    wire::{
+        api::{ListRequest, StatsReply, TaskPage, TaskView},
+        subjects::Shard,
+    },
 };
 
 /// Tasks on a page if the request names no limit.
@@ -64,6 +67,7 @@ impl From<redis::RedisError> for ReadError {
 #[derive(Clone)]
 pub struct IndexReader {
     connection: Connection,
+    shard: Shard,
     pick: Script,
 }
 
@@ -90,12 +94,13 @@ struct Picked {
     follow: u64,
     /// Of the members but those skipped.
     records: Vec<Option<Vec<u8>>>,
+    as_of: Option<Millis>,
 }
 
 impl IndexReader {
-    /// Reads through this connection.
-    pub fn new(connection: Connection) -> Self {
-        Self { connection, pick: Script::new(include_str!("pick.lua")) }
+    /// Reads what this shard's indexer wrote.
+    pub fn new(connection: Connection, shard: Shard) -> Self {
+        Self { connection, shard, pick: Script::new(include_str!("pick.lua")) }
     }
 
     /// One task, with its result if it is kept here. One round trip.
@@ -156,7 +161,7 @@ impl IndexReader {
         let asked = limits.ids(plan.offset, plan.limit, !plan.exact);
         // What an exact list skips needs no look at its records.
         let skip = if plan.exact { plan.offset.min(asked) } else { 0 };
-        let Picked { members, follow, records } =
+        let Picked { members, follow, records, as_of } =
             self.pick(tenant, &plan, request.root.as_ref(), asked, skip).await?;
         let scanned = members.len() as u32;
 
@@ -189,6 +194,7 @@ impl IndexReader {
             next: last.filter(|_| more).map(|member| id.after(member)),
             tasks,
             scanned,
+            as_of,
         })
     }
 
@@ -202,20 +208,31 @@ impl IndexReader {
         skip: u32,
     ) -> Result<Picked, StoreError> {
         let start = plan.after.as_ref().map_or("+".to_owned(), |member| format!("({member}"));
-        let mut call = self.pick.key(keys::records(tenant));
-        for set in &plan.sets {
-            call.key(set);
-        }
         let alone = root.filter(|_| plan.tree.is_some() && plan.after.is_none());
-        call.arg(start)
+        let mut pipeline = Pipeline::new();
+        pipeline
+            .cmd("EVALSHA")
+            .arg(self.pick.get_hash())
+            .arg(1 + plan.sets.len())
+            .arg(keys::records(tenant))
+            .arg(&plan.sets)
+            .arg(start)
             .arg(asked)
             .arg(skip)
             .arg(if plan.union { "union" } else { "" })
             .arg(plan.tree.unwrap_or(0))
             // A tree of one has no set of its own.
             .arg(alone.map_or(String::new(), |root| keys::member(0, root)));
-        let (members, follow, records) = call.invoke_async(&mut self.connection.clone()).await?;
-        Ok(Picked { members, follow, records })
+        pipeline.cmd("HGET").arg(keys::restart_point(self.shard)).arg("at");
+        let mut connection = self.connection.clone();
+        type Found = ((Vec<String>, u64, Vec<Option<Vec<u8>>>), Option<Millis>);
+        let mut found: RedisResult<Found> = pipeline.query_async(&mut connection).await;
+        if found.as_ref().is_err_and(is_noscript) {
+            self.pick.prepare_invoke().load_async(&mut connection).await?;
+            found = pipeline.query_async(&mut connection).await;
+        }
+        let ((members, follow, records), as_of) = found?;
+        Ok(Picked { members, follow, records, as_of })
     }
 
     /// Tasks by state. One round trip, no scan.
@@ -225,13 +242,17 @@ impl IndexReader {
         for state in Phase::ALL {
             pipeline.cmd("ZCARD").arg(keys::state(tenant, state));
         }
-        let counts: Vec<u64> = pipeline.query_async(&mut self.connection.clone()).await?;
+        pipeline.cmd("HGET").arg(keys::restart_point(self.shard)).arg("at");
+        let counts: Vec<Option<u64>> = pipeline.query_async(&mut self.connection.clone()).await?;
+        let as_of = counts.last().copied().flatten();
+        let counts: Vec<u64> = counts.into_iter().map(Option::unwrap_or_default).collect();
         let shown = counts.first().copied().unwrap_or(0);
         let states = || Phase::ALL.into_iter().zip(counts.iter().skip(1).copied());
         let cancelled: u64 = states().filter(|(state, _)| *state == Phase::Cancelled).map(|(_, n)| n).sum();
         Ok(StatsReply {
             total: shown + cancelled,
             states: states().map(|(state, n)| (state.as_str().to_owned(), n)).collect(),
+            as_of,
         })
     }
 }

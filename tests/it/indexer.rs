@@ -197,7 +197,7 @@ impl Bench {
 
     /// Every task, from Redis, page by page.
     async fn indexed(&self) -> BTreeMap<String, TaskView> {
-        let reader = IndexReader::new(self.redis.connect().await);
+        let reader = IndexReader::new(self.redis.connect().await, Shard(0));
         let mut found = BTreeMap::new();
         let mut request = ListRequest { states: Phase::ALL.to_vec(), limit: Some(100), ..Default::default() };
         loop {
