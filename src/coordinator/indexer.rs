@@ -112,7 +112,7 @@ pub struct Pace {
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { least: Duration::from_millis(20), most: Duration::from_millis(100), tasks_per_ms: 40 }
+        Self { least: Duration::from_millis(20), most: Duration::from_millis(150), tasks_per_ms: 40 }
     }
 }
 
