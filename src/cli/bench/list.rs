@@ -24,8 +24,8 @@ const BARE: &str = "bench.list";
 /// Ten ids, ten records.
 const SCRIPT: &str = "\
 local found = redis.call('ZRANGE', KEYS[1], 0, 9, 'REV')
-for i, member in ipairs(found) do found[i] = redis.call('GET', ARGV[1] .. string.sub(member, 12)) end
-return found";
+for i, member in ipairs(found) do found[i] = string.sub(member, 12) end
+return redis.call('HMGET', KEYS[2], unpack(found))";
 
 /// Runs it.
 pub async fn run(bench: &Bench, report: &mut Report) -> Result<()> {
@@ -108,12 +108,12 @@ async fn bare(rig: &Rig, tenant: &Client) -> Result<JoinHandle<Result<()>>> {
     let mut redis: MultiplexedConnection = rig.redis.clone();
     let script = redis::Script::new(SCRIPT);
     let name = tenant.tenant_name();
-    let (set, prefix) = (keys::shown(name), format!("{}t:", keys::index_prefix(name)));
+    let (set, records) = (keys::shown(name), keys::records(name));
     Ok(tokio::spawn(async move {
         while let Some(question) = questions.next().await {
-            let records: Vec<Vec<u8>> = script.key(&set).arg(&prefix).invoke_async(&mut redis).await?;
+            let found: Vec<Vec<u8>> = script.key(&set).key(&records).invoke_async(&mut redis).await?;
             let reply = question.reply.context("a question without a reply subject")?;
-            nats.publish(reply, records.concat().into()).await?;
+            nats.publish(reply, found.concat().into()).await?;
         }
         Ok(())
     }))
