@@ -53,7 +53,7 @@ const HELLO_EVERY: Millis = 5_000;
 const FULL_PAUSE: Duration = Duration::from_secs(1);
 
 /// Told which point of the loop was reached: `taken` (inputs read), `decided` (not appended yet), `appended`
-/// (acknowledged, nothing told yet), `ack`, `offer`, `ctl`, `done` (before each effect of the kind), `performed`.
+/// (acknowledged, nothing told yet), `offer`, `ctl`, `beat`, `done`, `ack` (before each message of the kind), `performed`.
 pub type Probe = Arc<dyn Fn(&'static str) + Send + Sync>;
 
 /// A probe that looks away.

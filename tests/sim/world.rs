@@ -26,6 +26,7 @@ use crate::{
     index::Index,
     rng::Rng,
     scenario::{Counters, Fault, Scenario, Seen, Sight},
+    snapshots::Snapshots,
 };
 
 /// Unix time at which every run starts.
@@ -62,6 +63,7 @@ pub enum Event {
     OfferTo {
         agent: AgentName,
         instance: InstanceId,
+        epoch: u64,
         offer: Box<Offer>,
     },
     CtlTo {
@@ -132,6 +134,7 @@ pub struct World {
     pub steps: u64,
     /// State of the last owner that died at rest, and the journal's head then.
     pub last_words: Option<(u64, Vec<u8>)>,
+    pub snapshots: Snapshots,
 }
 
 impl World {
@@ -163,6 +166,7 @@ impl World {
             tick: 0,
             steps: 0,
             last_words: None,
+            snapshots: Snapshots::new(scenario.seed),
         };
         world.audit.forgetful = scenario.has(Fault::Forgetful);
         if world.audit.forgetful {
@@ -303,7 +307,7 @@ impl World {
             Event::PubTimeout(from) => self.publish_again(from),
             Event::Deliver { queue, id, again } => self.deliver(queue, id, again),
             Event::ToCoordinators { input, reply } => self.heard_by_coordinators(input, reply),
-            Event::OfferTo { agent, instance, offer } => self.offered(agent, instance, *offer),
+            Event::OfferTo { agent, instance, epoch, offer } => self.offered(agent, instance, epoch, *offer),
             Event::CtlTo { instance, ctl } => self.told(&instance, ctl),
             Event::BeatReplyTo { instance, reply } => self.beat_answered(&instance, reply),
             Event::Step(who) => self.step(who),
