@@ -251,6 +251,9 @@ pub fn sizing(own: &config::Coordinator) -> Sizing {
         intake_bytes: bytes(own.intake_max_bytes),
         reports_bytes: bytes(own.reports_max_bytes),
         journal_bytes: bytes(own.journal_max_bytes),
+        snapshots_bytes: bytes(own.snapshots_max_bytes),
+        archive_bytes: bytes(own.archive_max_bytes),
+        archive_age: own.archive_max_age,
         events_bytes: bytes(own.events_max_bytes),
         events_age: own.events_max_age,
     }

@@ -190,7 +190,14 @@ const FOREIGN: &[&str] = &[
 #[test]
 fn every_code_stream_and_variable_in_the_documents_is_in_the_code() {
     let variables: BTreeSet<String> = config::all().map(|option| option.env()).collect();
-    let streams = [topology::INTAKE, topology::REPORTS, topology::JOURNAL, topology::EVENTS];
+    let streams = [
+        topology::INTAKE,
+        topology::REPORTS,
+        topology::JOURNAL,
+        topology::SNAPSHOTS,
+        topology::ARCHIVE,
+        topology::EVENTS,
+    ];
     let mut code = String::new();
     for file in files("src", ".rs").into_iter().chain(files("tests", ".rs")).chain(files("nats", ".conf")) {
         code.push_str(&read(&file));
