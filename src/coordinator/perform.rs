@@ -77,6 +77,8 @@ impl Performer {
                     self.lane.tell(reply, body).await?;
                 }
                 Effect::Beat(Handle::Ack(ack), _) => ack.ack().await,
+                // TODO(snap): read the message and push `Input::Loaded`.
+                Effect::Load { .. } => {}
                 Effect::Tell(tell) => {
                     let (subject, body) = self.message(epoch, tell);
                     self.lane.tell(subject, body).await?;
@@ -106,6 +108,7 @@ fn kind(effect: &Effect<Handle>) -> &'static str {
     match effect {
         Effect::Ack(_) => "ack",
         Effect::Beat(..) => "beat",
+        Effect::Load { .. } => "load",
         Effect::Tell(Tell::Offer { .. }) => "offer",
         Effect::Tell(Tell::Ctl { .. }) => "ctl",
         Effect::Tell(Tell::Done { .. }) => "done",

@@ -24,12 +24,14 @@ use super::{
     query,
     record::{Hash, JOURNAL_VERSION, JournalMessage, Record},
     run, settle,
+    snapshot::{SNAPSHOT_VERSION, SnapshotHead},
     state::{Policy, State},
     submit,
 };
 use crate::{
     task::{AgentName, Code, InstanceId, Millis, Payload, TaskKey, Token},
     wire::{
+        api::TaskView,
         messages::{CtlOp, ReportOp},
         subjects::Shard,
     },
@@ -106,6 +108,11 @@ pub enum Effect<H> {
     Beat(H, Vec<Token>),
     /// Tell somebody.
     Tell(Tell),
+    /// Read the journal message of this revision and push its payloads back as [`Input::Loaded`].
+    Load {
+        /// Which.
+        rev: u64,
+    },
 }
 
 /// What comes next.
@@ -153,6 +160,19 @@ pub struct Engine<H> {
     dirty: Dirty,
     opening: Option<(String, Policy)>,
     opened: bool,
+    keeps_ended: bool,
+    ended: Vec<Ended>,
+}
+
+/// A task that has ended, for the archive.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ended {
+    /// Stream sequence of the journal message in which it did.
+    pub seq: u64,
+    /// As it will stay, without its result.
+    pub view: TaskView,
+    /// Of a completed one.
+    pub result: Option<Payload>,
 }
 
 impl<H> Engine<H> {
@@ -170,6 +190,8 @@ impl<H> Engine<H> {
             dirty: Dirty::default(),
             opening: None,
             opened: false,
+            keeps_ended: false,
+            ended: Vec::new(),
         }
     }
 
@@ -368,6 +390,56 @@ impl<H> Engine<H> {
         std::mem::take(&mut self.news)
     }
 
+    /// Starts a snapshot of the state as it is now. Call only while nothing is in flight.
+    pub fn begin_snapshot(&mut self) -> SnapshotHead {
+        let state = &self.state;
+        SnapshotHead {
+            v: SNAPSHOT_VERSION,
+            shard: state.shard,
+            seq: self.seq,
+            rev: state.rev,
+            head: state.head,
+            epoch: state.epoch,
+            now: state.now,
+            wall: state.wall,
+            policy: state.policy.clone(),
+            plans: state.plans.iter().map(|(name, (plan, rev))| (name.clone(), plan.clone(), *rev)).collect(),
+            next_order: state.next_order,
+            next_forget: state.next_forget,
+            counts: Default::default(),
+        }
+    }
+
+    /// The next part of the snapshot, of about `max_bytes`; `None` when it is complete, or none was begun.
+    pub fn snapshot_part(&mut self, max_bytes: usize) -> Option<Bytes> {
+        let _ = max_bytes;
+        None
+    }
+
+    /// Gives the snapshot up.
+    pub fn abort_snapshot(&mut self) {}
+
+    /// The lowest journal revision that holds a payload still needed; `None`: no payload is.
+    pub fn needed_from(&self) -> Option<u64> {
+        None
+    }
+
+    /// Journal revisions below `rev` that hold a payload still needed, lowest first, at most `max`.
+    pub fn needed_below(&self, rev: u64, max: usize) -> Vec<u64> {
+        let _ = (rev, max);
+        Vec::new()
+    }
+
+    /// From now on every task that ends is kept for [`Engine::take_ended`].
+    pub fn keep_ended(&mut self) {
+        self.keeps_ended = true;
+    }
+
+    /// Tasks that ended in acknowledged messages since this was asked last, in that order. Also of a replay.
+    pub fn take_ended(&mut self) -> Vec<Ended> {
+        std::mem::take(&mut self.ended)
+    }
+
     /// Takes over the live leases: their offers are sent again, under the new epoch.
     fn inherit(&mut self) -> Vec<Tell> {
         let mut tokens: Vec<Token> = self.state.live_leases().map(|(token, _)| *token).collect();
@@ -458,6 +530,7 @@ impl<H> Engine<H> {
                     }),
                 }
             }
+            Input::Loaded { .. } | Input::Carry { .. } | Input::Room { .. } => Decision::none(),
             Input::Tenant { name, settings, kv_rev } => match self.state.tenant(name) {
                 Some(tenant) if tenant.kv_rev >= *kv_rev => Decision::none(),
                 _ => Decision::record(Record::TenantSet {

@@ -450,6 +450,7 @@ impl World {
                     let reply = BeatReply { v: 1, epoch, stop };
                     self.core(Fault::CtlLost, Event::BeatReplyTo { instance, reply });
                 }
+                Effect::Load { .. } => {}
                 Effect::Beat(Handle::Stored(..), _) => self.fail("a heartbeat with a stored handle"),
                 Effect::Tell(Tell::Offer { agent, instance, offer }) => {
                     self.core(Fault::OfferLost, Event::OfferTo { agent, instance, offer });
