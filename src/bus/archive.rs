@@ -84,9 +84,18 @@ impl Archive {
     }
 
     /// Appends; returns the message's size.
-    pub async fn append(&self, from_seq: u64, upto_seq: u64, tasks: Vec<Archived>) -> Result<u64, KeptError> {
-        let chunk = ArchiveChunk { v: ARCHIVE_VERSION, shard: self.shard, from_seq, upto_seq, tasks };
-        let bytes = codec::pack(&chunk);
+    pub async fn append(&self, from_seq: u64, upto_seq: u64, tasks: &[Archived]) -> Result<u64, KeptError> {
+        /// [`ArchiveChunk`] without owning the tasks.
+        #[derive(Serialize)]
+        struct Borrowed<'a> {
+            v: u32,
+            shard: Shard,
+            from_seq: u64,
+            upto_seq: u64,
+            tasks: &'a [Archived],
+        }
+        let bytes =
+            codec::pack(&Borrowed { v: ARCHIVE_VERSION, shard: self.shard, from_seq, upto_seq, tasks });
         let length = bytes.len() as u64;
         self.kept.store(&subjects::archive(self.shard), bytes).await?;
         Ok(length)

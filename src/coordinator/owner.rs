@@ -25,6 +25,7 @@ use super::{
     intake::{Handle, Inbound},
     measure,
     perform::Performer,
+    shrink::{Shrink, places::PlaceError},
 };
 use crate::{
     bus::{
@@ -53,7 +54,9 @@ const HELLO_EVERY: Millis = 5_000;
 const FULL_PAUSE: Duration = Duration::from_secs(1);
 
 /// Told which point of the loop was reached: `taken` (inputs read), `decided` (not appended yet), `appended`
-/// (acknowledged, nothing told yet), `ack`, `offer`, `ctl`, `done` (before each effect of the kind), `performed`.
+/// (acknowledged, nothing told yet), `ack`, `offer`, `ctl`, `done` (before each effect of the kind), `performed`; by the
+/// keeper `snapshot_begun`, `snapshot_part`, `snapshot_written` (read back, not published), `snapshot_verified`, `purged`;
+/// `carried` after an append that holds carried payloads.
 pub type Probe = Arc<dyn Fn(&'static str) + Send + Sync>;
 
 /// A probe that looks away.
@@ -121,6 +124,10 @@ pub struct Term {
     pub index: mpsc::Receiver<IndexAsk>,
     /// Wants results read back from this journal sequence on.
     pub reread: mpsc::Sender<u64>,
+    /// Snapshots, the archive, payloads read back.
+    pub shrink: Shrink,
+    /// The engine began with the state at this journal sequence; what was touched before it does not know.
+    pub begun_at: u64,
     /// Reports stored before the take-over: until the last of them is read, no lease expires.
     pub reports_before: Option<u64>,
     /// Where the journal's last acknowledged sequence is shown.
@@ -143,7 +150,7 @@ pub async fn run(mut term: Term, mut engine: Engine<Handle>, idle: Millis) -> Te
     let start = term.clock.now();
     let mut turn = Turn {
         performer,
-        feed: IndexFeed::default(),
+        feed: IndexFeed::new(term.begun_at),
         gauges: measure::Gauges::default(),
         base,
         start,
@@ -184,6 +191,12 @@ impl Turn {
         }
         if term.stop.is_cancelled() {
             // Nothing is in flight here; what waits undecided is not acknowledged and comes again.
+            if engine.is_open() {
+                tokio::select! {
+                    () = term.shrink.last(engine) => {}
+                    () = term.ended.cancelled() => {}
+                }
+            }
             return Err(TermEnd::Stopped);
         }
         let clock = term.clock.now();
@@ -195,27 +208,33 @@ impl Turn {
         match engine.next(now, wall, &mut SystemEntropy).map_err(TermEnd::Halted)? {
             Next::Append { bytes, expect } => {
                 (term.probe)("decided");
+                let length = bytes.len() as u64;
                 let seq = self.append(term, engine, bytes, expect).await?;
                 let opened = !engine.is_open();
                 (term.probe)("appended");
                 term.head.send_replace(seq);
-                let effects = engine.appended(seq);
+                let mut effects = engine.appended(seq);
+                term.shrink.appended(seq, length);
+                if term.shrink.take(&mut effects) {
+                    (term.probe)("carried");
+                }
                 measure::count(engine.take_news());
                 if opened {
                     self.announce(term, engine, clock).await?;
                 }
                 self.perform(&term.ended, engine, effects).await?;
                 (term.probe)("performed");
-                self.serve(term, engine);
+                self.serve(term, engine)?;
                 metrics::histogram!(names::JOURNAL_APPEND)
                     .record((term.clock.now().saturating_sub(clock)) as f64 / 1_000.0);
             }
-            Next::Effects(effects) => {
+            Next::Effects(mut effects) => {
+                term.shrink.take(&mut effects);
                 self.perform(&term.ended, engine, effects).await?;
-                self.serve(term, engine);
+                self.serve(term, engine)?;
             }
             Next::Idle => {
-                self.serve(term, engine);
+                self.serve(term, engine)?;
                 self.wait(term, engine, now).await?;
             }
         }
@@ -296,8 +315,8 @@ impl Turn {
         }
     }
 
-    /// Answers questions and the indexer. Nothing is in flight here.
-    fn serve(&mut self, term: &mut Term, engine: &mut Engine<Handle>) {
+    /// Answers questions and the indexer, and goes on with shrinking the journal. Nothing is in flight here.
+    fn serve(&mut self, term: &mut Term, engine: &mut Engine<Handle>) -> Result<(), TermEnd> {
         for _ in 0..CAPACITY {
             let Ok(call) = term.calls.try_recv() else { break };
             answer(engine, call);
@@ -306,11 +325,13 @@ impl Turn {
             self.feed.ask(engine, ask);
         }
         self.feed.serve(engine, term.clock.wall());
-        if let Some(from) = self.feed.take_reread(engine)
-            && term.reread.try_send(from).is_err()
+        if let Ok(room) = term.reread.try_reserve()
+            && let Some(from) = self.feed.take_reread(engine)
         {
-            tracing::debug!(from, "results are being read back already");
+            room.send(from);
         }
+        let worked = term.shrink.work(engine, term.clock.wall());
+        worked.map_err(|lost| TermEnd::Halted(lost_payloads(engine.state().shard.0, &lost)))
     }
 
     /// Waits until there is something to do.
@@ -338,6 +359,7 @@ impl Turn {
                 self.feed.ask(engine, ask);
                 self.feed.serve(engine, term.clock.wall());
             }
+            () = term.shrink.ready() => {}
             () = tokio::time::sleep(pause) => {}
         }
         Ok(())
@@ -363,6 +385,15 @@ impl Turn {
         engine.live_mut().forget_silent();
         self.gauges.show(engine, self.feed.indexed);
     }
+}
+
+/// Payloads that are needed are gone from the journal: it can't be continued, and nothing is guessed.
+fn lost_payloads(shard: u16, lost: &PlaceError) -> JournalError {
+    let seq = match lost {
+        PlaceError::NotThere { seq, .. } => *seq,
+        PlaceError::Journal(_) => 0,
+    };
+    JournalError::Unreadable { shard, seq, reason: lost.to_string() }
 }
 
 fn answer(engine: &mut Engine<Handle>, call: OwnerCall) {

@@ -77,8 +77,10 @@ impl Performer {
                     self.lane.tell(reply, body).await?;
                 }
                 Effect::Beat(Handle::Ack(ack), _) => ack.ack().await,
-                // TODO(snap): read the message and push `Input::Loaded`.
-                Effect::Load { .. } => {}
+                // Taken out by `shrink`.
+                Effect::Load { .. }
+                | Effect::Ack(Handle::Counted(_))
+                | Effect::Beat(Handle::Counted(_), _) => {}
                 Effect::Tell(tell) => {
                     let (subject, body) = self.message(epoch, tell);
                     self.lane.tell(subject, body).await?;
