@@ -30,6 +30,7 @@ use super::{
 use crate::{
     bus::{
         Clock, Lane,
+        consume::Budget,
         journal::{AppendError, JournalWriter},
     },
     flow::{
@@ -128,6 +129,8 @@ pub struct Term {
     pub shrink: Shrink,
     /// The engine began with the state at this journal sequence; what was touched before it does not know.
     pub begun_at: u64,
+    /// What reports may take undecided.
+    pub reports_budget: Budget,
     /// Reports stored before the take-over: until the last of them is read, no lease expires.
     pub reports_before: Option<u64>,
     /// Where the journal's last acknowledged sequence is shown.
@@ -244,6 +247,10 @@ impl Turn {
         if clock >= self.hello_at {
             self.announce(term, engine, clock).await?;
             self.housekeeping(engine);
+            if engine.backlog().1 > 0 {
+                // Reports held back must not keep out the ones they wait for.
+                term.reports_budget.relieve();
+            }
             // Reports from before that nobody delivers any more must not keep leases alive for ever.
             if std::mem::take(&mut self.reports) == 0 {
                 term.reports_before = None;

@@ -37,7 +37,7 @@ use crate::{
     bus::{
         Clock, JetStream, Link, api,
         archive::Archive,
-        consume::{self, PullOptions},
+        consume::{self, Budget, PullOptions},
         journal::{JournalReader, JournalWriter, witness},
         ownership::OwnershipHandle,
         snapshots::SnapshotStore,
@@ -59,6 +59,11 @@ use crate::{
 
 /// Deliveries read ahead of the owner, per stream.
 const READ_AHEAD: usize = 4_096;
+/// Submits and commands held undecided, in bytes. Each counts as a KiB at least, so that submits that wait for room in the
+/// journal stay fewer than the engine parks.
+const INTAKE_BYTES: usize = 12 << 20;
+/// Reports held undecided, in bytes.
+const REPORTS_BYTES: usize = 64 << 20;
 /// Deliveries pulled at once.
 const PULL: usize = 1_024;
 /// How long a pull request stands: for so long a frozen former owner is still handed deliveries.
@@ -317,11 +322,15 @@ async fn term(
     let (asks, asks_rx) = mpsc::channel(8);
     let (reread, mut reread_rx) = mpsc::channel::<u64>(1);
 
-    for (from, stream) in [(From::Intake, INTAKE), (From::Reports, REPORTS)] {
+    let reports_budget = Budget::new(REPORTS_BYTES);
+    for (from, stream, budget) in
+        [(From::Intake, INTAKE, Budget::new(INTAKE_BYTES)), (From::Reports, REPORTS, reports_budget.clone())]
+    {
         let (deliveries, arrived) = mpsc::channel(READ_AHEAD);
         let mut options = PullOptions::new(stream, durable.clone());
         options.batch = PULL;
         options.expires = PULL_EXPIRES;
+        options.budget = budget;
         tasks.spawn(consume::pull(context.streams.clone(), options, deliveries, over.clone()));
         tasks.spawn(until(over.clone(), intake::read(from, arrived, inputs.clone())));
     }
@@ -407,6 +416,7 @@ async fn term(
         reread,
         shrink,
         begun_at: found.seq,
+        reports_budget,
         reports_before,
         head,
         heartbeat: context.heartbeat.clone(),
