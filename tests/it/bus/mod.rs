@@ -4,6 +4,7 @@ mod journal;
 mod ownership;
 mod permissions;
 mod provision;
+mod snapshots;
 mod proxy;
 mod server;
 mod service;
