@@ -25,3 +25,4 @@ pub mod settle;
 pub mod snapshot;
 pub mod state;
 pub mod submit;
+pub mod tasks;
