@@ -27,8 +27,6 @@ struct Waiting {
 /// See the module.
 #[derive(Default)]
 pub struct IndexFeed {
-    /// Which tasks were touched up to this sequence nobody knows any more: a snapshot does not say.
-    begun_at: u64,
     generation: Option<Generation>,
     /// Nothing was handed out of this generation yet.
     fresh: bool,
@@ -40,16 +38,11 @@ pub struct IndexFeed {
 }
 
 impl IndexFeed {
-    /// For an engine that began with the state at this journal sequence.
-    pub fn new(begun_at: u64) -> Self {
-        Self { begun_at, ..Self::default() }
-    }
-
     /// Takes a question. Call only while nothing is in flight.
     pub fn ask<H>(&mut self, engine: &mut Engine<H>, ask: IndexAsk) {
         match ask {
-            IndexAsk::Follow { from: Some(seq), reply, .. } if seq > engine.seq() || seq < self.begun_at => {
-                // Written from a journal that is not this one or was longer, or older than the snapshot.
+            IndexAsk::Follow { from: Some(seq), reply, .. } if seq > engine.seq() => {
+                // Written from a journal that is not this one, or was longer.
                 let _ = reply.send(FollowReply::TooOld);
             }
             IndexAsk::Follow { generation, from, reply } => {

@@ -127,8 +127,6 @@ pub struct Term {
     pub reread: mpsc::Sender<u64>,
     /// Snapshots, the archive, payloads read back.
     pub shrink: Shrink,
-    /// The engine began with the state at this journal sequence; what was touched before it does not know.
-    pub begun_at: u64,
     /// What reports may take undecided.
     pub reports_budget: Budget,
     /// Reports stored before the take-over: until the last of them is read, no lease expires.
@@ -153,7 +151,7 @@ pub async fn run(mut term: Term, mut engine: Engine<Handle>, idle: Millis) -> Te
     let start = term.clock.now();
     let mut turn = Turn {
         performer,
-        feed: IndexFeed::new(term.begun_at),
+        feed: IndexFeed::default(),
         gauges: measure::Gauges::default(),
         base,
         start,

@@ -415,7 +415,6 @@ async fn term(
         index: asks_rx,
         reread,
         shrink,
-        begun_at: found.seq,
         reports_budget,
         reports_before,
         head,

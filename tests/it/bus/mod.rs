@@ -4,10 +4,10 @@ mod journal;
 mod ownership;
 mod permissions;
 mod provision;
-mod snapshots;
 mod proxy;
 mod server;
 mod service;
+mod snapshots;
 
 use std::time::Duration;
 
