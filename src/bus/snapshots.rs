@@ -1,7 +1,7 @@
 //! Snapshots of a shard's state: chunks, read back and compared, then a manifest that names them.
 //!
 //! ```text
-//! sv.snapshot.<shard>.<rev>.1 … n      chunks of at most 256 KiB: parts, each behind its length
+//! sv.snapshot.<shard>.<rev>.1 … n      chunks of at most 256 KiB, together one run of parts, each behind its length
 //! sv.snapshot.<shard>.<rev>.manifest   written last, and only when every chunk was read back as it was sent
 //! ```
 //!
@@ -29,7 +29,7 @@ use crate::{
 pub const SNAPSHOT_VERSION: u32 = 1;
 /// Verified snapshots that are kept.
 pub const KEEP: usize = 2;
-/// A chunk is closed at this size, unless one part alone is larger; never above half of `max_payload`.
+/// Largest chunk; never above half of `max_payload`. A part may begin in one and end in another.
 const CHUNK_BYTES: usize = 256 * 1024;
 /// Chunks at once on their way to or from the server.
 const WINDOW: usize = 8;
@@ -37,6 +37,8 @@ const WINDOW: usize = 8;
 const MAX_CHUNKS: usize = 8 * 1024;
 /// Length before each part.
 const LENGTH: usize = 4;
+/// A part that claims to be larger is none.
+const MAX_PART: usize = 64 << 20;
 
 type Digested = [u8; 32];
 
@@ -52,7 +54,7 @@ pub enum WriteError {
         /// At which revision.
         rev: u64,
         /// Which chunk.
-        n: u32,
+        n: usize,
     },
     /// More chunks than a manifest may name.
     #[error("a snapshot of more than {MAX_CHUNKS} chunks can't be written")]
@@ -216,25 +218,24 @@ impl SnapshotStore {
         Ok(all)
     }
 
-    /// The parts of a snapshot, in order, chunk by chunk; ends with the first chunk that is no good.
-    pub fn read<'a>(
-        &'a self,
-        manifest: &'a Manifest,
-    ) -> impl futures_util::Stream<Item = Result<Vec<Bytes>, SnapshotError>> + 'a {
-        stream::iter(manifest.chunks.iter().enumerate())
-            .map(move |(at, chunk)| async move {
-                let (rev, n) = (manifest.about.rev, at + 1);
-                let broken = |what| SnapshotError::Chunk { rev, n, what };
-                let message = self.kept.get(chunk.seq).await?.ok_or_else(|| broken("it is missing"))?;
-                if message.payload.len() as u64 != chunk.bytes {
-                    return Err(broken("its length differs"));
-                }
-                if digest(&message.payload) != chunk.sha256 {
-                    return Err(broken("its hash differs"));
-                }
-                parts(message.payload).ok_or_else(|| broken("it is not made of parts"))
-            })
-            .buffered(WINDOW)
+    /// Reads a snapshot's parts, in order.
+    pub fn read<'a>(&'a self, manifest: &'a Manifest) -> Parts<'a> {
+        let chunks = stream::iter(manifest.chunks.iter().enumerate())
+            .map(move |(at, chunk)| self.chunk(manifest.about.rev, at + 1, chunk))
+            .buffered(WINDOW);
+        Parts { rev: manifest.about.rev, chunks: chunks.boxed(), open: BytesMut::new(), n: 0 }
+    }
+
+    async fn chunk(&self, rev: u64, n: usize, chunk: &Chunk) -> Result<Bytes, SnapshotError> {
+        let broken = |what| SnapshotError::Chunk { rev, n, what };
+        let message = self.kept.get(chunk.seq).await?.ok_or_else(|| broken("it is missing"))?;
+        if message.payload.len() as u64 != chunk.bytes {
+            return Err(broken("its length differs"));
+        }
+        if digest(&message.payload) != chunk.sha256 {
+            return Err(broken("its hash differs"));
+        }
+        Ok(message.payload)
     }
 
     /// Drops what is older than the snapshot at `newest` and not among the last [`KEEP`]: older snapshots, and chunks whose
@@ -283,22 +284,22 @@ pub struct SnapshotWriter {
 impl SnapshotWriter {
     /// Adds a part. Several go into one chunk.
     pub async fn part(&mut self, part: &[u8]) -> Result<(), WriteError> {
-        if !self.open.is_empty() && self.open.len() + LENGTH + part.len() > self.store.chunk_bytes {
-            self.flush().await?;
+        if part.len() > MAX_PART {
+            return Err(WriteError::TooLarge);
         }
-        self.open.put_u32(u32::try_from(part.len()).map_err(|_| WriteError::TooLarge)?);
+        self.open.put_u32(part.len() as u32);
         self.open.put_slice(part);
+        while self.open.len() >= self.store.chunk_bytes {
+            let chunk = self.open.split_to(self.store.chunk_bytes).freeze();
+            self.store_chunk(chunk).await?;
+        }
         Ok(())
     }
 
-    async fn flush(&mut self) -> Result<(), WriteError> {
-        if self.open.is_empty() {
-            return Ok(());
-        }
+    async fn store_chunk(&mut self, bytes: Bytes) -> Result<(), WriteError> {
         if self.manifest.chunks.len() >= MAX_CHUNKS {
             return Err(WriteError::TooLarge);
         }
-        let bytes = self.open.split().freeze();
         let n = self.manifest.chunks.len() as u32 + 1;
         let subject = subjects::snapshot_chunk(self.store.shard, self.manifest.about.rev, n);
         let (length, sha256) = (bytes.len() as u64, digest(&bytes));
@@ -310,16 +311,17 @@ impl SnapshotWriter {
 
     /// Writes what is open and reads every chunk back.
     pub async fn verify(&mut self) -> Result<(), WriteError> {
-        self.flush().await?;
+        if !self.open.is_empty() {
+            let rest = self.open.split().freeze();
+            self.store_chunk(rest).await?;
+        }
         let rev = self.manifest.about.rev;
-        let mut chunks = std::pin::pin!(self.store.read(&self.manifest));
-        let mut n = 0;
-        while let Some(chunk) = chunks.next().await {
-            n += 1;
-            match chunk {
+        let mut parts = self.store.read(&self.manifest);
+        while let Some(part) = parts.next().await {
+            match part {
                 Ok(_) => {}
                 Err(SnapshotError::Kept(error)) => return Err(error.into()),
-                Err(_) => return Err(WriteError::Differs { rev, n }),
+                Err(_) => return Err(WriteError::Differs { rev, n: parts.n }),
             }
         }
         Ok(())
@@ -340,20 +342,57 @@ impl SnapshotWriter {
     }
 }
 
-/// Takes a chunk apart; `None`: a length points beyond its end.
-fn parts(mut chunk: Bytes) -> Option<Vec<Bytes>> {
-    let mut parts = Vec::new();
-    while !chunk.is_empty() {
-        if chunk.len() < LENGTH {
-            return None;
+/// The parts of a snapshot, out of its chunks.
+pub struct Parts<'a> {
+    rev: u64,
+    chunks: futures_util::stream::BoxStream<'a, Result<Bytes, SnapshotError>>,
+    /// Read and not given out yet.
+    open: BytesMut,
+    /// Chunks read.
+    n: usize,
+}
+
+impl Parts<'_> {
+    /// The next part; ends with the first chunk that is no good.
+    pub async fn next(&mut self) -> Option<Result<Bytes, SnapshotError>> {
+        loop {
+            match cut(&mut self.open) {
+                Ok(Some(part)) => return Some(Ok(part)),
+                Ok(None) => {}
+                Err(what) => return Some(Err(self.broken(what))),
+            }
+            match self.chunks.next().await {
+                Some(Ok(chunk)) => {
+                    self.n += 1;
+                    self.open.extend_from_slice(&chunk);
+                }
+                Some(Err(error)) => return Some(Err(error)),
+                None if self.open.is_empty() => return None,
+                None => {
+                    self.open.clear();
+                    return Some(Err(self.broken("its last part is cut")));
+                }
+            }
         }
-        let length = chunk.get_u32() as usize;
-        if length > chunk.len() {
-            return None;
-        }
-        parts.push(chunk.split_to(length));
     }
-    Some(parts)
+
+    fn broken(&self, what: &'static str) -> SnapshotError {
+        SnapshotError::Chunk { rev: self.rev, n: self.n, what }
+    }
+}
+
+/// Takes the next part off, if it is all there.
+fn cut(open: &mut BytesMut) -> Result<Option<Bytes>, &'static str> {
+    let Some(length) = open.first_chunk::<LENGTH>() else { return Ok(None) };
+    let length = u32::from_be_bytes(*length) as usize;
+    if length > MAX_PART {
+        return Err("a part claims to be larger than any");
+    }
+    if open.len() < LENGTH + length {
+        return Ok(None);
+    }
+    open.advance(LENGTH);
+    Ok(Some(open.split_to(length).freeze()))
 }
 
 #[cfg(test)]
@@ -392,16 +431,20 @@ mod tests {
     }
 
     #[test]
-    fn parts_come_back_as_they_went_in_and_a_length_beyond_the_end_is_none() {
-        let mut chunk = BytesMut::new();
+    fn parts_come_back_as_they_went_in_and_a_cut_one_is_waited_for() {
+        let mut run = BytesMut::new();
         for part in [&b"one"[..], b"", b"three"] {
-            chunk.put_u32(part.len() as u32);
-            chunk.put_slice(part);
+            run.put_u32(part.len() as u32);
+            run.put_slice(part);
         }
-        let chunk = chunk.freeze();
-        assert_eq!(parts(chunk.clone()).unwrap(), [&b"one"[..], b"", b"three"]);
-        for cut in [1, 6, 9, chunk.len() - 1] {
-            assert_eq!(parts(chunk.slice(..cut)), None, "{cut}");
+        let whole = run.clone();
+        for part in [&b"one"[..], b"", b"three"] {
+            assert_eq!(cut(&mut run).unwrap().unwrap(), part);
         }
+        assert_eq!((cut(&mut run), run.len()), (Ok(None), 0));
+        for end in 0..7 {
+            assert_eq!(cut(&mut BytesMut::from(&whole[..end])), Ok(None), "{end}");
+        }
+        assert!(cut(&mut BytesMut::from(&[0xff; 8][..])).is_err());
     }
 }

@@ -53,6 +53,8 @@ const TICK: Duration = Duration::from_millis(100);
 const HELLO_EVERY: Millis = 5_000;
 /// How long a full journal is waited for before the same append is tried again.
 const FULL_PAUSE: Duration = Duration::from_secs(1);
+/// Tries after which the term ends: the next begins with a snapshot of what is acknowledged, which makes room.
+const FULL_TRIES: u32 = 4;
 
 /// Told which point of the loop was reached: `taken` (inputs read), `decided` (not appended yet), `appended`
 /// (acknowledged, nothing told yet), `ack`, `offer`, `ctl`, `done` (before each effect of the kind), `performed`; by the
@@ -146,6 +148,11 @@ pub struct Term {
 /// Runs the term on an engine that has replayed the whole journal.
 pub async fn run(mut term: Term, mut engine: Engine<Handle>, idle: Millis) -> TermEnd {
     let performer = Performer::new(term.lane.clone(), engine.state().shard, term.probe.clone());
+    tokio::select! {
+        () = term.shrink.make_room(&mut engine, &term.heartbeat) => {}
+        () = term.ended.cancelled() => return TermEnd::Lost("the lease of the shard ran out".to_owned()),
+        () = term.stop.cancelled() => return TermEnd::Stopped,
+    }
     let base = engine.state().now + idle;
     engine.open(&term.coordinator, term.policy.clone());
     let start = term.clock.now();
@@ -265,6 +272,7 @@ impl Turn {
         bytes: Bytes,
         expect: u64,
     ) -> Result<u64, TermEnd> {
+        let mut full = 0;
         loop {
             let append = term.writer.append(bytes.clone(), expect, &term.ended);
             tokio::pin!(append);
@@ -289,6 +297,12 @@ impl Turn {
                 Err(AppendError::Full { reason }) => {
                     tracing::error!(%reason, "the journal is full; nothing is decided until it is not");
                     term.readiness.unmet("journal", format!("full: {reason}"));
+                    full += 1;
+                    if full > FULL_TRIES {
+                        return Err(TermEnd::Lost(
+                            "the journal is full; beginning again with a snapshot".to_owned(),
+                        ));
+                    }
                     tokio::select! {
                         () = term.ended.cancelled() => {}
                         () = tokio::time::sleep(FULL_PAUSE) => {}

@@ -31,7 +31,7 @@ use self::{
     keeper::{Order, Told},
     places::PlaceError,
 };
-use super::intake::Handle;
+use super::{admin::Heartbeat, intake::Handle};
 use crate::{
     bus::journal::Room,
     flow::{
@@ -60,6 +60,8 @@ const CARRY: usize = 16;
 const SAMPLE: usize = 4_096;
 /// Pause after a snapshot that failed.
 const AGAIN: Duration = Duration::from_secs(5);
+/// From here on, in percent, a new owner makes room before it writes.
+const NEARLY: u64 = 90;
 /// How long a draining owner may take for a last snapshot.
 const LAST: Duration = Duration::from_secs(8);
 
@@ -383,25 +385,64 @@ impl Shrink {
                 engine.abort_snapshot();
                 self.orders.send(Order::Abort).await.ok()?;
             }
-            self.orders.send(Order::Begin(Box::new(engine.begin_snapshot()))).await.ok()?;
-            self.ended.absorb(engine.take_ended());
-            while !self.ended.hand_over(engine.seq(), true, &self.archiver) {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-            while let Some(part) = engine.snapshot_part(PART_BYTES) {
-                self.orders.send(Order::Part(part)).await.ok()?;
-            }
-            self.orders.send(Order::Done).await.ok()?;
-            loop {
-                match self.told.recv().await? {
-                    Told::Verified { .. } => return Some(()),
-                    Told::Failed | Told::Lost(_) => return None,
-                    Told::Purged(_) | Told::Room(_) => {}
-                }
-            }
+            self.whole(engine).await.map(drop)
         };
         if tokio::time::timeout(LAST, done).await.ok().flatten().is_none() {
             tracing::warn!("no last snapshot was taken; the next start replays more");
+        }
+    }
+
+    /// Before the owner appends anything: a journal that is nearly full gets room first. Even an owner's first record would not
+    /// fit into a full one.
+    pub async fn make_room(&mut self, engine: &mut Engine<Handle>, heartbeat: &Heartbeat) {
+        let room = loop {
+            match self.told.recv().await {
+                Some(Told::Room(room)) => break room,
+                Some(_) => {}
+                None => return,
+            }
+        };
+        self.room.seen(room);
+        if room.bytes < room.max_bytes / 100 * NEARLY || self.tail == 0 {
+            return;
+        }
+        tracing::warn!(
+            bytes = room.bytes,
+            max_bytes = room.max_bytes,
+            "the journal is nearly full; a snapshot makes room"
+        );
+        heartbeat.beat();
+        let Some(Told::Verified { seq, bytes, .. }) = self.whole(engine).await else { return };
+        self.tail = 0;
+        self.last_bytes = bytes;
+        if self.orders.send(Order::Purge { upto: seq, needed: engine.needed_from() }).await.is_ok() {
+            while let Some(told) = self.told.recv().await {
+                match told {
+                    Told::Purged(room) => return self.room.seen(room),
+                    Told::Failed | Told::Lost(_) => return,
+                    Told::Verified { .. } | Told::Room(_) => {}
+                }
+            }
+        }
+    }
+
+    /// Takes a snapshot from its beginning to its end. Nothing is in flight, and nothing else happens meanwhile.
+    async fn whole(&mut self, engine: &mut Engine<Handle>) -> Option<Told> {
+        self.orders.send(Order::Begin(Box::new(engine.begin_snapshot()))).await.ok()?;
+        self.ended.absorb(engine.take_ended());
+        while !self.ended.hand_over(engine.seq(), true, &self.archiver) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        while let Some(part) = engine.snapshot_part(PART_BYTES) {
+            self.orders.send(Order::Part(part)).await.ok()?;
+        }
+        self.orders.send(Order::Done).await.ok()?;
+        loop {
+            match self.told.recv().await? {
+                verified @ Told::Verified { .. } => return Some(verified),
+                Told::Failed | Told::Lost(_) => return None,
+                Told::Purged(_) | Told::Room(_) => {}
+            }
         }
     }
 }

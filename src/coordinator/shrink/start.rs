@@ -5,8 +5,6 @@
 
 use std::time::Instant;
 
-use futures_util::StreamExt;
-
 use crate::{
     bus::{
         journal::{JournalError as ReadError, JournalReader},
@@ -134,12 +132,10 @@ async fn restore(
         return Err(Refused::Differs);
     }
     let mut restore = Restore::new(shard, head)?;
-    let mut chunks = std::pin::pin!(store.read(manifest));
-    while let Some(parts) = chunks.next().await {
+    let mut parts = store.read(manifest);
+    while let Some(part) = parts.next().await {
         heartbeat.beat();
-        for part in parts? {
-            restore.part(&part)?;
-        }
+        restore.part(&part?)?;
     }
     let engine = restore.finish::<Handle>()?;
     let took = started.elapsed();

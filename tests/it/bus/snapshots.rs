@@ -34,10 +34,10 @@ async fn write(store: &SnapshotStore, rev: u64) -> Manifest {
 }
 
 async fn parts(store: &SnapshotStore, manifest: &Manifest) -> Result<Vec<Bytes>, SnapshotError> {
-    let mut chunks = std::pin::pin!(store.read(manifest));
+    let mut parts = store.read(manifest);
     let mut all = Vec::new();
-    while let Some(chunk) = chunks.next().await {
-        all.extend(chunk?);
+    while let Some(part) = parts.next().await {
+        all.push(part?);
     }
     Ok(all)
 }
