@@ -57,9 +57,9 @@ const FULL_PAUSE: Duration = Duration::from_secs(1);
 const FULL_TRIES: u32 = 4;
 
 /// Told which point of the loop was reached: `taken` (inputs read), `decided` (not appended yet), `appended`
-/// (acknowledged, nothing told yet), `ack`, `offer`, `ctl`, `done` (before each effect of the kind), `performed`; by the
-/// keeper `snapshot_begun`, `snapshot_part`, `snapshot_written` (read back, not published), `snapshot_verified`, `purged`;
-/// `carried` after an append that holds carried payloads.
+/// (acknowledged, nothing told yet), `offer`, `ctl`, `beat`, `done`, `ack` (before each message of the kind), `performed`; by
+/// the keeper `snapshot_begun`, `snapshot_part`, `snapshot_written` (read back, not published), `snapshot_verified`,
+/// `purged`; `carried` after an append that holds carried payloads.
 pub type Probe = Arc<dyn Fn(&'static str) + Send + Sync>;
 
 /// A probe that looks away.
@@ -419,7 +419,12 @@ fn answer(engine: &mut Engine<Handle>, call: OwnerCall) {
     // Whoever stopped waiting gets no answer.
     match call {
         OwnerCall::View { key, reply } => {
-            let view = engine.state().task(&key).and_then(|task| query::view(&key, task));
+            let mut view = engine.state().task(&key).and_then(|task| query::view(&key, task));
+            if let Some(view) = &mut view
+                && view.result.is_none()
+            {
+                view.result = engine.dirty_mut().waiting_result(&key).cloned();
+            }
             let _ = reply.send(view);
         }
         OwnerCall::Children { key, after, limit, results, reply } => {

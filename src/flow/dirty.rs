@@ -60,6 +60,11 @@ impl Dirty {
         }
     }
 
+    /// The result waiting with this task.
+    pub fn waiting_result(&self, key: &TaskKey) -> Option<&Payload> {
+        self.entries.get(key)?.result.as_ref()
+    }
+
     /// Everything touched up to `seq` is in the index already.
     pub fn prune(&mut self, seq: u64) {
         self.entries.retain(|_, entry| {

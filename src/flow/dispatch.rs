@@ -37,8 +37,6 @@ pub fn offer(state: &State, key: &TaskKey) -> Option<Offer> {
     let task = state.task(key)?;
     let lease = task.lease.as_ref()?;
     Some(Offer {
-        v: crate::wire::VERSION,
-        epoch: state.epoch,
         tenant: key.tenant.clone(),
         task: key.id.clone(),
         attempt: task.attempt,

@@ -474,10 +474,10 @@ impl World {
                 Effect::Load { .. } => {}
                 Effect::Beat(Handle::Stored(..), _) => self.fail("a heartbeat with a stored handle"),
                 Effect::Tell(Tell::Offer { agent, instance, offer }) => {
-                    self.core(Fault::OfferLost, Event::OfferTo { agent, instance, offer });
+                    self.core(Fault::OfferLost, Event::OfferTo { agent, instance, epoch, offer });
                 }
                 Effect::Tell(Tell::Ctl { instance, op, .. }) => {
-                    let ctl = Ctl { v: 1, epoch, op };
+                    let ctl = Ctl { v: 1, epoch, ops: vec![op] };
                     self.core(Fault::CtlLost, Event::CtlTo { instance, ctl });
                 }
                 Effect::Tell(Tell::Done { .. }) => {} // a hint; clients here read the journal
