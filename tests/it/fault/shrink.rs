@@ -71,10 +71,6 @@ async fn until_purged(client: &Client, copy: &JournalCopy) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_small_journal_heals_itself_under_load_and_a_start_gives_the_same_state() {
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter("info,selvedge::bus=debug")
-        .with_writer(std::io::stderr)
-        .try_init();
     let mut fabric = Fabric::start_with(|o| {
         *o = options("test");
         o.shrink = Default::default();
