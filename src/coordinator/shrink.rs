@@ -115,6 +115,11 @@ pub struct Shrink {
     last_bytes: u64,
     /// Wall time of the newest snapshot; 0: there is none.
     last_at: Millis,
+    /// Revision and sequence of the newest snapshot; and what was needed at the last purge.
+    verified: Option<(u64, u64)>,
+    needed: Option<u64>,
+    /// Bytes appended since payloads were carried last.
+    since_carry: u64,
     not_before: Option<Instant>,
     room: Fill,
 }
@@ -195,6 +200,9 @@ impl Shrink {
             since_begin: 0,
             last_bytes: found.bytes,
             last_at: found.at,
+            verified: (found.seq > 0).then_some((found.rev, found.seq)),
+            needed: None,
+            since_carry: u64::MAX / 2,
             not_before: None,
             room: Fill::default(),
         }
@@ -205,6 +213,7 @@ impl Shrink {
         let bytes = bytes + OVERHEAD;
         self.tail += bytes;
         self.since_begin += bytes;
+        self.since_carry = self.since_carry.saturating_add(bytes);
         self.room.appended(seq, bytes);
     }
 
@@ -272,13 +281,17 @@ impl Shrink {
         let wanted = self.options.journal_bytes.max(self.last_bytes);
         match self.room.max {
             0 => wanted,
-            max if self.room.used > max / 100 * TIGHT => wanted.min(max / SHARE / 8),
+            max if self.is_fuller_than(TIGHT) => wanted.min(max / SHARE / 8),
             max => wanted.min(max / SHARE),
         }
     }
 
     fn is_due(&self) -> bool {
         self.tail >= self.threshold() && self.not_before.is_none_or(|at| Instant::now() >= at)
+    }
+
+    fn is_fuller_than(&self, percent: u64) -> bool {
+        self.room.max > 0 && self.room.used > self.room.max / 100 * percent
     }
 
     fn begin(&mut self, engine: &mut Engine<Handle>) {
@@ -314,11 +327,20 @@ impl Shrink {
                 self.room.seen(room);
                 let age = if self.last_at == 0 { 0 } else { wall.saturating_sub(self.last_at) };
                 metrics::gauge!(names::SNAPSHOT_AGE).set(age as f64 / 1_000.0);
+                // What was needed at the last purge may have ended since, and nothing else may come to free it.
+                if let (Stage::Resting, Some((rev, seq))) = (&self.stage, self.verified)
+                    && self.is_fuller_than(CARRY_ABOVE)
+                    && room.first_seq <= seq
+                    && engine.needed_from() != self.needed
+                {
+                    self.purge(engine, rev, seq, false);
+                }
             }
             Told::Verified { rev, seq, bytes } => {
                 self.tail = self.since_begin;
                 self.last_bytes = bytes;
                 self.last_at = wall;
+                self.verified = Some((rev, seq));
                 self.purge(engine, rev, seq, false);
             }
             Told::Failed => {
@@ -331,6 +353,7 @@ impl Shrink {
                 if let Stage::Purging { rev, seq, carried } = self.stage {
                     self.stage = Stage::Resting;
                     if !carried && self.is_carrying_worth_it(engine, room, rev, seq) {
+                        self.since_carry = 0;
                         self.stage = Stage::Carrying { rev, seq };
                     }
                 }
@@ -343,23 +366,25 @@ impl Shrink {
     fn purge(&mut self, engine: &Engine<Handle>, rev: u64, seq: u64, carried: bool) {
         // At most one order is under way in these stages.
         if let Ok(room) = self.orders.try_reserve() {
-            room.send(Order::Purge { upto: seq, needed: engine.needed_from() });
+            self.needed = engine.needed_from();
+            room.send(Order::Purge { upto: seq, needed: self.needed });
             self.stage = Stage::Purging { rev, seq, carried };
         }
     }
 
     /// What lies below the snapshot and could not go, could go if what is needed of it were carried. That pays when at most
-    /// half of those messages hold something needed: each byte is then written again at most once for one that goes.
+    /// half of those messages hold something needed: each byte is then written again at most once for one that goes. In a
+    /// journal that is tight it is tried all the same, once for each quarter of it that was appended.
     fn is_carrying_worth_it(&self, engine: &Engine<Handle>, room: Room, rev: u64, seq: u64) -> bool {
         let old = (seq + 1).saturating_sub(room.first_seq);
         let all = (room.last_seq + 1).saturating_sub(room.first_seq).max(1);
         let old_bytes = room.bytes / all * old;
-        let tight = room.bytes.saturating_mul(100) > room.max_bytes.saturating_mul(CARRY_ABOVE);
-        if old == 0 || !(tight || old_bytes > self.threshold()) {
+        if old == 0 || !(self.is_fuller_than(CARRY_ABOVE) || old_bytes > self.threshold()) {
             return false;
         }
         let needed = engine.needed_below(rev + 1, SAMPLE).len() as u64;
-        needed < SAMPLE as u64 && needed * 2 <= old
+        let pays = needed < SAMPLE as u64 && needed * 2 <= old;
+        pays || (self.is_fuller_than(TIGHT) && self.since_carry >= room.max_bytes / SHARE)
     }
 
     fn carry(&mut self, engine: &Engine<Handle>, rev: u64, seq: u64) {
@@ -376,14 +401,16 @@ impl Shrink {
 
     /// A last snapshot before the process ends, if a start would have much to replay. Nothing is in flight, and nothing will be.
     pub async fn last(&mut self, engine: &mut Engine<Handle>) {
-        if self.tail < self.threshold() / 4 || self.last_bytes > self.tail.saturating_mul(4) {
+        // A keeper that carries waits for the loop, which takes no inputs any more.
+        let carries = matches!(self.stage, Stage::Carrying { .. });
+        if carries || self.tail < self.threshold() / 4 || self.last_bytes > self.tail.saturating_mul(4) {
             return;
         }
         let done = async {
             if matches!(self.stage, Stage::Writing) {
                 // What was begun is older than what a start should find.
                 engine.abort_snapshot();
-                self.orders.send(Order::Abort).await.ok()?;
+                self.order(Order::Abort).await?;
             }
             self.whole(engine).await.map(drop)
         };
@@ -412,10 +439,10 @@ impl Shrink {
             "the journal is nearly full; a snapshot makes room"
         );
         heartbeat.beat();
-        let Some(Told::Verified { seq, bytes, .. }) = self.whole(engine).await else { return };
+        let Some((seq, bytes)) = self.whole(engine).await else { return };
         self.tail = 0;
         self.last_bytes = bytes;
-        if self.orders.send(Order::Purge { upto: seq, needed: engine.needed_from() }).await.is_ok() {
+        if self.order(Order::Purge { upto: seq, needed: engine.needed_from() }).await.is_some() {
             while let Some(told) = self.told.recv().await {
                 match told {
                     Told::Purged(room) => return self.room.seen(room),
@@ -426,22 +453,43 @@ impl Shrink {
         }
     }
 
-    /// Takes a snapshot from its beginning to its end. Nothing is in flight, and nothing else happens meanwhile.
-    async fn whole(&mut self, engine: &mut Engine<Handle>) -> Option<Told> {
-        self.orders.send(Order::Begin(Box::new(engine.begin_snapshot()))).await.ok()?;
+    /// Takes a snapshot from its beginning to its end. Nothing is in flight, and nothing else happens meanwhile. `None`: it failed.
+    async fn whole(&mut self, engine: &mut Engine<Handle>) -> Option<(u64, u64)> {
+        let head = engine.begin_snapshot();
+        let (rev, seq) = (head.rev, head.seq);
+        self.order(Order::Begin(Box::new(head))).await?;
         self.ended.absorb(engine.take_ended());
         while !self.ended.hand_over(engine.seq(), true, &self.archiver) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         while let Some(part) = engine.snapshot_part(PART_BYTES) {
-            self.orders.send(Order::Part(part)).await.ok()?;
+            self.order(Order::Part(part)).await?;
         }
-        self.orders.send(Order::Done).await.ok()?;
+        self.order(Order::Done).await?;
         loop {
             match self.told.recv().await? {
-                verified @ Told::Verified { .. } => return Some(verified),
+                Told::Verified { rev: found, bytes, .. } if found == rev => return Some((seq, bytes)),
                 Told::Failed | Told::Lost(_) => return None,
-                Told::Purged(_) | Told::Room(_) => {}
+                Told::Verified { .. } | Told::Purged(_) => {}
+                Told::Room(room) => self.room.seen(room),
+            }
+        }
+    }
+
+    /// Hands an order over, hearing what is told meanwhile: a keeper that can't tell takes no orders. `None`: what was ordered
+    /// failed.
+    async fn order(&mut self, order: Order) -> Option<()> {
+        loop {
+            tokio::select! {
+                place = self.orders.reserve() => {
+                    place.ok()?.send(order);
+                    return Some(());
+                }
+                told = self.told.recv() => match told? {
+                    Told::Failed | Told::Lost(_) => return None,
+                    Told::Room(room) => self.room.seen(room),
+                    Told::Verified { .. } | Told::Purged(_) => {}
+                },
             }
         }
     }

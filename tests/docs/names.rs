@@ -42,6 +42,8 @@ fn forms() -> Vec<String> {
         subjects::ctl(&agent, &instance),
         subjects::owner(shard),
         subjects::ask(shard),
+        subjects::snapshot_chunk(shard, 1, 1),
+        subjects::archive(shard),
         subjects::done(&tenant, &task),
         subjects::api(&tenant, verb::GET),
     ]

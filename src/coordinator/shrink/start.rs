@@ -28,7 +28,9 @@ const LOOKS: usize = 5;
 /// What was begun with.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Found {
-    /// Sequence of the snapshot; 0: there was none.
+    /// Revision of the snapshot.
+    pub rev: u64,
+    /// Its sequence; 0: there was none.
     pub seq: u64,
     /// Its size.
     pub bytes: u64,
@@ -88,6 +90,7 @@ pub async fn engine(
                 Ok((engine, manifest)) => match beyond(reader, &engine).await? {
                     None => {
                         let found = Found {
+                            rev: manifest.about.rev,
                             seq: manifest.about.seq,
                             bytes: manifest.bytes,
                             at: manifest.at,

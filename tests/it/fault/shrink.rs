@@ -239,6 +239,42 @@ async fn the_journal_shrinks_without_redis_and_a_flushed_index_equals_it_again()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_input_of_a_task_that_waits_for_long_is_carried_along_and_arrives_as_it_was_sent() {
+    let (mut fabric, copy) = fabric().await;
+    fabric.agent(measurer()).await;
+    let client = fabric.client("acme").await;
+    // Nobody runs these; they lie in the journal's first messages.
+    let long = "y".repeat(3_000);
+    let mut waiting = Vec::new();
+    for _ in 0..3 {
+        waiting.push(client.submit("sleeper", &long).await.unwrap());
+    }
+    let first = until("they are decided", async || {
+        let room = copy.room().await;
+        (client.stats().await.ok()?.total == 3).then_some(room.last_seq)
+    })
+    .await;
+    eventually("the journal is purged beyond them", async {
+        while copy.room().await.first_seq <= first {
+            all_complete(&submit(&client, 20, 4_096).await).await;
+        }
+    })
+    .await;
+    copy.store().await;
+    // Also by another owner, who knows nothing but the snapshot and the tail.
+    fabric.coordinator.take().unwrap().stop().await;
+    copy.assert_a_start_gives_the_same().await;
+    fabric.coordinator = Some(fabric.coordinate(options("next")).await);
+    async fn echo(_: Ctx, text: String) -> Result<String, AgentError> {
+        Ok(text)
+    }
+    fabric.agent(Agent::new("sleeper", echo).unwrap().slots(4)).await;
+    for task in waiting {
+        assert_eq!(eventually("it runs at last", task.result::<String>()).await.unwrap(), long);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_standby_that_was_frozen_across_purges_begins_again_from_the_snapshot_and_takes_over() {
     let (mut fabric, copy) = fabric().await;
     fabric.agent(measurer()).await;
