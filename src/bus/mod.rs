@@ -11,6 +11,7 @@
 //! api         the JetStream API in its own words     survey    looking without touching
 //! ```
 
+mod acks;
 pub mod api;
 pub mod clock;
 pub mod connect;
