@@ -19,6 +19,7 @@ pub mod consume;
 pub mod context;
 pub mod error;
 pub mod journal;
+mod ledger;
 pub mod limits;
 pub mod link;
 pub mod options;

@@ -34,7 +34,7 @@ const GULP: usize = 256;
 #[derive(Debug)]
 pub enum Handle {
     /// Acknowledge the stream message.
-    Ack(Box<Ack>),
+    Ack(Ack),
     /// Answer the heartbeat there, in this format.
     Beat(String, Format),
 }
@@ -86,7 +86,7 @@ async fn read_one(from: From, delivery: Delivery, inputs: &mut Vec<Inbound>) {
                 metrics::counter!(names::INPUTS_MALFORMED, names::STREAM => stream).increment(1);
             }
             let report_seq = (from == From::Reports).then_some(delivery.stream_seq);
-            let handle = Some(Handle::Ack(Box::new(delivery.ack)));
+            let handle = Some(Handle::Ack(delivery.ack));
             inputs.push(Inbound { input, handle, report_seq, format: None });
         }
         Err(error) => {
