@@ -398,6 +398,7 @@ proptest! {
         survives(&view);
         survives(&TaskPage {
             tasks: vec![view.clone(), view.clone()], next: more.then(|| text.clone()), complete: more, scanned: limit,
+            as_of: more.then(|| u64::from(offset)),
         });
         survives(&SubmitRequest {
             agent: agent.clone(), task: some_task.clone(), key: more.then(|| text.clone()), input, priority,
@@ -419,7 +420,7 @@ proptest! {
         survives(&EventsPage { events: vec![event], more });
         survives(&CancelRequest { task: task.clone(), reason: text.clone() });
         survives(&RetryRequest { task, nonce: some_task });
-        survives(&StatsReply { states: [(text, u64::from(limit))].into(), total: u64::from(offset) });
+        survives(&StatsReply { states: [(text, u64::from(limit))].into(), total: u64::from(offset), as_of: more.then_some(7) });
     }
 
     #[test]

@@ -369,7 +369,12 @@ fn answer(engine: &mut Engine<Handle>, call: OwnerCall) {
     // Whoever stopped waiting gets no answer.
     match call {
         OwnerCall::View { key, reply } => {
-            let view = engine.state().task(&key).and_then(|task| query::view(&key, task));
+            let mut view = engine.state().task(&key).and_then(|task| query::view(&key, task));
+            if let Some(view) = &mut view
+                && view.result.is_none()
+            {
+                view.result = engine.dirty_mut().waiting_result(&key).cloned();
+            }
             let _ = reply.send(view);
         }
         OwnerCall::Children { key, after, limit, results, reply } => {

@@ -164,6 +164,8 @@ impl Performer {
                 Effect::Beat(Handle::Beat(reply, format), stop) => beats.push((reply, format, stop)),
                 Effect::Ack(Handle::Beat(..)) => {}
                 Effect::Beat(Handle::Ack(ack), _) | Effect::Ack(Handle::Ack(ack)) => acks.push(ack),
+                // The engine has nothing outside of its memory yet.
+                Effect::Load { .. } => {}
             }
         }
         for post in outbox.posts {

@@ -53,6 +53,18 @@ impl Dirty {
         }
     }
 
+    /// Results of what was touched so far are not here.
+    pub fn drop_results(&mut self) {
+        if let Some((first, _)) = self.order.front() {
+            self.dropped_from.get_or_insert(*first);
+        }
+    }
+
+    /// The result waiting with this task.
+    pub fn waiting_result(&self, key: &TaskKey) -> Option<&Payload> {
+        self.entries.get(key)?.result.as_ref()
+    }
+
     /// Everything touched up to `seq` is in the index already.
     pub fn prune(&mut self, seq: u64) {
         self.entries.retain(|_, entry| {

@@ -24,12 +24,14 @@ use super::{
     query,
     record::{Hash, JOURNAL_VERSION, JournalMessage, Record},
     run, settle,
+    snapshot::{self, SnapshotHead, Writing},
     state::{Policy, State},
     submit,
 };
 use crate::{
     task::{AgentName, Code, InstanceId, Millis, Payload, TaskKey, Token},
     wire::{
+        api::TaskView,
         messages::{CtlOp, ReportOp},
         subjects::Shard,
     },
@@ -106,6 +108,11 @@ pub enum Effect<H> {
     Beat(H, Vec<Token>),
     /// Tell somebody.
     Tell(Tell),
+    /// Read the journal message of this revision and push its payloads back as [`Input::Loaded`].
+    Load {
+        /// Which.
+        rev: u64,
+    },
 }
 
 /// What comes next.
@@ -130,6 +137,7 @@ struct Pending<H> {
     effects: Vec<Effect<H>>,
     touched: Vec<TaskKey>,
     results: Vec<(TaskKey, Payload)>,
+    ended: Vec<(TaskView, Option<Payload>)>,
 }
 
 struct Queued<H> {
@@ -153,6 +161,20 @@ pub struct Engine<H> {
     dirty: Dirty,
     opening: Option<(String, Policy)>,
     opened: bool,
+    keeps_ended: bool,
+    ended: Vec<Ended>,
+    writing: Option<Writing>,
+}
+
+/// A task that has ended, for the archive.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ended {
+    /// Stream sequence of the journal message in which it did.
+    pub seq: u64,
+    /// As it will stay, without its result.
+    pub view: TaskView,
+    /// Of a completed one.
+    pub result: Option<Payload>,
 }
 
 impl<H> Engine<H> {
@@ -170,7 +192,25 @@ impl<H> Engine<H> {
             dirty: Dirty::default(),
             opening: None,
             opened: false,
+            keeps_ended: false,
+            ended: Vec::new(),
+            writing: None,
         }
+    }
+
+    /// An engine that goes on from a restored state.
+    pub(super) fn restored(state: State, seq: u64) -> Self {
+        let mut dirty = Dirty::default();
+        // Which of them the index has is not in a snapshot: all are dirty until it says up to where it has come. A
+        // revision's sequence is at most what it would be without gaps between it and the head.
+        let mut tasks: Vec<(u64, &TaskKey)> = state.tasks.iter().map(|(key, task)| (task.rev, key)).collect();
+        tasks.sort();
+        for (rev, key) in tasks {
+            dirty.touch(seq.saturating_sub(state.rev.saturating_sub(rev)), key.clone());
+        }
+        dirty.drop_results();
+        let shard = state.shard;
+        Self { state, seq, dirty, ..Self::new(shard) }
     }
 
     /// The state; acknowledged unless [`Engine::is_busy`].
@@ -210,7 +250,7 @@ impl<H> Engine<H> {
 
     /// Every task is dirty, for an index that has to be made anew.
     pub fn touch_all(&mut self) {
-        let mut keys: Vec<TaskKey> = self.state.tasks().map(|(key, _)| key.clone()).collect();
+        let mut keys: Vec<TaskKey> = self.state.tasks().iter().map(|(key, _)| key.clone()).collect();
         keys.sort();
         self.dirty.restart(keys);
     }
@@ -251,6 +291,10 @@ impl<H> Engine<H> {
                 rev: message.rev,
                 misfit,
             })?;
+            if self.keeps_ended {
+                let ended = views(&self.state, &changes);
+                self.ended.extend(ended.map(|(view, result)| Ended { seq, view, result }));
+            }
             changes.touched.into_iter().for_each(|key| self.dirty.touch(seq, key));
             if let Some((key, result)) = changes.result {
                 self.dirty.result(seq, key, result);
@@ -339,6 +383,7 @@ impl<H> Engine<H> {
             effects: batch.effects,
             touched: batch.touched,
             results: batch.results,
+            ended: batch.ended,
         });
         Next::Append { bytes, expect: self.seq }
     }
@@ -355,6 +400,7 @@ impl<H> Engine<H> {
         for (key, result) in pending.results {
             self.dirty.result(seq, key, result);
         }
+        self.ended.extend(pending.ended.into_iter().map(|(view, result)| Ended { seq, view, result }));
         let mut effects = pending.effects;
         if !self.opened {
             self.opened = true;
@@ -366,6 +412,49 @@ impl<H> Engine<H> {
     /// What the last acknowledged message did, for metrics; once.
     pub fn take_news(&mut self) -> News {
         std::mem::take(&mut self.news)
+    }
+
+    /// Starts a snapshot of the state as it is now. Call only while nothing is in flight.
+    pub fn begin_snapshot(&mut self) -> SnapshotHead {
+        let (head, writing) = snapshot::begin(&mut self.state, self.seq);
+        self.writing = Some(writing);
+        head
+    }
+
+    /// The next part of the snapshot, of about `max_bytes`; `None` when it is complete, or none was begun.
+    pub fn snapshot_part(&mut self, max_bytes: usize) -> Option<Bytes> {
+        let part = self.writing.as_mut()?.part(&mut self.state, max_bytes);
+        if part.is_none() {
+            self.writing = None;
+        }
+        part
+    }
+
+    /// Gives the snapshot up.
+    pub fn abort_snapshot(&mut self) {
+        self.writing = None;
+        self.state.tasks.end_copy();
+    }
+
+    /// The lowest journal revision that holds a payload still needed; `None`: no payload is.
+    pub fn needed_from(&self) -> Option<u64> {
+        None
+    }
+
+    /// Journal revisions below `rev` that hold a payload still needed, lowest first, at most `max`.
+    pub fn needed_below(&self, rev: u64, max: usize) -> Vec<u64> {
+        let _ = (rev, max);
+        Vec::new()
+    }
+
+    /// From now on every task that ends is kept for [`Engine::take_ended`].
+    pub fn keep_ended(&mut self) {
+        self.keeps_ended = true;
+    }
+
+    /// Tasks that ended in acknowledged messages since this was asked last, in that order. Also of a replay.
+    pub fn take_ended(&mut self) -> Vec<Ended> {
+        std::mem::take(&mut self.ended)
     }
 
     /// Takes over the live leases: their offers are sent again, under the new epoch.
@@ -460,6 +549,7 @@ impl<H> Engine<H> {
                     }),
                 }
             }
+            Input::Loaded { .. } | Input::Carry { .. } | Input::Room { .. } => Decision::none(),
             Input::Tenant { name, settings, kv_rev } => match self.state.tenant(name) {
                 Some(tenant) if tenant.kv_rev >= *kv_rev => Decision::none(),
                 _ => Decision::record(Record::TenantSet {
@@ -530,6 +620,9 @@ impl<H> Engine<H> {
             }
             _ => {}
         }
+        if self.keeps_ended {
+            batch.ended.extend(views(&self.state, &changes));
+        }
         for (token, agent, instance, code) in changes.revoked {
             self.live.ended(token, false);
             if matches!(record, Record::Withdrawn { vanished: true, .. }) {
@@ -565,6 +658,16 @@ impl<H> Engine<H> {
     }
 }
 
+/// What just ended, as it will stay.
+fn views(state: &State, changes: &Changes) -> impl Iterator<Item = (TaskView, Option<Payload>)> {
+    changes.ended.iter().filter_map(|key| {
+        let view = TaskView { result: None, ..query::view(key, state.task(key)?)? };
+        let result =
+            changes.result.as_ref().filter(|(ended, _)| ended == key).map(|(_, result)| result.clone());
+        Some((view, result))
+    })
+}
+
 /// Roughly how many bytes a record takes in the journal.
 fn weight(record: &Record) -> usize {
     let payload = match record {
@@ -573,6 +676,7 @@ fn weight(record: &Record) -> usize {
             children.iter().map(|c| c.spec.input.len() + RECORD_BYTES).sum::<usize>()
         }
         Record::Ended { outcome: crate::task::Outcome::Completed { result }, .. } => result.len(),
+        Record::Carried { payload, .. } => payload.len(),
         _ => 0,
     };
     RECORD_BYTES + payload
@@ -585,6 +689,7 @@ struct Batch<H> {
     facts: Vec<Fact>,
     touched: Vec<TaskKey>,
     results: Vec<(TaskKey, Payload)>,
+    ended: Vec<(TaskView, Option<Payload>)>,
     bytes: usize,
 }
 
@@ -598,6 +703,7 @@ impl<H> Batch<H> {
             facts: Vec::new(),
             touched: Vec::new(),
             results: Vec::new(),
+            ended: Vec::new(),
             bytes: 0,
         }
     }

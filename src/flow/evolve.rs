@@ -152,7 +152,7 @@ pub fn evolve(state: &mut State, record: &Record, at: At) -> Result<Changes, Mis
             state.touch(key, &mut changes);
         }
         Record::Cancelled { key, reason } => state.cancel(key, reason, &mut changes)?,
-        Record::Refused { .. } => {}
+        Record::Carried { .. } | Record::Refused { .. } => {}
     }
     Ok(changes)
 }

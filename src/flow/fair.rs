@@ -14,7 +14,7 @@ use std::{
     fmt::Debug,
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::task::{Millis, Priority, TaskId, TenantName, Token};
 
@@ -42,7 +42,7 @@ const LEAST: u64 = UNIT / 4;
 const FIRST_GUESS_MS: Millis = 100;
 
 /// What a dispatch was charged; returned when the lease ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Charge {
     /// Virtual start.
     pub start: u64,
@@ -57,6 +57,15 @@ struct Lane {
     running: u32,
     /// The tag under which the lane stands in `ready`, if it does.
     ready_as: Option<u64>,
+}
+
+/// A queue as a snapshot holds it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct KeptQueue {
+    #[serde(deserialize_with = "crate::task::grown")]
+    lanes: Vec<(TenantName, u64)>,
+    service: u64,
+    last_start: u64,
 }
 
 /// One agent's lanes.
@@ -210,6 +219,37 @@ impl AgentQueue {
         {
             self.lanes.remove(tenant);
         }
+    }
+
+    /// A queue without tasks, as [`AgentQueue::kept`] told it.
+    pub(super) fn restored(kept: KeptQueue) -> Self {
+        let lane = |vtime| Lane { vtime, ..Lane::default() };
+        Self {
+            lanes: kept.lanes.into_iter().map(|(tenant, vtime)| (tenant, lane(vtime))).collect(),
+            service: kept.service,
+            last_start: kept.last_start,
+            ..Self::default()
+        }
+    }
+
+    /// Everything that can't be derived from the tasks.
+    pub(super) fn kept(&self) -> KeptQueue {
+        let mut lanes: Vec<_> = self.lanes.iter().map(|(t, l)| (t.clone(), l.vtime)).collect();
+        lanes.sort();
+        KeptQueue { lanes, service: self.service, last_start: self.last_start }
+    }
+
+    /// Puts a task of a restored state back where it waited.
+    pub(super) fn put_back(&mut self, tenant: &TenantName, place: Place) {
+        if self.lanes.entry(tenant.clone()).or_default().tasks.insert(place) {
+            self.queued += 1;
+        }
+    }
+
+    /// Puts a lease of a restored state back.
+    pub(super) fn run_on(&mut self, tenant: &TenantName, token: Token, charge: Charge) {
+        self.lanes.entry(tenant.clone()).or_default().running += 1;
+        self.running.insert((charge.start, token));
     }
 
     /// What a snapshot holds of it: everything that can't be derived from the tasks.

@@ -2,7 +2,7 @@
 
 use crate::{
     task::{
-        AgentName, Code, InstanceId, Millis, Plan, PlanName, Refusal, TaskId, TaskKey, TenantName,
+        AgentName, Code, InstanceId, Millis, Payload, Plan, PlanName, Refusal, TaskId, TaskKey, TenantName,
         TenantSettings, Token,
     },
     wire::{
@@ -11,7 +11,7 @@ use crate::{
     },
 };
 
-use super::record::Record;
+use super::record::{Record, What};
 
 /// Something that happened outside.
 #[derive(Debug, Clone, PartialEq)]
@@ -78,6 +78,27 @@ pub enum Input {
         settings: Option<TenantSettings>,
         /// Revision of the entry.
         kv_rev: u64,
+    },
+    /// The payloads of a journal message, as [`Effect::Load`](super::engine::Effect::Load) asked for them.
+    Loaded {
+        /// Which message.
+        rev: u64,
+        /// See [`JournalMessage::payloads`](super::record::JournalMessage::payloads).
+        payloads: Vec<(TaskKey, What, Payload)>,
+    },
+    /// The payloads of a journal message that is about to be purged: those still needed are written again.
+    Carry {
+        /// Which message.
+        rev: u64,
+        /// See [`JournalMessage::payloads`](super::record::JournalMessage::payloads).
+        payloads: Vec<(TaskKey, What, Payload)>,
+    },
+    /// How full the journal is.
+    Room {
+        /// Bytes in it.
+        used: u64,
+        /// Bytes it may have.
+        max: u64,
     },
 }
 

@@ -22,5 +22,7 @@ pub mod query;
 pub mod record;
 pub mod run;
 pub mod settle;
+pub mod snapshot;
 pub mod state;
 pub mod submit;
+pub mod tasks;

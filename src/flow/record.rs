@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 use super::state::Policy;
 use crate::{
     task::{
-        BodyHash, InstanceId, Millis, Outcome, Plan, PlanName, Refusal, Spec, TaskId, TaskKey, TenantName,
-        TenantSettings, Token, TryFailure, hex,
+        BodyHash, InstanceId, Millis, Outcome, Payload, Plan, PlanName, Refusal, Spec, TaskId, TaskKey,
+        TenantName, TenantSettings, Token, TryFailure, hex,
     },
     wire::{codec, subjects::Shard},
 };
@@ -80,6 +80,40 @@ impl JournalMessage {
             Ok(v) => Err(format!("journal format {v}, this version reads {JOURNAL_VERSION}")),
         }
     }
+
+    /// The inputs and results it holds, each with the task it belongs to.
+    pub fn payloads(self) -> Vec<(TaskKey, What, Payload)> {
+        let mut out = Vec::new();
+        for record in self.records {
+            match record {
+                Record::Submitted { tenant, admission } => {
+                    out.push((TaskKey { tenant, id: admission.task }, What::Input, admission.spec.input));
+                }
+                Record::Spawned { key, children, .. } => {
+                    out.extend(children.into_iter().map(|child| {
+                        let child_key = TaskKey { tenant: key.tenant.clone(), id: child.task };
+                        (child_key, What::Input, child.spec.input)
+                    }));
+                }
+                Record::Ended { key, outcome: Outcome::Completed { result }, .. } => {
+                    out.push((key, What::Result, result));
+                }
+                Record::Carried { key, what, payload } => out.push((key, what, payload)),
+                _ => {}
+            }
+        }
+        out
+    }
+}
+
+/// Which payload of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum What {
+    /// What it was submitted with.
+    Input,
+    /// What it was completed with.
+    Result,
 }
 
 /// Where a task came from.
@@ -263,6 +297,15 @@ pub enum Record {
         key: TaskKey,
         /// For people.
         reason: String,
+    },
+    /// A payload that is still needed was written again, so that the message that held it may be purged.
+    Carried {
+        /// Whose.
+        key: TaskKey,
+        /// Which.
+        what: What,
+        /// The same bytes.
+        payload: Payload,
     },
     /// A submission or command was refused without touching the task it names. For the audit.
     Refused {

@@ -11,6 +11,7 @@ use super::{
     fair::{AgentQueue, Charge, Place, RESUMED, rank},
     limiter::RateState,
     record::{Hash, Origin},
+    tasks::Tasks,
 };
 use crate::{
     task::{
@@ -54,7 +55,7 @@ impl Default for Policy {
 }
 
 /// The right to run one attempt.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
     /// Its secret.
     pub token: Token,
@@ -73,7 +74,7 @@ pub struct Lease {
 }
 
 /// The last lease that was ended by its own report: a repeated end finds its answer here.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastEnd {
     /// Which lease.
     pub token: Token,
@@ -84,7 +85,7 @@ pub struct LastEnd {
 }
 
 /// A task.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Task {
     /// What it is to do; the input is dropped once nobody can ask for it.
     pub spec: Spec,
@@ -273,7 +274,7 @@ pub struct State {
     /// With the revision of their KV entries.
     pub plans: BTreeMap<PlanName, (Plan, u64)>,
     pub(super) tenants: HashMap<TenantName, Tenant>,
-    pub(super) tasks: HashMap<TaskKey, Task>,
+    pub(super) tasks: Tasks,
     pub(super) trees: HashMap<TaskKey, Tree>,
     pub(super) next_order: u64,
     pub(super) queues: BTreeMap<AgentName, AgentQueue>,
@@ -304,9 +305,9 @@ impl State {
         self.tasks.get(key)
     }
 
-    /// All tasks, in no order.
-    pub fn tasks(&self) -> impl ExactSizeIterator<Item = (&TaskKey, &Task)> {
-        self.tasks.iter()
+    /// All tasks.
+    pub fn tasks(&self) -> &Tasks {
+        &self.tasks
     }
 
     /// A tenant.
@@ -423,6 +424,8 @@ impl State {
             .into_iter()
             .map(|(name, t)| (name, &t.settings, t.kv_rev, t.rate, &t.memory, t.forgotten))
             .collect();
+        let mut tasks: Vec<_> = self.tasks.iter().collect();
+        tasks.sort_by(|a, b| a.0.cmp(b.0));
         let queues: Vec<_> = self.queues.iter().map(|(a, q)| (a, q.canonical())).collect();
         let head = (
             self.shard,
@@ -434,8 +437,7 @@ impl State {
             self.next_order,
             self.next_forget,
         );
-        let all =
-            (head, &self.policy, &self.plans, tenants, sorted(&self.tasks), sorted(&self.trees), queues);
+        let all = (head, &self.policy, &self.plans, tenants, tasks, sorted(&self.trees), queues);
         // Plain data with string keys into memory: nothing in it can fail to encode.
         rmp_serde::to_vec_named(&all).unwrap_or_else(|error| unreachable!("state not encodable: {error}"))
     }
@@ -449,7 +451,7 @@ impl State {
         let mut queued: HashMap<&AgentName, u64> = HashMap::new();
         let mut live_children: HashMap<TaskKey, u32> = HashMap::new();
         let mut live_trees: HashMap<TaskKey, u32> = HashMap::new();
-        for (key, task) in &self.tasks {
+        for (key, task) in self.tasks.iter() {
             if task.lease.is_some() != (task.phase == Phase::Running) {
                 return Err(format!("{key} is {} with lease {:?}", task.phase, task.lease));
             }
@@ -497,7 +499,7 @@ impl State {
                 return Err(format!("the queue of {agent} holds {} tasks", queue.queued()));
             }
         }
-        for (key, task) in &self.tasks {
+        for (key, task) in self.tasks.iter() {
             if task.live_children != live_children.get(key).copied().unwrap_or(0) {
                 return Err(format!("{key} counts {} live children", task.live_children));
             }

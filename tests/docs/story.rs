@@ -213,7 +213,7 @@ impl Story {
             Effect::Ack(stream) => {
                 let _ = writeln!(self.told, "ack      {stream}");
             }
-            Effect::Beat(..) => {}
+            Effect::Beat(..) | Effect::Load { .. } => {}
             Effect::Tell(Tell::Offer { agent, instance, offer }) => {
                 let epoch = self.engine.state().epoch;
                 let subject = subjects::offer(&agent, &instance);

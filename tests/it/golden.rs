@@ -315,7 +315,13 @@ fn queries(golden: &mut Golden) {
     );
     golden.check(
         "api-list-reply",
-        TaskPage { tasks: vec![view()], next: Some("918.t-1".into()), complete: true, scanned: 1 },
+        TaskPage {
+            tasks: vec![view()],
+            next: Some("918.t-1".into()),
+            complete: true,
+            scanned: 1,
+            as_of: Some(1_795_244_400_000),
+        },
     );
     golden
         .check("api-children", ChildrenRequest { task: task("t-0"), after: 64, limit: None, results: true });
@@ -340,7 +346,11 @@ fn queries(golden: &mut Golden) {
     golden.check("api-retry", RetryRequest { task: task("t-1"), nonce: Some(task("n-1")) });
     golden.check(
         "api-stats-reply",
-        StatsReply { states: [("queued".to_owned(), 3), ("running".to_owned(), 2)].into(), total: 5 },
+        StatsReply {
+            states: [("queued".to_owned(), 3), ("running".to_owned(), 2)].into(),
+            total: 5,
+            as_of: Some(1_795_244_400_000),
+        },
     );
 }
 

@@ -252,6 +252,7 @@ impl Audit {
                 self.touch(key);
             }
             Record::Cancelled { key, .. } => self.cancelled(key)?,
+            Record::Carried { .. } => {}
             Record::Refused { key, refusal } => {
                 match refusal.code {
                     Code::IdempotencyConflict => self.sights.push(Sight::Conflict),

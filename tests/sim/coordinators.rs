@@ -20,6 +20,7 @@ use crate::{
     bus::Queue,
     rng::Rng,
     scenario::{Fault, Sight},
+    snapshots::restore,
     world::{EPOCH_MS, Event, World},
 };
 
@@ -52,7 +53,7 @@ pub struct Coordinator {
     /// Index generation it has written to.
     pub generation: u64,
     /// +1 with every crash or step-down: what was under way for the old one means nothing to the new.
-    life: u32,
+    pub life: u32,
     attempt: u32,
     in_flight: Option<(Bytes, u64)>,
     stepping: Option<u64>,
@@ -175,7 +176,23 @@ impl World {
         if coordinator.engine.is_none() {
             coordinator.generation = self.index.generation;
         }
-        let engine = coordinator.engine.get_or_insert_with(|| Engine::new(Shard(0)));
+        let mut restored = false;
+        let engine = match &mut coordinator.engine {
+            Some(engine) => engine,
+            None => {
+                let engine = match &self.snapshots.good {
+                    Some((head, parts)) => {
+                        restored = true;
+                        restore(head, parts)
+                    }
+                    None => Ok(Engine::new(Shard(0))),
+                };
+                match engine {
+                    Ok(engine) => coordinator.engine.insert(engine),
+                    Err(why) => return self.fail(why),
+                }
+            }
+        };
         let from = self.journal.messages.partition_point(|(seq, _)| *seq <= engine.seq());
         for (seq, bytes) in &self.journal.messages[from..] {
             if let Err(error) = engine.replay(*seq, bytes) {
@@ -184,6 +201,9 @@ impl World {
             }
         }
         engine.dirty_mut().prune(restart);
+        if restored {
+            self.saw(Sight::SnapshotStart);
+        }
     }
 
     fn take_over(&mut self, who: usize) {
@@ -398,6 +418,7 @@ impl World {
         self.wake_coordinator(who, 1);
         self.listen_when_drained(who);
         self.look_closer(who);
+        self.snapshot(who);
     }
 
     pub fn append_timed_out(&mut self, who: usize, life: u32, attempt: u32) {
@@ -450,6 +471,7 @@ impl World {
                     let reply = BeatReply { v: 1, epoch, stop };
                     self.core(Fault::CtlLost, Event::BeatReplyTo { instance, reply });
                 }
+                Effect::Load { .. } => {}
                 Effect::Beat(Handle::Stored(..), _) => self.fail("a heartbeat with a stored handle"),
                 Effect::Tell(Tell::Offer { agent, instance, offer }) => {
                     self.core(Fault::OfferLost, Event::OfferTo { agent, instance, epoch, offer });

@@ -20,6 +20,7 @@ mod coordinators;
 mod index;
 mod rng;
 mod scenario;
+mod snapshots;
 mod world;
 
 use std::{

@@ -120,6 +120,8 @@ kinds! {
         DeadResubmitted,
         HotStandby,
         ColdReplay,
+        Snapshot,
+        SnapshotStart,
     }
 }
 

@@ -26,6 +26,7 @@ use crate::{
     index::Index,
     rng::Rng,
     scenario::{Counters, Fault, Scenario, Seen, Sight},
+    snapshots::Snapshots,
 };
 
 /// Unix time at which every run starts.
@@ -133,6 +134,7 @@ pub struct World {
     pub steps: u64,
     /// State of the last owner that died at rest, and the journal's head then.
     pub last_words: Option<(u64, Vec<u8>)>,
+    pub snapshots: Snapshots,
 }
 
 impl World {
@@ -164,6 +166,7 @@ impl World {
             tick: 0,
             steps: 0,
             last_words: None,
+            snapshots: Snapshots::new(scenario.seed),
         };
         world.audit.forgetful = scenario.has(Fault::Forgetful);
         if world.audit.forgetful {

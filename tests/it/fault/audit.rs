@@ -114,6 +114,7 @@ impl Audit {
             | Record::PlanSet { .. }
             | Record::TenantSet { .. }
             | Record::Woken { .. }
+            | Record::Carried { .. }
             | Record::Refused { .. } => {}
         }
     }
