@@ -1,8 +1,8 @@
 //! A durable pull consumer that keeps going: messages out of a bounded channel, whatever the servers do.
 //!
 //! INTAKE, REPORTS and EVENTS are read through this. It pulls ahead by at most one batch plus the
-//! channel's capacity; a receiver that stops receiving stops the pulling, and the stream's own bounds do
-//! the rest. Messages come in stream order until something breaks; then everything undecided comes again
+//! channel's capacity, and by no more than a budget of bytes that are undecided; a receiver that stops
+//! receiving stops the pulling, and the stream's own bounds do the rest. Messages come in stream order until something breaks; then everything undecided comes again
 //! (in order, see [`PullOptions::reset`]), so receivers are idempotent.
 //!
 //! EVENTS is acknowledged message by message. INTAKE and REPORTS have no acknowledgements: what is decided is
@@ -31,7 +31,7 @@ use async_nats::jetstream::{
 };
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -59,6 +59,39 @@ pub struct PullOptions {
     /// Whether the consumer is reset whenever pulling starts: everything unacknowledged comes again at once
     /// and in order, instead of after `ack_wait`. Only for a consumer with one reader at a time.
     pub reset: bool,
+    /// What may be held unacknowledged at once, in bytes.
+    pub budget: Budget,
+}
+
+/// Bytes of deliveries that may be held unacknowledged at once; the rest waits in the stream. Copies share it.
+#[derive(Debug, Clone)]
+pub struct Budget(Arc<Semaphore>);
+
+impl Budget {
+    /// Of so many bytes, and at least one message of any size.
+    pub fn new(bytes: usize) -> Self {
+        Self(Arc::new(Semaphore::new((bytes / BUDGET_UNIT).clamp(1, MOST_UNITS as usize))))
+    }
+
+    /// Grows by as much as it was made with, if nothing is left of it: for when what is held waits for something that is not.
+    pub fn relieve(&self) {
+        if self.0.available_permits() == 0 {
+            self.0.add_permits(RELIEF / BUDGET_UNIT);
+        }
+    }
+
+    async fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let units = u32::try_from(bytes.div_ceil(BUDGET_UNIT)).unwrap_or(MOST_UNITS).clamp(1, MOST_UNITS);
+        let mut all = self.0.clone().acquire_owned().await.ok()?;
+        // What is larger than the rest takes what there is: nothing waits for more than the whole budget.
+        let more = (units - 1).min(u32::try_from(self.0.available_permits()).unwrap_or(MOST_UNITS));
+        if more > 0
+            && let Ok(rest) = self.0.clone().try_acquire_many_owned(more)
+        {
+            all.merge(rest);
+        }
+        Some(all)
+    }
 }
 
 impl PullOptions {
@@ -70,9 +103,19 @@ impl PullOptions {
             batch: 512,
             expires: Duration::from_secs(5),
             reset: true,
+            budget: Budget::new(64 << 20),
         }
     }
 }
+
+/// What a budget counts in.
+const BUDGET_UNIT: usize = 1024;
+/// More than a budget ever has.
+const MOST_UNITS: u32 = 1 << 24;
+/// What a relieved budget grows by.
+const RELIEF: usize = 16 << 20;
+/// Bytes asked for at once: several of the largest messages.
+const PULL_BYTES: usize = 8 << 20;
 
 /// Makes the pause between two attempts; short enough to hide a server restart, long enough not to spin.
 const PAUSE: Backoff = Backoff { base_ms: 500, cap_ms: 5_000 };
@@ -128,7 +171,13 @@ enum How {
         _held: Held,
     },
     /// By a note; a purge follows.
-    Noted { ledger: Arc<Ledger>, seq: u64, bytes: usize },
+    Noted {
+        ledger: Arc<Ledger>,
+        seq: u64,
+        bytes: usize,
+        /// Its part of the budget.
+        _room: Option<OwnedSemaphorePermit>,
+    },
 }
 
 impl std::fmt::Debug for Ack {
@@ -157,7 +206,7 @@ impl Ack {
     pub async fn ack(&self) {
         match &self.0 {
             How::Never => {}
-            How::Noted { ledger, seq, bytes } => ledger.settle(*seq, *bytes),
+            How::Noted { ledger, seq, bytes, .. } => ledger.settle(*seq, *bytes),
             How::Explicit { acker, .. } => {
                 if let Err(error) = acker.ack().await {
                     tracing::debug!(%error, "an acknowledgement could not be sent");
@@ -178,13 +227,15 @@ struct Rounds {
 struct Held {
     rounds: Arc<Rounds>,
     round: usize,
+    /// Its part of the budget.
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 impl Rounds {
-    fn hold(self: &Arc<Self>) -> Held {
+    fn hold(self: &Arc<Self>, room: Option<OwnedSemaphorePermit>) -> Held {
         let round = self.current.load(Ordering::Relaxed) % 4;
         self.held[round].fetch_add(1, Ordering::Relaxed);
-        Held { rounds: Arc::clone(self), round }
+        Held { rounds: Arc::clone(self), round, _room: room }
     }
 
     /// Whether something from before this round is still held. Begins the next round.
@@ -271,7 +322,7 @@ async fn pull_once(
             let ledger = Arc::new(Ledger::new(opened.first_seq));
             let idle = AtomicBool::new(false);
             tokio::select! {
-                ended = hand_over_noted(js, &options.stream, &mut messages, out, failures, &ledger, &idle) => ended,
+                ended = hand_over_noted(js, options, &mut messages, out, failures, &ledger, &idle) => ended,
                 reason = ledger::purge(js, &options.stream, &ledger, &opened) => Ended::Broken(reason),
                 reason = find_stolen(js, options, &ledger, &idle) => Ended::Broken(reason),
             }
@@ -280,7 +331,7 @@ async fn pull_once(
             let rounds = Arc::new(Rounds::default());
             let covers_earlier = policy == AckPolicy::All;
             tokio::select! {
-                ended = hand_over(&mut messages, covers_earlier, out, failures, &rounds) => ended,
+                ended = hand_over(options, &mut messages, covers_earlier, out, failures, &rounds) => ended,
                 () = free_stuck(js, options, &rounds) => Ended::Broken("the watch ended".to_owned()),
             }
         }
@@ -318,6 +369,7 @@ async fn next<'a>(
 }
 
 async fn hand_over(
+    options: &PullOptions,
     messages: &mut pull::Stream,
     covers_earlier: bool,
     out: &mpsc::Sender<Delivery>,
@@ -331,7 +383,7 @@ async fn hand_over(
             Err(ended) => return ended,
         };
         *failures = 0;
-        let held = rounds.hold();
+        let held = rounds.hold(options.budget.take(message.payload.len()).await);
         let how = |acker| How::Explicit { acker: Box::new(acker), covers_earlier, _held: held };
         match delivery(message, |_, _, acker| how(acker)) {
             Ok(delivery) => room.send(delivery),
@@ -342,19 +394,21 @@ async fn hand_over(
 
 async fn hand_over_noted(
     js: &jetstream::Context,
-    stream: &str,
+    options: &PullOptions,
     messages: &mut pull::Stream,
     out: &mpsc::Sender<Delivery>,
     failures: &mut u32,
     ledger: &Arc<Ledger>,
     idle: &AtomicBool,
 ) -> Ended {
+    let stream = options.stream.as_str();
     loop {
         let (room, message) = match next(messages, out, idle).await {
             Ok(next) => next,
             Err(ended) => return ended,
         };
-        let noted = |seq, bytes, _| How::Noted { ledger: Arc::clone(ledger), seq, bytes };
+        let room_of_it = options.budget.take(message.payload.len()).await;
+        let noted = |seq, bytes, _| How::Noted { ledger: Arc::clone(ledger), seq, bytes, _room: room_of_it };
         let delivery = match delivery(message, noted) {
             Ok(delivery) => delivery,
             Err(reason) => return Ended::Broken(reason),
@@ -457,6 +511,7 @@ async fn start(consumer: &PullConsumer, options: &PullOptions) -> Result<pull::S
     consumer
         .stream()
         .max_messages_per_batch(options.batch)
+        .max_bytes_per_batch(PULL_BYTES)
         .expires(options.expires)
         .heartbeat(options.expires / 3)
         .messages()
