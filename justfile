@@ -22,6 +22,14 @@ test *args:
 sim *args:
     cargo test --test sim "$@"
 
+# Measure the fabric against its floor: just bench throughput; all, memory, ... see `selvedge bench --help`
+bench *args:
+    cargo run --release -- bench "$@"
+
+# Time the core's hot functions by themselves; arguments go to Criterion: just bench-core fair
+bench-core *args:
+    cargo bench --bench core -- "$@"
+
 # What the compiler can complain about
 lint:
     cargo fmt --check
