@@ -13,9 +13,10 @@ Examples:
   selvedge bench all --json > figures.jsonl
   selvedge bench all --quick                    (a minute; sizes too small to judge by)
 
-Starts NATS, Redis, a coordinator and an agent of its own, on loopback, in a temporary directory, and removes them
-again. References (a bare loop of the same shape, or bare requests) run in turn with the fabric. Targets are judged
-in a full run of a release build; otherwise they are only shown. Ends with 1 if one is missed.")]
+Starts NATS, Redis, a coordinator and an agent of its own, on loopback, in a temporary directory,
+and removes them again. References (a bare loop of the same shape, or bare requests) run in turn
+with the fabric. Targets are judged in a full run of a release build; otherwise they are only
+shown. Ends with 1 if one is missed.")]
 pub struct BenchArgs {
     /// What to measure
     pub case: Case,

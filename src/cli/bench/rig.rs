@@ -54,7 +54,7 @@ pub struct Sizes {
 
 impl Default for Sizes {
     fn default() -> Sizes {
-        Sizes { journal: 4 << 30, intake: 1 << 30, kept: 1_000_000 }
+        Sizes { journal: 1 << 30, intake: 512 << 20, kept: 1_000_000 }
     }
 }
 
@@ -317,7 +317,7 @@ pub fn tenant_name(n: usize) -> String {
 fn configuration(sizes: Sizes) -> String {
     format!(
         "[coordinator]\ndefault_plan = \"bench\"\ndedupe_max_per_tenant = {}\njournal_max_bytes = \"{}\"\n\
-         intake_max_bytes = \"{}\"\nreports_max_bytes = \"1GiB\"\nevents_max_bytes = \"64MiB\"\n",
+         intake_max_bytes = \"{}\"\nreports_max_bytes = \"256MiB\"\narchive_max_bytes = \"256MiB\"\nevents_max_bytes = \"64MiB\"\n",
         sizes.kept,
         ByteSize(sizes.journal),
         ByteSize(sizes.intake)

@@ -121,7 +121,7 @@ impl Floor {
                 retention: kind,
                 discard: stream::DiscardPolicy::New,
                 storage: stream::StorageType::File,
-                max_bytes: 4 << 30,
+                max_bytes: 512 << 20,
                 allow_direct: true,
                 ..stream::Config::default()
             })
