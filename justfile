@@ -60,3 +60,10 @@ docs-walkthroughs:
 # Write nats/ anew from the definition in code
 nats-export:
     UPDATE_NATS=1 cargo test --lib nats
+
+# Fuzz each target for this many seconds; needs cargo-fuzz and a nightly toolchain
+fuzz seconds="60":
+    SELVEDGE_FUZZ_CORPUS=fuzz/corpus cargo test --test hostile same_seeds
+    for target in envelope names journal config snapshot; do \
+        cargo +nightly fuzz run $target -- -max_total_time={{ seconds }} -max_len=16384 -malloc_limit_mb=64 || exit 1; \
+    done

@@ -222,7 +222,10 @@ fn options(settings: &Settings, id: String) -> Options {
             Provision::Never => provision::Provision::Never,
         },
         sizing: sizing(own),
-        shrink: ShrinkOptions { journal_bytes: own.snapshot_journal_bytes.0 },
+        shrink: ShrinkOptions {
+            journal_bytes: own.snapshot_journal_bytes.0,
+            cache_bytes: own.payload_cache_bytes.0,
+        },
         owner_ttl: own.owner_ttl,
         admin: Some(own.admin_listen),
         scan,

@@ -137,10 +137,10 @@ pub async fn reread_results(reader: JournalReader, archive: Archive, from: u64, 
     let covered = match from {
         // A new index is filled from the archive before it asks the owner.
         0 | 1 => archive.covered().await.ok(),
-        from => reread.from_archive(&archive, from).await,
+        from => reread.read_archive(&archive, from).await,
     };
     let Some(covered) = covered else { return };
-    if reread.from_journal(&reader, from.max(covered + 1)).await {
+    if reread.read_journal(&reader, from.max(covered + 1)).await {
         tracing::info!(from, results = reread.read, "results were read back");
     }
 }
@@ -152,7 +152,7 @@ struct Reread {
 
 impl Reread {
     /// Up to where the archive reaches; `None`: the owner is gone.
-    async fn from_archive(&mut self, archive: &Archive, from: u64) -> Option<u64> {
+    async fn read_archive(&mut self, archive: &Archive, from: u64) -> Option<u64> {
         let (mut next, mut covered) = (1, 0);
         loop {
             let (seq, chunk) = match archive.next(next).await {
@@ -179,7 +179,7 @@ impl Reread {
     }
 
     /// False: it could not be read, or the owner is gone.
-    async fn from_journal(&mut self, reader: &JournalReader, from: u64) -> bool {
+    async fn read_journal(&mut self, reader: &JournalReader, from: u64) -> bool {
         let mut tail = match reader.read(from).await {
             Ok(tail) => tail,
             Err(error) => {

@@ -331,8 +331,12 @@ async fn term(
         options.batch = PULL;
         options.expires = PULL_EXPIRES;
         options.budget = budget;
-        tasks.spawn(consume::pull(context.streams.clone(), options, deliveries, over.clone()));
-        tasks.spawn(until(over.clone(), intake::read(from, arrived, inputs.clone())));
+        let pulling = consume::pull(context.streams.clone(), options, deliveries, over.clone());
+        let reading = until(over.clone(), intake::read(from, arrived, inputs.clone()));
+        // One task: a message that wakes the one is read by the other at once.
+        tasks.spawn(async move {
+            tokio::join!(pulling, reading);
+        });
     }
     for subject in [subjects::BEAT_ALL, subjects::ACCEPT_ALL] {
         let heard = context.link.main.subscribe(subject).await?;

@@ -66,6 +66,7 @@ pub struct SnapshotHead {
     /// As of the last owner.
     pub policy: Policy,
     /// With the revision of their KV entries.
+    #[serde(deserialize_with = "crate::task::grown")]
     pub plans: Vec<(PlanName, Plan, u64)>,
     /// The next number in the order of arrival.
     pub next_order: u64,
@@ -113,6 +114,7 @@ struct KeptTenant {
     settings: Option<TenantSettings>,
     kv_rev: u64,
     rate: RateState,
+    #[serde(deserialize_with = "crate::task::grown")]
     memory: VecDeque<(Millis, TaskId)>,
     forgotten: Option<Millis>,
 }

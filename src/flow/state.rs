@@ -106,6 +106,7 @@ pub struct Task {
     /// See [`LastEnd`].
     pub last_end: Option<LastEnd>,
     /// In order of spawn and index, rejected ones included.
+    #[serde(deserialize_with = "crate::task::grown")]
     pub children: Vec<TaskId>,
     /// Children that are not terminal.
     pub live_children: u32,
@@ -120,8 +121,10 @@ pub struct Task {
     /// A child of it has ended since it was dispatched: what makes a wait that is over at once a resume.
     pub news: bool,
     /// The latest tasks that retry this dead one.
+    #[serde(deserialize_with = "crate::task::grown")]
     pub retries: VecDeque<TaskId>,
     /// The last ten tries that went wrong.
+    #[serde(deserialize_with = "crate::task::grown")]
     pub failures: Vec<TryFailure>,
     /// Why it is rejected, failed or cancelled.
     pub refusal: Option<Refusal>,

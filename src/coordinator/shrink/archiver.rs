@@ -79,8 +79,8 @@ impl EndedFeed {
     /// The archive holds everything up to here.
     pub fn covered(&mut self, seq: u64) {
         self.covered = self.covered.max(seq);
-        while let Some(task) = self.waiting.pop_front_if(|task| task.seq <= seq) {
-            self.bytes -= weight(&task);
+        while self.waiting.front().is_some_and(|task| task.seq <= seq) {
+            self.bytes -= self.waiting.pop_front().as_ref().map_or(0, weight);
         }
     }
 
