@@ -151,6 +151,7 @@ pub async fn run(mut term: Term, mut engine: Engine<Handle>, idle: Millis) -> Te
         hello_at: start + HELLO_EVERY,
         reports: 0,
         inputs: Vec::with_capacity(GULP),
+        unanswered: Vec::new(),
     };
     loop {
         match turn.once(&mut term, &mut engine).await {
@@ -174,6 +175,8 @@ struct Turn {
     /// Reports read since the last announcement.
     reports: usize,
     inputs: Vec<Inbound>,
+    /// Questions that wait for the journal.
+    unanswered: Vec<OwnerCall>,
 }
 
 impl Turn {
@@ -298,9 +301,14 @@ impl Turn {
 
     /// Answers questions and the indexer. Nothing is in flight here.
     fn serve(&mut self, term: &mut Term, engine: &mut Engine<Handle>) {
-        for _ in 0..CAPACITY {
+        for call in std::mem::take(&mut self.unanswered) {
+            if !call.is_given_up() {
+                self.unanswered.extend(answer(engine, call));
+            }
+        }
+        for _ in 0..CAPACITY.saturating_sub(self.unanswered.len()) {
             let Ok(call) = term.calls.try_recv() else { break };
-            answer(engine, call);
+            self.unanswered.extend(answer(engine, call));
         }
         while let Ok(ask) = term.index.try_recv() {
             self.feed.ask(engine, ask);
@@ -333,7 +341,7 @@ impl Turn {
                 (term.probe)("taken");
                 self.take(engine, &mut term.reports_before);
             }
-            Some(call) = term.calls.recv() => answer(engine, call),
+            Some(call) = term.calls.recv() => self.unanswered.extend(answer(engine, call)),
             Some(ask) = term.index.recv() => {
                 self.feed.ask(engine, ask);
                 self.feed.serve(engine, term.clock.wall());
@@ -365,23 +373,28 @@ impl Turn {
     }
 }
 
-fn answer(engine: &mut Engine<Handle>, call: OwnerCall) {
+/// Answers a question, or gives it back if the journal has to be asked first.
+fn answer(engine: &mut Engine<Handle>, call: OwnerCall) -> Option<OwnerCall> {
     // Whoever stopped waiting gets no answer.
     match call {
         OwnerCall::View { key, reply } => {
-            let view = engine.state().task(&key).and_then(|task| query::view(&key, task));
-            let _ = reply.send(view);
+            let _ = reply.send(query::view(engine.state(), &key));
         }
         OwnerCall::Children { key, after, limit, results, reply } => {
-            let _ = reply.send(query::children(engine.state(), &key, after, limit, results));
+            match engine.children(&key, after, limit, results) {
+                // Asked again once the journal has given what it lacks.
+                Some((_, false)) => return Some(OwnerCall::Children { key, after, limit, results, reply }),
+                page => {
+                    let _ = reply.send(page.map(|(page, _)| page));
+                }
+            }
         }
         OwnerCall::Results { results, reply } => {
             for (_, key, result) in results {
-                if engine.state().task(&key).is_some() {
-                    engine.dirty_mut().result(0, key, result);
-                }
+                engine.reread(&key, result);
             }
-            let _ = reply.send(engine.dirty_mut().result_bytes());
+            let _ = reply.send(engine.dirty().result_bytes());
         }
     }
+    None
 }
