@@ -190,5 +190,9 @@ impl State {
             queue.remove(tenant, place);
         }
         self.refresh(tenant, Some(agent));
+        // It may have stood ready until now.
+        if let Some(queue) = self.queue_at(agent) {
+            queue.tidy(tenant);
+        }
     }
 }
