@@ -14,13 +14,13 @@ async def main():
         return await nc.publish(*report) or report
 
     async def on_offer(msg):
-        token = (offer := json.loads(msg.data))["token"]
-        busy = token not in held and sum(not task.done() for task in held.values()) >= SLOTS
-        await say("accept", **{"busy" if busy else "taken": [token]}), await nc.flush()
-        if not busy and token not in held: held[token] = asyncio.create_task(run(token, offer))
+        for offer in json.loads(msg.data)["offers"]:
+            busy = (token := offer["token"]) not in held and sum(not task.done() for task in held.values()) >= SLOTS
+            await say("accept", **{"busy" if busy else "taken": [token]}), await nc.flush()
+            if not busy and token not in held: held[token] = asyncio.create_task(run(token, offer))
 
     async def on_ctl(msg):  # {"verdict": {"token": …}} or {"stop": {"token": …}}: the lease is over
-        held.pop(next(iter(json.loads(msg.data)["op"].values()))["token"], asyncio.Future()).cancel()
+        for op in json.loads(msg.data)["ops"]: held.pop(next(iter(op.values()))["token"], asyncio.Future()).cancel()
 
     async def beat(_=None):  # at start, every third of the lease, and when a new owner asks
         await say("beat", slots=SLOTS, tokens=[*held], lease_ms=15_000)

@@ -182,14 +182,8 @@ fn accept() -> impl Strategy<Value = Accept> {
 
 fn offer() -> impl Strategy<Value = Offer> {
     let who = (tenant(), task(), token(), of(task()), task(), payload());
-    (who, any::<[u32; 4]>(), any::<[u64; 2]>()).prop_map(
-        |(
-            (tenant, task, token, parent, root, input),
-            [attempt, tries, depth, children],
-            [epoch, lease_ms],
-        )| Offer {
-            v: 1,
-            epoch,
+    (who, any::<[u32; 4]>(), any::<u64>()).prop_map(
+        |((tenant, task, token, parent, root, input), [attempt, tries, depth, children], lease_ms)| Offer {
             tenant,
             task,
             attempt,
@@ -203,6 +197,14 @@ fn offer() -> impl Strategy<Value = Offer> {
             input,
         },
     )
+}
+
+fn offers() -> impl Strategy<Value = Offers> {
+    (any::<u32>(), any::<u64>(), vec(offer(), 0..4)).prop_map(|(v, epoch, offers)| Offers {
+        v,
+        epoch,
+        offers,
+    })
 }
 
 fn outcome() -> impl Strategy<Value = Outcome> {
@@ -236,7 +238,7 @@ fn ctl() -> impl Strategy<Value = Ctl> {
             .prop_map(|(token, n, refusal, refused)| CtlOp::Verdict(Verdict { token, n, refusal, refused })),
         (token(), code()).prop_map(|(token, code)| CtlOp::Stop { token, code }),
     ];
-    (any::<u32>(), any::<u64>(), op).prop_map(|(v, epoch, op)| Ctl { v, epoch, op })
+    (any::<u32>(), any::<u64>(), vec(op, 0..5)).prop_map(|(v, epoch, ops)| Ctl { v, epoch, ops })
 }
 
 fn hello() -> impl Strategy<Value = OwnerHello> {
@@ -337,7 +339,7 @@ fn harmless(bytes: &[u8]) {
     one::<Beat>(bytes);
     one::<BeatReply>(bytes);
     one::<Accept>(bytes);
-    one::<Offer>(bytes);
+    one::<Offers>(bytes);
     one::<Report>(bytes);
     one::<Ctl>(bytes);
     one::<OwnerHello>(bytes);
@@ -376,10 +378,10 @@ proptest! {
 
     #[test]
     fn what_owners_send_survives(
-        reply in beat_reply(), offer in offer(), ctl in ctl(), hello in hello(), done in done(),
+        reply in beat_reply(), offers in offers(), ctl in ctl(), hello in hello(), done in done(),
     ) {
         survives(&reply);
-        survives(&offer);
+        survives(&offers);
         survives(&ctl);
         survives(&hello);
         survives(&done);
@@ -396,6 +398,7 @@ proptest! {
         survives(&view);
         survives(&TaskPage {
             tasks: vec![view.clone(), view.clone()], next: more.then(|| text.clone()), complete: more, scanned: limit,
+            as_of: more.then(|| u64::from(offset)),
         });
         survives(&SubmitRequest {
             agent: agent.clone(), task: some_task.clone(), key: more.then(|| text.clone()), input, priority,
@@ -417,7 +420,7 @@ proptest! {
         survives(&EventsPage { events: vec![event], more });
         survives(&CancelRequest { task: task.clone(), reason: text.clone() });
         survives(&RetryRequest { task, nonce: some_task });
-        survives(&StatsReply { states: [(text, u64::from(limit))].into(), total: u64::from(offset) });
+        survives(&StatsReply { states: [(text, u64::from(limit))].into(), total: u64::from(offset), as_of: more.then_some(7) });
     }
 
     #[test]

@@ -37,7 +37,7 @@ use crate::{
     task::{AgentName, InstanceId, Payload, Token},
     wire::{
         VERSION, codec,
-        messages::{Accept, Beat, BeatReply, Ctl, CtlOp, Offer, OwnerHello},
+        messages::{Accept, Beat, BeatReply, Ctl, CtlOp, Offer, Offers, OwnerHello},
         subjects,
     },
 };
@@ -171,22 +171,24 @@ impl Runner {
         let mut start = Vec::new();
         let mut free = self.free_slots();
         for message in &messages {
-            let Some(offer) = self.read::<Offer>("offer", message) else { continue };
-            if !self.heed(offer.epoch) {
+            let Some(told) = self.read::<Offers>("offer", message) else { continue };
+            if !self.heed(told.epoch) {
                 continue;
             }
-            let known = self.held.contains_key(&offer.token);
-            let starting = start.iter().any(|o: &Offer| o.token == offer.token);
-            if self.released.contains(&offer.token) {
-                tracing::debug!(task = %offer.task, attempt = offer.attempt, "an offer came again after its end");
-            } else if known || starting {
-                answer.taken.push(offer.token);
-            } else if free == 0 || self.draining.is_cancelled() {
-                answer.busy.push(offer.token);
-            } else {
-                free -= 1;
-                answer.taken.push(offer.token);
-                start.push(offer);
+            for offer in told.offers {
+                let known = self.held.contains_key(&offer.token);
+                let starting = start.iter().any(|o: &Offer| o.token == offer.token);
+                if self.released.contains(&offer.token) {
+                    tracing::debug!(task = %offer.task, attempt = offer.attempt, "an offer came again after its end");
+                } else if known || starting {
+                    answer.taken.push(offer.token);
+                } else if free == 0 || self.draining.is_cancelled() {
+                    answer.busy.push(offer.token);
+                } else {
+                    free -= 1;
+                    answer.taken.push(offer.token);
+                    start.push(offer);
+                }
             }
         }
         if answer.taken.is_empty() && answer.busy.is_empty() {
@@ -268,16 +270,18 @@ impl Runner {
         if !self.heed(ctl.epoch) {
             return;
         }
-        match ctl.op {
-            CtlOp::Verdict(verdict) => {
-                if let Some(held) = self.held.get(&verdict.token) {
-                    // Without room it is lost; the attempt asks again.
-                    let _full = held.verdicts.try_send(verdict);
+        for op in ctl.ops {
+            match op {
+                CtlOp::Verdict(verdict) => {
+                    if let Some(held) = self.held.get(&verdict.token) {
+                        // Without room it is lost; the attempt asks again.
+                        let _full = held.verdicts.try_send(verdict);
+                    }
                 }
-            }
-            CtlOp::Stop { token, code } => {
-                tracing::info!(?token, %code, "a lease is over");
-                self.stop(&token);
+                CtlOp::Stop { token, code } => {
+                    tracing::info!(?token, %code, "a lease is over");
+                    self.stop(&token);
+                }
             }
         }
     }

@@ -9,8 +9,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::failure::EXIT_CODES;
 use super::nats_args::NatsArgs;
 use super::{
-    cancel, completions, config, coordinator, dead, demo, dev, doctor, get, list, nats, plan, submit, tenant,
-    watch,
+    bench, cancel, completions, config, coordinator, dead, demo, dev, doctor, get, list, nats, plan, submit,
+    tenant, watch,
 };
 use crate::config::{Loaded, Log, LogFilter, Origin, Sources, all as options};
 
@@ -105,11 +105,16 @@ pub enum Command {
     Doctor(doctor::DoctorArgs),
     /// Check, show or begin a configuration
     Config(config::ConfigArgs),
+    /// Measure the fabric against a bare loop, on servers of its own
+    Bench(bench::args::BenchArgs),
     /// Print completions for a shell
     Completions(completions::CompletionsArgs),
     /// One agent of the demo
     #[command(hide = true)]
     DemoAgent(demo::args::DemoAgentArgs),
+    /// The agent that is measured
+    #[command(hide = true)]
+    BenchAgent(bench::args::BenchAgentArgs),
 }
 
 impl Command {
@@ -123,13 +128,14 @@ impl Command {
     /// What it logs: a process that serves tells what it does, the others only what is wrong, unless told otherwise.
     pub fn log(&self, loaded: &Loaded) -> Log {
         let mut log = loaded.settings.log.clone();
-        let serves = matches!(self, Command::Coordinator(_) | Command::DemoAgent(_));
+        let serves = matches!(self, Command::Coordinator(_) | Command::DemoAgent(_) | Command::BenchAgent(_));
         let chosen = options()
             .find(|option| option.section == Log::NAME && option.name == "filter")
             .is_some_and(|option| loaded.given(option).1 != Origin::Default);
         if !serves && !chosen {
-            // The demo tells itself what becomes of its processes, in a picture that log lines would tear.
-            let level = if matches!(self, Command::Demo(_)) { "error" } else { "warn" };
+            // These tell themselves what becomes of their processes, in a picture that log lines would tear.
+            let tells = matches!(self, Command::Demo(_) | Command::Bench(_));
+            let level = if tells { "error" } else { "warn" };
             log.filter = LogFilter(level.to_owned());
         }
         log
@@ -142,7 +148,7 @@ mod tests {
 
     use super::*;
     use crate::cli::{
-        cancel, coordinator, dead, demo, dev, doctor, get, list, nats, plan, submit, tenant, watch,
+        bench, cancel, coordinator, dead, demo, dev, doctor, get, list, nats, plan, submit, tenant, watch,
     };
 
     /// Every verb's arguments, whether or not the verb is wired up.
@@ -169,6 +175,7 @@ mod tests {
         Plan(plan::PlanArgs),
         Nats(nats::NatsCommandArgs),
         Doctor(doctor::DoctorArgs),
+        Bench(bench::args::BenchArgs),
     }
 
     fn parse(line: &str) -> Result<Verb, clap::Error> {

@@ -16,6 +16,7 @@ use clap::Parser;
 use tokio_util::sync::CancellationToken;
 
 pub mod args;
+pub mod bench;
 pub mod cancel;
 pub mod completions;
 pub mod config;
@@ -80,6 +81,8 @@ async fn start(cli: Cli, stop: CancellationToken) -> Result<ExitCode> {
     match cli.command {
         Command::Demo(args) => demo::run(args, ctx).await,
         Command::Dev(args) => dev::run(args, ctx).await,
+        Command::Bench(args) => bench::run(args, ctx).await,
+        Command::BenchAgent(args) => bench::agent::run(args, ctx).await,
         Command::DemoAgent(args) => demo::agents::run(args, ctx).await,
         Command::Coordinator(args) => coordinator::run(args, ctx).await,
         Command::Submit(args) => until(stop, submit::run(args, ctx)).await,

@@ -105,7 +105,8 @@ impl IndexFeed {
         let head = engine.seq();
         let upto_seq = engine.dirty().clean_up_to(head);
         let shard = engine.state().shard;
-        let batch = IndexBatch { shard, generation, upto_seq, writes, gone, retain, now_wall: wall };
+        let left = engine.dirty().len();
+        let batch = IndexBatch { shard, generation, upto_seq, writes, gone, retain, now_wall: wall, left };
         // An indexer that went away comes back with `Follow`, from its restart point.
         let _ = reply.send(batch);
     }

@@ -14,6 +14,12 @@
 //! `Dirty::clean_up_to` after that. What is handed out is the indexer's: it sends the same batch until it
 //! is stored.
 //!
+//! ## Pace
+//!
+//! A task is born and ends within milliseconds, and each write costs Redis the same. So after a write the
+//! indexer lets changes gather, the longer the more there are ([`Pace`]), and then takes all of them, in
+//! slices that keep the owner for a moment only. After a quiet time the first change is written at once.
+//!
 //! ## Loss
 //!
 //! Redis may lose everything or go back in time at any moment. It is noticed by whichever comes first:
@@ -92,13 +98,46 @@ pub enum FollowReply {
     TooOld,
 }
 
+/// From the beginning of one write to the beginning of the next: `least`, and 1 ms more for so many tasks
+/// written, up to `most`.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// However little there is.
+    pub least: Duration,
+    /// However much there is.
+    pub most: Duration,
+    /// Tasks that add a millisecond.
+    pub tasks_per_ms: u32,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { least: Duration::from_millis(20), most: Duration::from_millis(150), tasks_per_ms: 40 }
+    }
+}
+
+impl Pace {
+    fn after(self, tasks: usize) -> Duration {
+        let more = tasks as u64 / u64::from(self.tasks_per_ms.max(1));
+        (self.least + Duration::from_millis(more)).min(self.most)
+    }
+}
+
+/// Tasks per write at most; with more than that waiting nothing is left to gather.
+const MAX_GATHERED: usize = 8_192;
+
+/// Bytes of results per write, roughly.
+const MAX_GATHERED_BYTES: usize = 16 * 1024 * 1024;
+
 /// Sizes and paces.
 #[derive(Debug, Clone)]
 pub struct IndexerOptions {
-    /// Tasks per batch.
+    /// Tasks that the owner hands out at once.
     pub max_tasks: usize,
-    /// Bytes of results per batch.
+    /// Bytes of results that the owner hands out at once.
     pub max_bytes: usize,
+    /// How long changes gather.
+    pub pace: Pace,
     /// How often Redis is looked at while nothing is written.
     pub idle_check: Duration,
     /// Pause after a failure, with full jitter.
@@ -112,6 +151,7 @@ impl Default for IndexerOptions {
         Self {
             max_tasks: 1_000,
             max_bytes: 4 * 1024 * 1024,
+            pace: Pace::default(),
             idle_check: Duration::from_secs(1),
             backoff: Backoff { base_ms: 100, cap_ms: 5_000 },
             clock: Clock::real(),
@@ -267,10 +307,15 @@ impl Indexer {
     /// Writes batches until the index is lost.
     async fn follow(&mut self, mut writer: Box<IndexWriter>) -> Step {
         loop {
-            let Some(batch) = self.next_batch(&mut writer).await? else { return Ok(Next::Rebuild) };
+            let Some(mut batch) = self.next_batch(&mut writer).await? else { return Ok(Next::Rebuild) };
+            while batch.left > 0 && batch.len() < MAX_GATHERED && batch.result_bytes() < MAX_GATHERED_BYTES {
+                let later = self.ask_for_batch().await?.await.map_err(|_| IndexerEnd::OwnerGone)?;
+                batch.absorb(later);
+            }
             if batch.generation != writer.generation() {
                 continue;
             }
+            let begun = tokio::time::Instant::now();
             if !self.store(&mut writer, &batch).await? {
                 return Ok(Next::Rebuild);
             }
@@ -278,14 +323,22 @@ impl Indexer {
             self.say(state, batch.upto_seq);
             let written = IndexAsk::Written { generation: batch.generation, upto_seq: batch.upto_seq };
             self.tell(written).await?;
+            if batch.left == 0 {
+                tokio::time::sleep_until(begun + self.options.pace.after(batch.len())).await;
+            }
         }
+    }
+
+    async fn ask_for_batch(&mut self) -> Result<oneshot::Receiver<IndexBatch>, IndexerEnd> {
+        let (reply, batch) = oneshot::channel();
+        let (max, max_bytes) = (self.options.max_tasks, self.options.max_bytes);
+        self.tell(IndexAsk::Next { max, max_bytes, reply }).await?;
+        Ok(batch)
     }
 
     /// Waits for work; meanwhile looks after Redis. `None`: the index is lost.
     async fn next_batch(&mut self, writer: &mut IndexWriter) -> Result<Option<IndexBatch>, IndexerEnd> {
-        let (reply, mut batch) = oneshot::channel();
-        let (max, max_bytes) = (self.options.max_tasks, self.options.max_bytes);
-        self.tell(IndexAsk::Next { max, max_bytes, reply }).await?;
+        let mut batch = self.ask_for_batch().await?;
         loop {
             tokio::select! {
                 biased;
@@ -301,8 +354,9 @@ impl Indexer {
 
     /// Checks that Redis is as it was left, and drops what is due of idle tenants. False: lost.
     async fn look_after(&mut self, writer: &mut IndexWriter) -> Result<bool, IndexerEnd> {
-        let outcome = match writer.check().await {
-            Ok(Written::Done(_)) => writer.sweep(self.options.clock.wall(), 16).await,
+        let now = self.options.clock.wall();
+        let outcome = match writer.check(now).await {
+            Ok(Written::Done(_)) => writer.sweep(now, 16).await,
             other => other,
         };
         match outcome {

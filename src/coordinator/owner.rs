@@ -34,7 +34,6 @@ use crate::{
     flow::{
         engine::{Engine, JournalError, Next},
         input::{Entropy, Input},
-        query,
         state::Policy,
     },
     task::{Millis, Token},
@@ -53,7 +52,7 @@ const HELLO_EVERY: Millis = 5_000;
 const FULL_PAUSE: Duration = Duration::from_secs(1);
 
 /// Told which point of the loop was reached: `taken` (inputs read), `decided` (not appended yet), `appended`
-/// (acknowledged, nothing told yet), `ack`, `offer`, `ctl`, `done` (before each effect of the kind), `performed`.
+/// (acknowledged, nothing told yet), `offer`, `ctl`, `beat`, `done`, `ack` (before each message of the kind), `performed`.
 pub type Probe = Arc<dyn Fn(&'static str) + Send + Sync>;
 
 /// A probe that looks away.
@@ -378,7 +377,7 @@ fn answer(engine: &mut Engine<Handle>, call: OwnerCall) -> Option<OwnerCall> {
     // Whoever stopped waiting gets no answer.
     match call {
         OwnerCall::View { key, reply } => {
-            let _ = reply.send(query::view(engine.state(), &key));
+            let _ = reply.send(engine.view(&key));
         }
         OwnerCall::Children { key, after, limit, results, reply } => {
             match engine.children(&key, after, limit, results) {

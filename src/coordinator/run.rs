@@ -223,7 +223,7 @@ pub async fn run(
     let (health, index_health) = watch::channel(IndexHealth::default());
     tasks.spawn(watch_index(index_health, readiness.clone(), down.clone()));
     let queries = Queries {
-        index: IndexReader::new(connections.reads.clone()),
+        index: IndexReader::new(connections.reads.clone(), options.shard),
         events: EventStore::new(connections.reads.clone()),
         scan: options.scan.clone(),
         owner: owner.clone(),

@@ -97,6 +97,11 @@ impl Dirty {
         }
     }
 
+    /// The result waiting with this task.
+    pub fn waiting_result(&self, slot: Slot) -> Option<&Payload> {
+        self.results.get(&slot.0)
+    }
+
     /// Everything touched up to `seq` is in the index already; `last` says at most when a task was touched last.
     pub fn prune(&mut self, seq: u64, last: impl Fn(Slot) -> u64) {
         for (first, slot) in std::mem::take(&mut self.order) {

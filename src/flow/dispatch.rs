@@ -49,8 +49,6 @@ pub fn offer(state: &State, slot: Slot) -> Option<Ready> {
     };
     let agent = state.agent_of(task).clone();
     let offer = Offer {
-        v: crate::wire::VERSION,
-        epoch: state.epoch,
         tenant: state.tenant_name(task.tenant).clone(),
         task: task.id.clone(),
         attempt: task.attempt(),

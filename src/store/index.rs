@@ -17,7 +17,7 @@
 mod batch;
 mod wipe;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use redis::{Cmd, Pipeline, RedisResult, Script, Value};
 
@@ -25,8 +25,8 @@ pub use batch::{Flush, Flushed, Generation, IndexBatch, IndexWrite, RestartPoint
 
 use super::{Connection, StoreError, is_noscript, keys, record};
 use crate::{
-    task::{Millis, Payload, Plan, TaskId, TenantName},
-    wire::subjects::Shard,
+    task::{Millis, Payload, Phase, Plan, TaskId, TenantName},
+    wire::{api::TaskView, subjects::Shard},
 };
 
 /// Tasks per script call, so that no call holds Redis for long.
@@ -51,6 +51,8 @@ pub struct IndexWriter {
     generation: Generation,
     /// The flush that is stored in the restart point.
     last: Flush,
+    /// The journal sequence stored there.
+    seq: u64,
     /// The flush each tenant was last written with, by this writer.
     known: HashMap<TenantName, u64>,
 }
@@ -72,19 +74,23 @@ enum Touched<'a> {
 }
 
 impl IndexWriter {
-    /// Reads the shard's restart point; `None` if there is no index, or one that was being wiped.
+    /// Reads the shard's restart point; `None` if there is no index, one that was being wiped, or one that
+    /// another version laid out.
     pub async fn restart_point(
         connection: &Connection,
         shard: Shard,
     ) -> Result<Option<RestartPoint>, StoreError> {
         let fields: Vec<Option<String>> = redis::cmd("HMGET")
             .arg(keys::restart_point(shard))
-            .arg(&["generation", "epoch", "flush", "seq"])
+            .arg(&["layout", "generation", "epoch", "flush", "seq"])
             .query_async(&mut connection.clone())
             .await?;
-        let [Some(generation), Some(epoch), Some(flush), Some(seq)] = fields.as_slice() else {
+        let [Some(layout), Some(generation), Some(epoch), Some(flush), Some(seq)] = fields.as_slice() else {
             return Ok(None);
         };
+        if *layout != record::LAYOUT.to_string() {
+            return Ok(None);
+        }
         let parsed = (Generation::parse(generation), epoch.parse(), flush.parse(), seq.parse());
         let (Some(generation), Ok(epoch), Ok(number), Ok(seq)) = parsed else { return Ok(None) };
         Ok(Some(RestartPoint { generation, flush: Flush { epoch, number }, seq }))
@@ -103,8 +109,9 @@ impl IndexWriter {
         // Flushes of an earlier writer of this very epoch may be one ahead of the restart point.
         let number = if point.flush.epoch == epoch { point.flush.number + 2 } else { 0 };
         let mut writer = Self::new(connection, shard, point.generation, point.flush);
+        writer.seq = point.seq;
         let next = Flush { epoch, number };
-        if !writer.advance(next, point.seq).await? {
+        if !writer.advance(next, point.seq, None, &[]).await? {
             // Somebody wrote between the reading and here; the next check says who.
             tracing::warn!(shard = shard.0, "the index's restart point moved while it was taken over");
         }
@@ -128,6 +135,8 @@ impl IndexWriter {
         let first = Flush { epoch, number: 0 };
         let _: Value = redis::cmd("HSET")
             .arg(keys::restart_point(shard))
+            .arg("layout")
+            .arg(record::LAYOUT)
             .arg("generation")
             .arg(generation.to_string())
             .arg("epoch")
@@ -150,6 +159,7 @@ impl IndexWriter {
             shard,
             generation,
             last,
+            seq: 0,
             known: HashMap::new(),
         }
     }
@@ -177,20 +187,30 @@ impl IndexWriter {
                 });
             }
         }
-        let (outcome, due) = self.run(&calls, flush, batch.now_wall, false).await?;
+        let (outcome, mut due) = self.run(&calls, flush, batch.now_wall, false).await?;
         if !matches!(outcome, Written::Done(_)) {
             return Ok(outcome);
         }
-        self.schedule_drops(&due).await?;
-        if !self.advance(flush, batch.upto_seq).await? {
+        // Of several calls for a tenant the last one knows.
+        let mut seen = HashSet::with_capacity(due.len());
+        due.reverse();
+        due.retain(|(tenant, _)| seen.insert(*tenant));
+        let at = (batch.upto_seq > 0 && batch.left == 0).then_some(batch.now_wall);
+        if !self.advance(flush, batch.upto_seq, at, &due).await? {
             return self.why_not().await;
         }
         self.last = flush;
+        self.seq = batch.upto_seq;
         Ok(outcome)
     }
 
-    /// Whether Redis still holds what was written last. For idle times.
-    pub async fn check(&mut self) -> Result<Written, StoreError> {
+    /// Whether Redis still holds what was written last; if so, readers are told that it shows everything up
+    /// to `now_wall`. For idle times.
+    pub async fn check(&mut self, now_wall: Millis) -> Result<Written, StoreError> {
+        let at = (self.seq > 0).then_some(now_wall);
+        if self.advance(self.last, self.seq, at, &[]).await? {
+            return Ok(Written::Done(Flushed::default()));
+        }
         self.why_not().await
     }
 
@@ -222,8 +242,10 @@ impl IndexWriter {
             })
             .collect();
         let (outcome, due) = self.run(&calls, self.last, now_wall, true).await?;
-        if matches!(outcome, Written::Done(_)) {
-            self.schedule_drops(&due).await?;
+        if matches!(outcome, Written::Done(_)) && !due.is_empty() {
+            let mut pipeline = Pipeline::new();
+            self.schedule_drops(&mut pipeline, &due);
+            pipeline.exec_async(&mut self.connection).await?;
         }
         Ok(outcome)
     }
@@ -300,15 +322,7 @@ impl IndexWriter {
             None => cmd.arg("").arg(""),
         };
         cmd.arg(2 * call.writes.len() + EXTRA_DROPS);
-        for touched in &call.writes {
-            match touched {
-                Touched::Gone(task) => cmd.arg(task.as_str()).arg("").arg(""),
-                Touched::Write(IndexWrite { view, result }) => {
-                    let result = result.as_ref().map(record::encode_result).unwrap_or_default();
-                    cmd.arg(view.task.as_str()).arg(record::encode(view, now_wall)).arg(&result[..])
-                }
-            };
-        }
+        write_tasks(&mut cmd, &call.writes, now_wall);
         cmd
     }
 
@@ -320,48 +334,45 @@ impl IndexWriter {
     }
 
     /// Notes when each tenant's oldest terminal task is to go.
-    async fn schedule_drops(&mut self, due: &[(&TenantName, Millis)]) -> Result<(), StoreError> {
+    fn schedule_drops(&self, pipeline: &mut Pipeline, due: &[(&TenantName, Millis)]) {
         let key = keys::due(self.shard);
-        let mut later = redis::cmd("ZADD");
-        let mut never = redis::cmd("ZREM");
-        later.arg(&key);
-        never.arg(&key);
-        let mut counts = (0, 0);
-        for (tenant, at) in due {
-            if *at == 0 {
-                never.arg(tenant.as_str());
-                counts.0 += 1;
-            } else {
-                later.arg(*at).arg(tenant.as_str());
-                counts.1 += 1;
-            }
+        let (later, never): (Vec<_>, Vec<_>) = due.iter().partition(|(_, at)| *at > 0);
+        if !never.is_empty() {
+            let tenants: Vec<&str> = never.iter().map(|(tenant, _)| tenant.as_str()).collect();
+            pipeline.cmd("ZREM").arg(&key).arg(tenants).ignore();
         }
-        let mut pipeline = Pipeline::new();
-        if counts.0 > 0 {
-            pipeline.add_command(never).ignore();
+        if !later.is_empty() {
+            let entries: Vec<(Millis, &str)> =
+                later.iter().map(|(tenant, at)| (*at, tenant.as_str())).collect();
+            pipeline.cmd("ZADD").arg(&key).arg(entries).ignore();
         }
-        if counts.1 > 0 {
-            pipeline.add_command(later).ignore();
-        }
-        if !pipeline.is_empty() {
-            pipeline.exec_async(&mut self.connection).await?;
-        }
-        Ok(())
     }
 
     /// Moves the restart point from `self.last`, or from `flush` itself if an answer got lost. False if
-    /// something else stands there.
-    async fn advance(&mut self, flush: Flush, seq: u64) -> Result<bool, StoreError> {
-        let moved: u8 = Script::new(ADVANCE)
-            .key(keys::restart_point(self.shard))
+    /// something else stands there. `at`: the index shows everything up to then. In the same round trip
+    /// notes what is due.
+    async fn advance(
+        &mut self,
+        flush: Flush,
+        seq: u64,
+        at: Option<Millis>,
+        due: &[(&TenantName, Millis)],
+    ) -> Result<bool, StoreError> {
+        let mut pipeline = Pipeline::new();
+        self.schedule_drops(&mut pipeline, due);
+        pipeline
+            .cmd("EVAL")
+            .arg(ADVANCE)
+            .arg(1)
+            .arg(keys::restart_point(self.shard))
             .arg(self.generation.to_string())
             .arg(self.last.epoch)
             .arg(self.last.number)
             .arg(flush.epoch)
             .arg(flush.number)
             .arg(seq)
-            .invoke_async(&mut self.connection)
-            .await?;
+            .arg(at.map_or(String::new(), |at| at.to_string()));
+        let (moved,): (u8,) = pipeline.query_async(&mut self.connection).await?;
         Ok(moved == 1)
     }
 
@@ -378,14 +389,75 @@ impl IndexWriter {
 }
 
 /// Compare-and-set of the restart point.
-const ADVANCE: &str = "#!lua
+const ADVANCE: &str = "#!lua flags=allow-oom
 local at = redis.call('HMGET', KEYS[1], 'generation', 'epoch', 'flush')
 if at[1] ~= ARGV[1] then return 0 end
 local from = at[2] == ARGV[2] and at[3] == ARGV[3]
 local again = at[2] == ARGV[4] and at[3] == ARGV[5]
 if not (from or again) then return 0 end
 redis.call('HSET', KEYS[1], 'epoch', ARGV[4], 'flush', ARGV[5], 'seq', ARGV[6])
+if ARGV[7] ~= '' then redis.call('HSET', KEYS[1], 'at', ARGV[7]) end
 return 1";
+
+/// What is alike for the tasks of a group.
+#[derive(PartialEq, Eq, Hash)]
+struct GroupKey<'a> {
+    state: Phase,
+    agent: &'a str,
+    /// Empty for tasks that are their own root.
+    root: &'a str,
+}
+
+/// The touched tasks as the script's arguments.
+fn write_tasks(cmd: &mut Cmd, touched: &[Touched<'_>], now_wall: Millis) {
+    let forgotten =
+        || touched.iter().filter_map(|t| if let Touched::Gone(task) = t { Some(task) } else { None });
+    cmd.arg(forgotten().count());
+    for task in forgotten() {
+        cmd.arg(task.as_str());
+    }
+
+    let writes =
+        || touched.iter().filter_map(|t| if let Touched::Write(write) = t { Some(*write) } else { None });
+    let large = || {
+        let result = |write: &'_ IndexWrite| write.result.clone().filter(|r| r.len() > record::MAX_INLINE);
+        writes().filter_map(move |write| Some((&write.view.task, result(write)?)))
+    };
+    cmd.arg(large().count());
+    for (task, result) in large() {
+        cmd.arg(task.as_str()).arg(&record::encode_result(&result)[..]);
+    }
+
+    let mut at: HashMap<GroupKey<'_>, usize> = HashMap::new();
+    let mut groups: Vec<(GroupKey<'_>, Vec<&IndexWrite>)> = Vec::new();
+    for write in writes() {
+        let TaskView { task, root, state, agent, .. } = &write.view;
+        let key = || GroupKey {
+            state: *state,
+            agent: agent.as_str(),
+            root: if root == task { "" } else { root.as_str() },
+        };
+        // Mostly a task is like the one before.
+        let i = match groups.last() {
+            Some((last, _)) if *last == key() => groups.len() - 1,
+            _ => *at.entry(key()).or_insert_with(|| {
+                groups.push((key(), Vec::new()));
+                groups.len() - 1
+            }),
+        };
+        groups[i].1.push(write);
+    }
+    let mut record = Vec::new();
+    for (GroupKey { state, agent, root }, writes) in groups {
+        cmd.arg(state.as_str()).arg(agent).arg(root).arg(writes.len());
+        for IndexWrite { view, result } in writes {
+            record::encode(view, result.as_ref(), now_wall, &mut record);
+            cmd.arg(keys::member(view.created_at, &view.task))
+                .arg(record::ended_at(view, now_wall))
+                .arg(&record[..]);
+        }
+    }
+}
 
 fn by_tenant(batch: &IndexBatch) -> Vec<(&TenantName, Vec<Touched<'_>>)> {
     let writes = batch.writes.iter().map(|w| (&w.view.tenant, Touched::Write(w)));

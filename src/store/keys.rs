@@ -7,21 +7,22 @@
 //! | key | type | holds | bounded by |
 //! |---|---|---|---|
 //! | `sv:{<tenant>}:i:meta` | hash | generation, epoch, flush, seq, retention | one per tenant with tasks; 1 h TTL once it has none |
-//! | `sv:{<tenant>}:i:t:<task>` | string | a record ([`super::record`]) | live: the tenant's live tasks, no TTL (a task may be queued for weeks); terminal: retention, and a TTL one hour above it |
-//! | `sv:{<tenant>}:i:x:<task>` | string | a result | TTL = retention, written once |
-//! | `sv:{<tenant>}:i:all` | sorted set | every task | live + retained tasks |
-//! | `sv:{<tenant>}:i:shown` | sorted set | all but cancelled | as above |
+//! | `sv:{<tenant>}:i:t` | hash | by task: its record ([`super::record`]), with a small result in it | live + retained tasks |
+//! | `sv:{<tenant>}:i:x` | hash | by task: its result, if that is large | retained tasks |
+//! | `sv:{<tenant>}:i:shown` | sorted set | all but cancelled | live + retained tasks |
 //! | `sv:{<tenant>}:i:s:<state>` | sorted set | by state | as above |
 //! | `sv:{<tenant>}:i:a:<agent>` | sorted set | by agent, without cancelled | as above |
 //! | `sv:{<tenant>}:i:r:<root>` | sorted set | a tree of two or more, without cancelled | as above |
-//! | `sv:{<tenant>}:i:done` | sorted set | terminal tasks by end, what retention works on | retained tasks |
-//! | `sv:{shard-<n>}:i` | hash | generation, epoch, flush, seq: the restart point | one per shard |
+//! | `sv:{<tenant>}:i:done` | sorted set | ids of terminal tasks by end, what retention works on | retained tasks |
+//! | `sv:{shard-<n>}:i` | hash | layout, generation, epoch, flush, seq: the restart point; at: until when it shows everything | one per shard |
 //! | `sv:{shard-<n>}:due` | sorted set | tenants by the time their oldest terminal task is due to go | tenants with terminal tasks |
 //! | `sv:{<tenant>}:e:<task>` | stream | events | MAXLEN, sliding TTL |
 //!
-//! The sets are exact, not expiring: a member leaves in the script that drops its record. For a tenant
-//! that nobody writes to any more, the indexer's sweep does that (`due` says when), so that idle tenants
-//! shrink to nothing too.
+//! Every task, cancelled ones too, is the union of `shown` and `s:cancelled`: no set of its own.
+//!
+//! Nothing of the index expires by itself: what is in the sets and what is in the hashes goes in one and the
+//! same script. For a tenant that nobody writes to any more, the indexer's sweep does that (`due` says when),
+//! so that idle tenants shrink to nothing too.
 //!
 //! Members of the sets have score 0 and sort by text: `<created_at as 11 hex digits><task>`. That
 //! order is total (tasks created in the same millisecond have a fixed order), so that a cursor is a
@@ -51,18 +52,13 @@ pub fn meta(tenant: &TenantName) -> String {
 }
 
 /// See the module's table.
-pub fn record(tenant: &TenantName, task: &TaskId) -> String {
-    format!("{}t:{task}", index_prefix(tenant))
+pub fn records(tenant: &TenantName) -> String {
+    format!("{}t", index_prefix(tenant))
 }
 
 /// See the module's table.
-pub fn result(tenant: &TenantName, task: &TaskId) -> String {
-    format!("{}x:{task}", index_prefix(tenant))
-}
-
-/// See the module's table.
-pub fn all(tenant: &TenantName) -> String {
-    format!("{}all", index_prefix(tenant))
+pub fn results(tenant: &TenantName) -> String {
+    format!("{}x", index_prefix(tenant))
 }
 
 /// See the module's table.
@@ -106,14 +102,18 @@ pub fn tenant_of_index_key(key: &str) -> Option<TenantName> {
     rest.starts_with(":i:").then(|| TenantName::new(tenant).ok()).flatten()
 }
 
-/// The leading part of a member: sorts by time, then by id.
-pub fn stamp(created_at: Millis) -> String {
-    format!("{:011x}", created_at.min(STAMP_MAX))
+/// The leading part of a member, from `created_at`: sorts by time.
+pub struct Stamp(pub Millis);
+
+impl std::fmt::Display for Stamp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:011x}", self.0.min(STAMP_MAX))
+    }
 }
 
 /// A member of the sorted sets.
 pub fn member(created_at: Millis, task: &TaskId) -> String {
-    format!("{}{task}", stamp(created_at))
+    format!("{}{task}", Stamp(created_at))
 }
 
 /// The task a member stands for; `None` if it is no member.
@@ -137,14 +137,14 @@ mod tests {
             assert!(TenantName::new(nasty).is_err(), "{nasty:?}");
         }
         let task = TaskId::new("t-1").unwrap();
-        assert_eq!(record(&tenant("acme"), &task), "sv:{acme}:i:t:t-1");
+        assert_eq!(tree(&tenant("acme"), &task), "sv:{acme}:i:r:t-1");
         assert_eq!(events(&TaskKey { tenant: tenant("acme"), id: task }), "sv:{acme}:e:t-1");
     }
 
     #[test]
     fn a_wipe_knows_index_keys_from_events_and_restart_points() {
         let t = tenant("acme");
-        for key in [meta(&t), all(&t), state(&t, Phase::Queued), shown(&t)] {
+        for key in [meta(&t), records(&t), state(&t, Phase::Queued), shown(&t)] {
             assert_eq!(tenant_of_index_key(&key), Some(t.clone()), "{key}");
         }
         let key = TaskKey { tenant: t, id: TaskId::new("i").unwrap() };
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn a_tenant_called_like_a_shard_shares_no_key_with_it() {
         let t = tenant("shard-0");
-        for key in [meta(&t), all(&t), shown(&t)] {
+        for key in [meta(&t), records(&t), shown(&t)] {
             assert_ne!(key, restart_point(Shard(0)));
             assert_ne!(key, due(Shard(0)));
         }

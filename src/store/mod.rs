@@ -3,9 +3,9 @@
 //! ```text
 //! connect  how to reach it, and whether it is fit
 //! keys     every key name, and how each kind is bounded
-//! record   one task as stored: a header the script can read, then the view
+//! record   one task as stored: a header the script can read, a small result, the rest of the view
 //! index    the one writer: a script call per touched tenant (`index.lua` beside it)
-//! read     get, list, stats: bounded reads
+//! read     get, list, stats: bounded reads (`pick.lua` beside it)
 //! events   capped streams of events
 //! ```
 //!

@@ -1,16 +1,20 @@
 //! The index's read side: every answer costs what it returns.
 //!
-//! `get` is one round trip, `list` two: ids, then their records. A list asks for
+//! `get` and `list` are one round trip. A list asks for
 //! `max(1, min(cap, offset + limit + (buffer if post-filtered)))` ids, whatever is stored. One filter is
-//! exact from its own set; filters combined are read from the smallest set that holds all of the answer
-//! and sifted by the records' headers. Nothing in here retries.
+//! exact from its own set (every task, cancelled ones too, from two that are merged); filters combined are
+//! read from the smallest set that holds all of the answer and sifted by the records' headers. Nothing in
+//! here retries.
 
-use redis::{Pipeline, Script};
+use redis::{Pipeline, RedisResult, Script};
 
-use super::{Connection, StoreError, cursor::ListId, keys, record};
+use super::{Connection, StoreError, cursor::ListId, is_noscript, keys, record};
 use crate::{
-    task::{Code, Phase, Refusal, TaskId, TenantName},
-    wire::api::{ListRequest, StatsReply, TaskPage, TaskView},
+    task::{Code, Millis, Phase, Refusal, TaskId, TenantName},
+    wire::{
+        api::{ListRequest, StatsReply, TaskPage, TaskView},
+        subjects::Shard,
+    },
 };
 
 /// Tasks on a page if the request names no limit.
@@ -63,16 +67,19 @@ impl From<redis::RedisError> for ReadError {
 #[derive(Clone)]
 pub struct IndexReader {
     connection: Connection,
+    shard: Shard,
     pick: Script,
 }
 
 /// What a list request means: where to read, and what to sift out.
 struct ListPlan {
-    /// Sets that each hold all of the answer.
+    /// Sets that each hold all of the answer; or the two whose union does.
     sets: Vec<String>,
-    /// Which of them is the tree's.
+    /// The sets are to be merged.
+    union: bool,
+    /// Which of them is the tree's, from 1.
     tree: Option<usize>,
-    /// Any set holds nothing but the answer.
+    /// What is read holds nothing but the answer.
     exact: bool,
     states: Vec<Phase>,
     limit: u32,
@@ -80,24 +87,26 @@ struct ListPlan {
     after: Option<String>,
 }
 
+/// What the script found.
+struct Picked {
+    members: Vec<String>,
+    /// How many more there are.
+    follow: u64,
+    /// Of the members but those skipped.
+    records: Vec<Option<Vec<u8>>>,
+    as_of: Option<Millis>,
+}
+
 impl IndexReader {
-    /// Reads through this connection.
-    pub fn new(connection: Connection) -> Self {
-        Self { connection, pick: Script::new(include_str!("pick.lua")) }
+    /// Reads what this shard's indexer wrote.
+    pub fn new(connection: Connection, shard: Shard) -> Self {
+        Self { connection, shard, pick: Script::new(include_str!("pick.lua")) }
     }
 
     /// One task, with its result if it is kept here. One round trip.
     pub async fn get(&self, tenant: &TenantName, task: &TaskId) -> Result<Option<TaskView>, StoreError> {
-        let both: Vec<Option<Vec<u8>>> = redis::cmd("MGET")
-            .arg(keys::record(tenant, task))
-            .arg(keys::result(tenant, task))
-            .query_async(&mut self.connection.clone())
-            .await?;
-        let [stored, result] = both.as_slice() else { return Ok(None) };
-        let Some(stored) = stored else { return Ok(None) };
-        let mut view = record::decode(stored)?;
-        view.result = result.as_deref().map(record::decode_result).transpose()?;
-        Ok(Some(view))
+        let mut found = self.get_many(tenant, std::slice::from_ref(task), true).await?;
+        Ok(found.pop().flatten())
     }
 
     /// Several tasks in the order asked for, `None` where there is none; one round trip. The caller
@@ -111,24 +120,28 @@ impl IndexReader {
         if tasks.is_empty() {
             return Ok(Vec::new());
         }
-        let mut cmd = redis::cmd("MGET");
-        for task in tasks {
-            cmd.arg(keys::record(tenant, task));
-        }
-        if results {
+        let mut pipeline = Pipeline::new();
+        let mut ask = |key: String| {
+            let cmd = pipeline.cmd("HMGET").arg(key);
             for task in tasks {
-                cmd.arg(keys::result(tenant, task));
+                cmd.arg(task.as_str());
             }
+        };
+        ask(keys::records(tenant));
+        if results {
+            ask(keys::results(tenant));
         }
-        let found: Vec<Option<Vec<u8>>> = cmd.query_async(&mut self.connection.clone()).await?;
+        let found: Vec<Vec<Option<Vec<u8>>>> = pipeline.query_async(&mut self.connection.clone()).await?;
+        let stored = found.first().map_or(&[][..], Vec::as_slice);
+        let large = found.get(1).map_or(&[][..], Vec::as_slice);
         let mut views = Vec::with_capacity(tasks.len());
-        for i in 0..tasks.len() {
-            let Some(stored) = found.get(i).and_then(Option::as_ref) else {
+        for (i, task) in tasks.iter().enumerate() {
+            let Some(Some(stored)) = stored.get(i) else {
                 views.push(None);
                 continue;
             };
-            let mut view = record::decode(stored)?;
-            if let Some(Some(result)) = found.get(tasks.len() + i) {
+            let mut view = record::decode(tenant, task, stored, results)?;
+            if let Some(Some(result)) = large.get(i) {
                 view.result = Some(record::decode_result(result)?);
             }
             views.push(Some(view));
@@ -146,31 +159,32 @@ impl IndexReader {
         let id = ListId::of(tenant, request);
         let plan = ListPlan::of(tenant, request, &id)?;
         let asked = limits.ids(plan.offset, plan.limit, !plan.exact);
-        let (members, follow) = self.members(&plan, request.root.as_ref(), asked).await?;
+        // What an exact list skips needs no look at its records.
+        let skip = if plan.exact { plan.offset.min(asked) } else { 0 };
+        let Picked { members, follow, records, as_of } =
+            self.pick(tenant, &plan, request.root.as_ref(), asked, skip).await?;
         let scanned = members.len() as u32;
 
-        // What an exact set skips needs no look at its records.
-        let skip = if plan.exact { members.len().min(plan.offset as usize) } else { 0 };
-        let mut to_skip = if plan.exact { 0 } else { plan.offset };
-        let records = self.records(tenant, &members[skip..]).await?;
+        let mut to_skip = plan.offset - skip;
         let mut tasks = Vec::new();
-        let mut end = skip;
-        for stored in &records {
+        let mut end = members.len().min(skip as usize);
+        for (member, stored) in members[end..].iter().zip(&records) {
             if tasks.len() == plan.limit as usize {
                 break;
             }
             end += 1;
-            // A task that retention dropped between the two reads.
             let Some(stored) = stored else { continue };
+            let task = keys::task_of(member)
+                .ok_or_else(|| StoreError::Corrupt("a set holds something that is no member".into()))?;
             let (header, _) = record::split(stored)?;
-            if !header.fits(&plan.states, request.agent.as_ref(), request.root.as_ref()) {
+            if !header.fits(&task, &plan.states, request.agent.as_ref(), request.root.as_ref()) {
                 continue;
             }
             if to_skip > 0 {
                 to_skip -= 1;
                 continue;
             }
-            tasks.push(record::decode(stored)?);
+            tasks.push(record::decode(tenant, &task, stored, false)?);
         }
         let more = end < members.len() || follow > 0;
         let full = tasks.len() == plan.limit as usize;
@@ -180,62 +194,65 @@ impl IndexReader {
             next: last.filter(|_| more).map(|member| id.after(member)),
             tasks,
             scanned,
+            as_of,
         })
     }
 
-    /// Members to look at, and how many more there are.
-    async fn members(
+    /// Members to look at, and their records.
+    async fn pick(
         &self,
+        tenant: &TenantName,
         plan: &ListPlan,
         root: Option<&TaskId>,
         asked: u32,
-    ) -> Result<(Vec<String>, u64), StoreError> {
+        skip: u32,
+    ) -> Result<Picked, StoreError> {
         let start = plan.after.as_ref().map_or("+".to_owned(), |member| format!("({member}"));
-        let mut call = self.pick.prepare_invoke();
-        for set in &plan.sets {
-            call.key(set);
-        }
-        call.arg(start).arg(asked);
-        let (set, members, follow): (usize, Vec<String>, u64) =
-            call.invoke_async(&mut self.connection.clone()).await?;
-        match root {
+        let alone = root.filter(|_| plan.tree.is_some() && plan.after.is_none());
+        let mut pipeline = Pipeline::new();
+        pipeline
+            .cmd("EVALSHA")
+            .arg(self.pick.get_hash())
+            .arg(1 + plan.sets.len())
+            .arg(keys::records(tenant))
+            .arg(&plan.sets)
+            .arg(start)
+            .arg(asked)
+            .arg(skip)
+            .arg(if plan.union { "union" } else { "" })
+            .arg(plan.tree.unwrap_or(0))
             // A tree of one has no set of its own.
-            Some(root) if members.is_empty() && plan.after.is_none() && plan.tree == Some(set - 1) => {
-                Ok((vec![keys::member(0, root)], 0))
-            }
-            _ => Ok((members, follow)),
+            .arg(alone.map_or(String::new(), |root| keys::member(0, root)));
+        pipeline.cmd("HGET").arg(keys::restart_point(self.shard)).arg("at");
+        let mut connection = self.connection.clone();
+        type Found = ((Vec<String>, u64, Vec<Option<Vec<u8>>>), Option<Millis>);
+        let mut found: RedisResult<Found> = pipeline.query_async(&mut connection).await;
+        if found.as_ref().is_err_and(is_noscript) {
+            self.pick.prepare_invoke().load_async(&mut connection).await?;
+            found = pipeline.query_async(&mut connection).await;
         }
-    }
-
-    async fn records(
-        &self,
-        tenant: &TenantName,
-        members: &[String],
-    ) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
-        if members.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut cmd = redis::cmd("MGET");
-        for member in members {
-            let task = keys::task_of(member)
-                .ok_or_else(|| StoreError::Corrupt("a set holds something that is no member".into()))?;
-            cmd.arg(keys::record(tenant, &task));
-        }
-        Ok(cmd.query_async(&mut self.connection.clone()).await?)
+        let ((members, follow, records), as_of) = found?;
+        Ok(Picked { members, follow, records, as_of })
     }
 
     /// Tasks by state. One round trip, no scan.
     pub async fn stats(&self, tenant: &TenantName) -> Result<StatsReply, StoreError> {
         let mut pipeline = Pipeline::new();
-        pipeline.cmd("ZCARD").arg(keys::all(tenant));
+        pipeline.cmd("ZCARD").arg(keys::shown(tenant));
         for state in Phase::ALL {
             pipeline.cmd("ZCARD").arg(keys::state(tenant, state));
         }
-        let counts: Vec<u64> = pipeline.query_async(&mut self.connection.clone()).await?;
-        let states = Phase::ALL.iter().zip(counts.iter().skip(1));
+        pipeline.cmd("HGET").arg(keys::restart_point(self.shard)).arg("at");
+        let counts: Vec<Option<u64>> = pipeline.query_async(&mut self.connection.clone()).await?;
+        let as_of = counts.last().copied().flatten();
+        let counts: Vec<u64> = counts.into_iter().map(Option::unwrap_or_default).collect();
+        let shown = counts.first().copied().unwrap_or(0);
+        let states = || Phase::ALL.into_iter().zip(counts.iter().skip(1).copied());
+        let cancelled: u64 = states().filter(|(state, _)| *state == Phase::Cancelled).map(|(_, n)| n).sum();
         Ok(StatsReply {
-            total: counts.first().copied().unwrap_or(0),
-            states: states.map(|(state, n)| (state.as_str().to_owned(), *n)).collect(),
+            total: shown + cancelled,
+            states: states().map(|(state, n)| (state.as_str().to_owned(), n)).collect(),
+            as_of,
         })
     }
 }
@@ -277,14 +294,18 @@ impl ListPlan {
             sets.push(keys::agent(tenant, agent));
         }
         if let Some(root) = request.root.as_ref().filter(|_| !with_cancelled) {
-            tree = Some(sets.len());
             sets.push(keys::tree(tenant, root));
+            tree = Some(sets.len());
         }
         if let [state] = states.as_slice() {
             sets.push(keys::state(tenant, *state));
         }
+        let union = sets.is_empty() && with_cancelled;
         if sets.is_empty() {
-            sets.push(if with_cancelled { keys::all(tenant) } else { keys::shown(tenant) });
+            sets.push(keys::shown(tenant));
+            if union {
+                sets.push(keys::state(tenant, Phase::Cancelled));
+            }
         }
         let filters = [request.agent.is_some(), request.root.is_some(), !default];
         let exact = match filters.iter().filter(|f| **f).count() {
@@ -292,7 +313,7 @@ impl ListPlan {
             1 => default || states.len() == 1 || every,
             _ => false,
         };
-        Ok(Self { sets, tree, exact, states, limit, offset: request.offset.unwrap_or(0), after })
+        Ok(Self { sets, union, tree, exact, states, limit, offset: request.offset.unwrap_or(0), after })
     }
 }
 

@@ -1,19 +1,45 @@
-//! One task as stored: a header line, then the view as MessagePack.
+//! One task as stored: a header line, the result if it is small, then the rest of the view.
 //!
 //! ```text
-//! <rev> <state> <agent> <root> <created_at: 11 hex digits> <ended_at, 0 while live>\n<TaskView without result>
+//! <rev> <state> <agent> <root> <created_at: 11 hex digits> <ended_at, 0 while live> <result>\n<its bytes><rest>
 //! ```
 //!
-//! The script reads the stored header to know what a task was a member of; the reader filters on it
-//! without decoding the view. A header is at most 190 bytes, so the script reads the first 256.
+//! `root` is `-` for a task that is its own. `result` is `-` (none is kept here), `x` (it is in the hash of
+//! large results) or the number of its bytes that follow. What the key or the header says is not said
+//! again: the rest is MessagePack with short names, defaults left out. The script reads the stored header
+//! to know what a task was a member of; the reader filters on it without decoding the rest.
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use super::{StoreError, keys};
 use crate::{
-    task::{AgentName, Millis, Payload, Phase, TaskId},
+    task::{
+        AgentName, BodyHash, InstanceId, Millis, Payload, Phase, Priority, Refusal, TaskId, TenantName,
+        TryFailure,
+    },
     wire::{api::TaskView, codec},
 };
+
+/// Version of everything the index holds. An index of another layout is wiped and written anew.
+pub const LAYOUT: u32 = 2;
+
+/// Results of at most so many bytes are kept in the record itself.
+pub const MAX_INLINE: usize = 512;
+
+/// Stands for "none" in a header; no name is like it.
+const NONE: &str = "-";
+
+/// Where a task's result is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResultAt {
+    /// Not in the index.
+    Nowhere,
+    /// In the record, so many bytes.
+    Inline(usize),
+    /// In the hash of large results.
+    Apart,
+}
 
 /// What can be known of a stored task without decoding it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,64 +50,178 @@ pub struct Header<'a> {
     pub state: Phase,
     /// Who runs it.
     pub agent: &'a str,
-    /// Root of its tree.
-    pub root: &'a str,
+    /// Root of its tree; `None`: itself.
+    pub root: Option<&'a str>,
+    /// Unix milliseconds.
+    pub created_at: Millis,
+    /// Unix milliseconds; 0 while live.
+    pub ended_at: Millis,
+    /// Where its result is.
+    pub result: ResultAt,
 }
 
 impl Header<'_> {
     /// Whether it is in one of `states`, this agent's, and of this tree; empty and absent mean any.
-    pub fn fits(&self, states: &[Phase], agent: Option<&AgentName>, root: Option<&TaskId>) -> bool {
+    /// `task` is the task's own id.
+    pub fn fits(
+        &self,
+        task: &TaskId,
+        states: &[Phase],
+        agent: Option<&AgentName>,
+        root: Option<&TaskId>,
+    ) -> bool {
         (states.is_empty() || states.contains(&self.state))
             && agent.is_none_or(|a| a.as_str() == self.agent)
-            && root.is_none_or(|r| r.as_str() == self.root)
+            && root.is_none_or(|r| r.as_str() == self.root.unwrap_or(task.as_str()))
     }
 }
 
-/// The stored form of a view. Its result is left out: results have keys of their own.
-pub fn encode(view: &TaskView, now_wall: Millis) -> Vec<u8> {
-    let ended = match view.ended_at {
-        // A terminal task without a time counts as ended now, or retention would never see it.
-        _ if !view.state.is_terminal() => 0,
-        Some(at) => at.max(1),
-        None => now_wall.max(1),
-    };
-    let mut out = format!(
-        "{} {} {} {} {} {ended}\n",
-        view.rev,
-        view.state,
-        view.agent,
-        view.root,
-        keys::stamp(view.created_at)
-    )
-    .into_bytes();
-    let body = match &view.result {
-        None => codec::pack(view),
-        Some(_) => codec::pack(&TaskView { result: None, ..view.clone() }),
-    };
-    out.extend_from_slice(&body);
-    out
+/// What neither the key nor the header says. Names are short because they are stored once per task.
+#[derive(Serialize, Deserialize)]
+struct Rest {
+    #[serde(rename = "p", default, skip_serializing_if = "is_default")]
+    priority: Priority,
+    #[serde(rename = "u", default, skip_serializing_if = "Option::is_none")]
+    parent: Option<TaskId>,
+    #[serde(rename = "d", default, skip_serializing_if = "is_default")]
+    depth: u32,
+    #[serde(rename = "a", default, skip_serializing_if = "is_default")]
+    attempt: u32,
+    #[serde(rename = "t", default, skip_serializing_if = "is_default")]
+    tries: u32,
+    #[serde(rename = "i", default, skip_serializing_if = "Option::is_none")]
+    instance: Option<InstanceId>,
+    #[serde(rename = "s", default, skip_serializing_if = "Option::is_none")]
+    started_at: Option<Millis>,
+    /// Only where it can't be told from the header: a terminal task without a time.
+    #[serde(rename = "n", default, skip_serializing_if = "is_default")]
+    no_end: bool,
+    #[serde(rename = "r", default, skip_serializing_if = "Option::is_none")]
+    refusal: Option<Refusal>,
+    #[serde(rename = "f", default, skip_serializing_if = "Vec::is_empty")]
+    failures: Vec<TryFailure>,
+    #[serde(rename = "o", default, skip_serializing_if = "Option::is_none")]
+    retry_of: Option<TaskId>,
+    #[serde(rename = "e", default, skip_serializing_if = "is_default")]
+    last_event: u32,
+    #[serde(rename = "h", default, skip_serializing_if = "Option::is_none")]
+    body_hash: Option<BodyHash>,
 }
 
-/// Splits a stored record into its header and the encoded view.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// When a stored task ended, 0 while it is live. A terminal task without a time counts as ended now, or
+/// retention would never see it.
+pub fn ended_at(view: &TaskView, now_wall: Millis) -> Millis {
+    if view.state.is_terminal() { view.ended_at.unwrap_or(now_wall).max(1) } else { 0 }
+}
+
+/// The stored form of a view. Of `result` it holds what is small; the view's own is not looked at.
+pub fn encode(view: &TaskView, result: Option<&Payload>, now_wall: Millis, out: &mut Vec<u8>) {
+    use std::io::Write;
+    out.clear();
+    let root = if view.root == view.task { NONE } else { view.root.as_str() };
+    let ended = ended_at(view, now_wall);
+    let stamp = keys::Stamp(view.created_at);
+    // Writing to a Vec can't fail.
+    let _ = write!(out, "{} {} {} {root} {stamp} {ended} ", view.rev, view.state, view.agent);
+    match result {
+        None => out.extend_from_slice(b"-\n"),
+        Some(result) if result.len() > MAX_INLINE => out.extend_from_slice(b"x\n"),
+        Some(result) => {
+            let bytes = encode_result(result);
+            let _ = writeln!(out, "{}", bytes.len());
+            out.extend_from_slice(&bytes);
+        }
+    }
+    let rest = Rest {
+        priority: view.priority,
+        parent: view.parent.clone(),
+        depth: view.depth,
+        attempt: view.attempt,
+        tries: view.tries,
+        instance: view.instance.clone(),
+        started_at: view.started_at,
+        no_end: ended != 0 && view.ended_at.is_none(),
+        refusal: view.refusal.clone(),
+        failures: view.failures.clone(),
+        retry_of: view.retry_of.clone(),
+        last_event: view.last_event,
+        body_hash: view.body_hash,
+    };
+    codec::pack_into(&rest, out);
+}
+
+/// Splits a stored record into its header and what follows it.
 pub fn split(stored: &[u8]) -> Result<(Header<'_>, &[u8]), StoreError> {
     let corrupt = || StoreError::Corrupt("a record without a readable header".to_owned());
     let end = stored.iter().position(|b| *b == b'\n').ok_or_else(corrupt)?;
     let line = std::str::from_utf8(&stored[..end]).map_err(|_| corrupt())?;
-    let fields: Vec<&str> = line.split(' ').collect();
-    let [rev, state, agent, root, _created, _ended] = fields.as_slice() else { return Err(corrupt()) };
+    let mut fields = line.split(' ');
+    let mut field = || fields.next().ok_or_else(corrupt);
     let header = Header {
-        rev: rev.parse().map_err(|_| corrupt())?,
-        state: Phase::parse(state).ok_or_else(corrupt)?,
-        agent,
-        root,
+        rev: field()?.parse().map_err(|_| corrupt())?,
+        state: Phase::parse(field()?).ok_or_else(corrupt)?,
+        agent: field()?,
+        root: Some(field()?).filter(|root| *root != NONE),
+        created_at: Millis::from_str_radix(field()?, 16).map_err(|_| corrupt())?,
+        ended_at: field()?.parse().map_err(|_| corrupt())?,
+        result: match field()? {
+            NONE => ResultAt::Nowhere,
+            "x" => ResultAt::Apart,
+            bytes => ResultAt::Inline(bytes.parse().map_err(|_| corrupt())?),
+        },
     };
+    if fields.next().is_some() {
+        return Err(corrupt());
+    }
     Ok((header, &stored[end + 1..]))
 }
 
-/// Decodes a stored record.
-pub fn decode(stored: &[u8]) -> Result<TaskView, StoreError> {
-    let (_, body) = split(stored)?;
-    codec::unpack(body).map_err(|e| StoreError::Corrupt(e.to_string()))
+/// Decodes a stored record of this task, with the result if it is in there and wanted.
+pub fn decode(
+    tenant: &TenantName,
+    task: &TaskId,
+    stored: &[u8],
+    with_result: bool,
+) -> Result<TaskView, StoreError> {
+    let corrupt = |what: String| StoreError::Corrupt(what);
+    let (header, body) = split(stored)?;
+    let (result, rest) = match header.result {
+        ResultAt::Inline(bytes) => {
+            let (result, rest) =
+                body.split_at_checked(bytes).ok_or_else(|| corrupt("a record is cut".to_owned()))?;
+            (if with_result { Some(decode_result(result)?) } else { None }, rest)
+        }
+        ResultAt::Nowhere | ResultAt::Apart => (None, body),
+    };
+    let rest: Rest = codec::unpack(rest).map_err(|e| corrupt(e.to_string()))?;
+    let name = |e: crate::task::NameError| corrupt(e.to_string());
+    Ok(TaskView {
+        tenant: tenant.clone(),
+        task: task.clone(),
+        agent: AgentName::new(header.agent).map_err(name)?,
+        state: header.state,
+        rev: header.rev,
+        priority: rest.priority,
+        parent: rest.parent,
+        root: header.root.map_or_else(|| Ok(task.clone()), TaskId::new).map_err(name)?,
+        depth: rest.depth,
+        attempt: rest.attempt,
+        tries: rest.tries,
+        instance: rest.instance,
+        created_at: header.created_at,
+        started_at: rest.started_at,
+        ended_at: (header.ended_at > 0 && !rest.no_end).then_some(header.ended_at),
+        refusal: rest.refusal,
+        failures: rest.failures,
+        retry_of: rest.retry_of,
+        last_event: rest.last_event,
+        body_hash: rest.body_hash,
+        result,
+    })
 }
 
 /// The stored form of a result.
@@ -92,4 +232,73 @@ pub fn encode_result(result: &Payload) -> Bytes {
 /// Decodes a stored result.
 pub fn decode_result(stored: &[u8]) -> Result<Payload, StoreError> {
     codec::unpack(stored).map_err(|e| StoreError::Corrupt(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::Code;
+
+    fn view(task: &str, root: &str, state: Phase) -> TaskView {
+        TaskView {
+            tenant: TenantName::new("acme").unwrap(),
+            task: TaskId::new(task).unwrap(),
+            agent: AgentName::new("reader").unwrap(),
+            state,
+            rev: 7,
+            priority: Priority::High,
+            parent: (root != task).then(|| TaskId::new(root).unwrap()),
+            root: TaskId::new(root).unwrap(),
+            depth: 1,
+            attempt: 3,
+            tries: 2,
+            instance: Some(InstanceId::new("i-1").unwrap()),
+            created_at: 1_800_000_000_000,
+            started_at: Some(1_800_000_000_001),
+            ended_at: state.is_terminal().then_some(1_800_000_000_002),
+            refusal: Some(Refusal::over(Code::TooLarge, "big", 2, 1)),
+            failures: vec![TryFailure { attempt: 1, at: 5, code: Code::LeaseLost, message: "gone".into() }],
+            retry_of: Some(TaskId::new("dead").unwrap()),
+            last_event: 9,
+            body_hash: Some(BodyHash([5; 16])),
+            result: None,
+        }
+    }
+
+    #[test]
+    fn a_record_tells_the_whole_view_again() {
+        let mut out = Vec::new();
+        let bare = TaskView {
+            ended_at: None,
+            refusal: None,
+            failures: vec![],
+            retry_of: None,
+            instance: None,
+            body_hash: None,
+            started_at: None,
+            ..view("t", "t", Phase::Completed)
+        };
+        for view in [view("t", "t", Phase::Running), view("t", "r", Phase::Failed), bare] {
+            for size in [None, Some(0), Some(MAX_INLINE), Some(MAX_INLINE + 1)] {
+                let result = size.map(|n| Payload::Bytes(vec![b'\n'; n].into()));
+                encode(&view, result.as_ref(), 77, &mut out);
+                let inline = result.filter(|r| r.len() <= MAX_INLINE);
+                let decode = |with| decode(&view.tenant, &view.task, &out, with).unwrap();
+                assert_eq!(decode(false), view);
+                assert_eq!(decode(true), TaskView { result: inline, ..view.clone() });
+                let (header, _) = split(&out).unwrap();
+                assert!(header.fits(&view.task, &[view.state], Some(&view.agent), Some(&view.root)));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_record_is_named_corrupt() {
+        let mut out = Vec::new();
+        let view = view("t", "t", Phase::Completed);
+        encode(&view, Some(&Payload::default()), 77, &mut out);
+        for end in 0..out.len() {
+            assert!(decode(&view.tenant, &view.task, &out[..end], true).is_err(), "cut at {end}");
+        }
+    }
 }

@@ -174,6 +174,9 @@ pub struct TaskPage {
     pub complete: bool,
     /// How many ids were looked at.
     pub scanned: u32,
+    /// Unix milliseconds: what was decided up to then is in the answer. Absent while the index is built anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_of: Option<Millis>,
 }
 
 /// `children`: in order of (spawn, index).
@@ -274,4 +277,7 @@ pub struct StatsReply {
     pub states: std::collections::BTreeMap<String, u64>,
     /// All of them.
     pub total: u64,
+    /// As in [`TaskPage`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_of: Option<Millis>,
 }

@@ -123,6 +123,14 @@ pub fn pack<T: Serialize>(message: &T) -> Bytes {
     }
 }
 
+/// Appends the same to `out`.
+pub fn pack_into<T: Serialize>(message: &T, out: &mut Vec<u8>) {
+    if let Err(error) = message.serialize(&mut rmp_serde::Serializer::new(out).with_struct_map()) {
+        // Writing to a Vec can't fail and our types have no failing serializers.
+        unreachable!("own message not encodable: {error}");
+    }
+}
+
 /// Decodes MessagePack: one value, depth at most 16, nothing after it.
 pub fn unpack<T: DeserializeOwned>(body: &[u8]) -> Result<T, DecodeError> {
     let mut rest = std::io::Cursor::new(body);

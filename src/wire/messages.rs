@@ -107,14 +107,22 @@ pub struct BeatReply {
     pub stop: Vec<Token>,
 }
 
-/// `sv.offer.<agent>.<instance>`: run this.
+/// `sv.offer.<agent>.<instance>`: run these.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Offer {
+pub struct Offers {
     /// Protocol version.
     #[serde(default = "version")]
     pub v: u32,
     /// The owner's epoch; lower than one seen: ignore.
     pub epoch: u64,
+    /// At least one.
+    #[serde(deserialize_with = "crate::task::grown")]
+    pub offers: Vec<Offer>,
+}
+
+/// Run this.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Offer {
     /// Whose task.
     pub tenant: TenantName,
     /// Which task.
@@ -219,8 +227,9 @@ pub struct Ctl {
     pub v: u32,
     /// The owner's epoch; lower than one seen: ignore.
     pub epoch: u64,
-    /// What to hear.
-    pub op: CtlOp,
+    /// What to hear, in order; at least one.
+    #[serde(deserialize_with = "crate::task::grown")]
+    pub ops: Vec<CtlOp>,
 }
 
 /// What an owner tells an instance.

@@ -17,7 +17,7 @@ use selvedge::task::{
 };
 use selvedge::wire::{
     Format,
-    messages::{Accept, Beat, Cmd, Ctl, Report, Submit},
+    messages::{Accept, Beat, Cmd, Ctl, Offers, Report, Submit},
     subjects::{self, Intake, Shard},
     topology,
 };
@@ -215,13 +215,18 @@ impl Story {
             }
             Effect::Beat(..) | Effect::Load { .. } => {}
             Effect::Tell(Tell::Offer { agent, instance, offer }) => {
+                let epoch = self.engine.state().epoch;
                 let subject = subjects::offer(&agent, &instance);
-                self.line("tell", &subject, &Format::Json.encode(&*offer));
+                self.line(
+                    "tell",
+                    &subject,
+                    &Format::Json.encode(&Offers { v: 1, epoch, offers: vec![*offer] }),
+                );
             }
             Effect::Tell(Tell::Ctl { agent, instance, op }) => {
                 let epoch = self.engine.state().epoch;
                 let subject = subjects::ctl(&agent, &instance);
-                self.line("tell", &subject, &Format::Json.encode(&Ctl { v: 1, epoch, op }));
+                self.line("tell", &subject, &Format::Json.encode(&Ctl { v: 1, epoch, ops: vec![op] }));
             }
             Effect::Tell(Tell::Done { key, done }) => {
                 let subject = subjects::done(&key.tenant, &key.id);

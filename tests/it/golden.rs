@@ -88,7 +88,7 @@ fn end(outcome: Outcome) -> Report {
 }
 
 fn ctl(op: CtlOp) -> Ctl {
-    Ctl { v: 1, epoch: 42, op }
+    Ctl { v: 1, epoch: 42, ops: vec![op] }
 }
 
 fn view() -> TaskView {
@@ -152,20 +152,37 @@ fn messages(golden: &mut Golden) {
     golden.check("beat-reply", BeatReply { v: 1, epoch: 42, stop: vec![TOKEN] });
     golden.check(
         "offer",
-        Offer {
+        Offers {
             v: 1,
             epoch: 42,
-            tenant: tenant(),
-            task: task("t-1"),
-            attempt: 2,
-            token: TOKEN,
-            lease_ms: 15_000,
-            tries: 1,
-            parent: Some(task("t-0")),
-            root: task("t-0"),
-            depth: 1,
-            children: 70,
-            input: input(),
+            offers: vec![
+                Offer {
+                    tenant: tenant(),
+                    task: task("t-1"),
+                    attempt: 2,
+                    token: TOKEN,
+                    lease_ms: 15_000,
+                    tries: 1,
+                    parent: Some(task("t-0")),
+                    root: task("t-0"),
+                    depth: 1,
+                    children: 70,
+                    input: input(),
+                },
+                Offer {
+                    tenant: tenant(),
+                    task: task("t-2"),
+                    attempt: 1,
+                    token: Token(7),
+                    lease_ms: 15_000,
+                    tries: 0,
+                    parent: None,
+                    root: task("t-2"),
+                    depth: 0,
+                    children: 0,
+                    input: Payload::Bytes(vec![0, 255].into()),
+                },
+            ],
         },
     );
     golden.check("accept", Accept { v: 1, taken: vec![TOKEN], busy: vec![Token(7)] });
@@ -212,6 +229,17 @@ fn messages(golden: &mut Golden) {
                 refusal: depth_refusal(),
             }],
         })),
+    );
+    golden.check(
+        "ctl-many",
+        Ctl {
+            v: 1,
+            epoch: 42,
+            ops: vec![
+                CtlOp::Verdict(Verdict { token: TOKEN, n: 1, refusal: None, refused: vec![] }),
+                CtlOp::Stop { token: Token(7), code: Code::LeaseLost },
+            ],
+        },
     );
     golden.check("ctl-stop", ctl(CtlOp::Stop { token: TOKEN, code: Code::Cancelled }));
     golden.check("owner-hello", OwnerHello { v: 1, epoch: 42, coordinator: "c-1".into() });
@@ -287,7 +315,13 @@ fn queries(golden: &mut Golden) {
     );
     golden.check(
         "api-list-reply",
-        TaskPage { tasks: vec![view()], next: Some("918.t-1".into()), complete: true, scanned: 1 },
+        TaskPage {
+            tasks: vec![view()],
+            next: Some("918.t-1".into()),
+            complete: true,
+            scanned: 1,
+            as_of: Some(1_795_244_400_000),
+        },
     );
     golden
         .check("api-children", ChildrenRequest { task: task("t-0"), after: 64, limit: None, results: true });
@@ -312,7 +346,11 @@ fn queries(golden: &mut Golden) {
     golden.check("api-retry", RetryRequest { task: task("t-1"), nonce: Some(task("n-1")) });
     golden.check(
         "api-stats-reply",
-        StatsReply { states: [("queued".to_owned(), 3), ("running".to_owned(), 2)].into(), total: 5 },
+        StatsReply {
+            states: [("queued".to_owned(), 3), ("running".to_owned(), 2)].into(),
+            total: 5,
+            as_of: Some(1_795_244_400_000),
+        },
     );
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use selvedge::{
     coordinator::indexer::{
-        FollowReply, IndexAsk, IndexHealth, IndexState, Indexer, IndexerEnd, IndexerOptions,
+        FollowReply, IndexAsk, IndexHealth, IndexState, Indexer, IndexerEnd, IndexerOptions, Pace,
     },
     flow::{
         dirty::{Dirty, Taken},
@@ -101,6 +101,7 @@ impl Owner {
             writes,
             gone: vec![],
             now_wall: 10_000,
+            left: self.dirty.len(),
         };
         let _ = reply.send(batch);
     }
@@ -123,6 +124,7 @@ struct Bench {
 fn options() -> IndexerOptions {
     IndexerOptions {
         max_tasks: 50,
+        pace: Pace { most: Duration::from_millis(2), ..Pace::default() },
         idle_check: Duration::from_millis(50),
         backoff: Backoff { base_ms: 10, cap_ms: 100 },
         ..IndexerOptions::default()
@@ -204,7 +206,7 @@ impl Bench {
 
     /// Every task, from Redis, page by page.
     async fn indexed(&self) -> BTreeMap<String, TaskView> {
-        let reader = IndexReader::new(self.redis.connect().await);
+        let reader = IndexReader::new(self.redis.connect().await, Shard(0));
         let mut found = BTreeMap::new();
         let mut request = ListRequest { states: Phase::ALL.to_vec(), limit: Some(100), ..Default::default() };
         loop {

@@ -2,6 +2,7 @@
 
 mod harness;
 
+mod bench;
 mod bus;
 mod cli;
 mod contract;

@@ -187,20 +187,20 @@ impl World {
         }
     }
 
-    pub fn offered(&mut self, agent: AgentName, id: InstanceId, offer: Offer) {
+    pub fn offered(&mut self, agent: AgentName, id: InstanceId, epoch: u64, offer: Offer) {
         match self.asleep(&id) {
             None => return,
             Some(0) => {}
             Some(more) => {
                 let offer = Box::new(offer);
-                return self.after(more, Event::OfferTo { agent, instance: id, offer });
+                return self.after(more, Event::OfferTo { agent, instance: id, epoch, offer });
             }
         }
         let Some(instance) = self.agents.instances.get_mut(&id) else { return };
-        if offer.epoch < instance.epoch {
+        if epoch < instance.epoch {
             return;
         }
-        instance.epoch = offer.epoch;
+        instance.epoch = epoch;
         let token = offer.token;
         let slots = self.agents.places[instance.place].slots as usize;
         let working = instance.runs.values().filter(|r| !r.ended).count();
@@ -375,9 +375,11 @@ impl World {
             return;
         }
         instance.epoch = ctl.epoch;
-        match ctl.op {
-            CtlOp::Verdict(verdict) => self.verdict(id, verdict),
-            CtlOp::Stop { token, .. } => self.stop(id, token),
+        for op in ctl.ops {
+            match op {
+                CtlOp::Verdict(verdict) => self.verdict(id, verdict),
+                CtlOp::Stop { token, .. } => self.stop(id, token),
+            }
         }
     }
 

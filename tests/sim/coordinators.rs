@@ -415,7 +415,7 @@ impl World {
         let effects = engine.appended(seq);
         if !was_open {
             self.hello();
-            if effects.iter().any(|e| matches!(e, Effect::Tell(Tell::Offer { .. }))) {
+            if effects.iter().any(|e| matches!(e, Effect::Tell(Tell::Offer { .. }) | Effect::Load { .. })) {
                 self.saw(Sight::OfferInherited);
             }
         }
@@ -482,10 +482,10 @@ impl World {
                 Effect::Load { rev } => self.load(who, rev),
                 Effect::Beat(Handle::Stored(..), _) => self.fail("a heartbeat with a stored handle"),
                 Effect::Tell(Tell::Offer { agent, instance, offer }) => {
-                    self.core(Fault::OfferLost, Event::OfferTo { agent, instance, offer });
+                    self.core(Fault::OfferLost, Event::OfferTo { agent, instance, epoch, offer });
                 }
                 Effect::Tell(Tell::Ctl { instance, op, .. }) => {
-                    let ctl = Ctl { v: 1, epoch, op };
+                    let ctl = Ctl { v: 1, epoch, ops: vec![op] };
                     self.core(Fault::CtlLost, Event::CtlTo { instance, ctl });
                 }
                 Effect::Tell(Tell::Done { .. }) => {} // a hint; clients here read the journal

@@ -63,6 +63,7 @@ pub enum Event {
     OfferTo {
         agent: AgentName,
         instance: InstanceId,
+        epoch: u64,
         offer: Box<Offer>,
     },
     CtlTo {
@@ -312,7 +313,7 @@ impl World {
             Event::PubTimeout(from) => self.publish_again(from),
             Event::Deliver { queue, id, again } => self.deliver(queue, id, again),
             Event::ToCoordinators { input, reply } => self.heard_by_coordinators(input, reply),
-            Event::OfferTo { agent, instance, offer } => self.offered(agent, instance, *offer),
+            Event::OfferTo { agent, instance, epoch, offer } => self.offered(agent, instance, epoch, *offer),
             Event::CtlTo { instance, ctl } => self.told(&instance, ctl),
             Event::BeatReplyTo { instance, reply } => self.beat_answered(&instance, reply),
             Event::Step(who) => self.step(who),

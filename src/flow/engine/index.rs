@@ -28,6 +28,14 @@ impl<H> Engine<H> {
         &self.dirty
     }
 
+    /// A task as the owner knows it, with its result if that is in memory; `None` for a bare tombstone.
+    pub fn view(&self, key: &TaskKey) -> Option<TaskView> {
+        let slot = self.state.find(key)?;
+        let mut view = query::view_at(&self.state, slot)?;
+        view.result = view.result.or_else(|| self.dirty.waiting_result(slot).cloned());
+        Some(view)
+    }
+
     /// Journal sequence from which results must be read back for the index, said once.
     pub fn take_dropped(&mut self) -> Option<u64> {
         self.dirty.take_dropped()

@@ -1,6 +1,6 @@
 //! What goes into the index, and what comes of it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::{
     task::{Millis, Payload, Plan, TaskKey, TenantName},
@@ -79,6 +79,48 @@ pub struct IndexBatch {
     pub retain: HashMap<TenantName, Retention>,
     /// The owner's wall clock, Unix milliseconds.
     pub now_wall: Millis,
+    /// Tasks the owner could hand out at once beyond these.
+    pub left: usize,
+}
+
+impl IndexBatch {
+    /// Tasks in it.
+    pub fn len(&self) -> usize {
+        self.writes.len() + self.gone.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes of results in it.
+    pub fn result_bytes(&self) -> usize {
+        self.writes.iter().filter_map(|write| write.result.as_ref()).map(Payload::len).sum()
+    }
+
+    /// Takes in the batch that the owner handed out after this one. What is said of a task there replaces
+    /// what is said here; a result that is here only stays.
+    pub fn absorb(&mut self, mut later: IndexBatch) {
+        let key =
+            |write: &IndexWrite| TaskKey { tenant: write.view.tenant.clone(), id: write.view.task.clone() };
+        let again: HashMap<TaskKey, usize> = later.writes.iter().map(key).zip(0..).collect();
+        let gone: HashSet<TaskKey> = later.gone.iter().cloned().collect();
+        self.gone.retain(|key| !gone.contains(key) && !again.contains_key(key));
+        self.writes.retain_mut(|write| {
+            let key = key(write);
+            let Some(i) = again.get(&key) else { return !gone.contains(&key) };
+            let newer = &mut later.writes[*i];
+            if newer.result.is_none() && newer.view.state == write.view.state {
+                newer.result = write.result.take();
+            }
+            false
+        });
+        self.writes.append(&mut later.writes);
+        self.gone.append(&mut later.gone);
+        self.retain.extend(later.retain);
+        (self.upto_seq, self.now_wall, self.left) = (later.upto_seq, later.now_wall, later.left);
+    }
 }
 
 /// The shard's restart point as stored.

@@ -43,7 +43,8 @@ impl Worker {
 
     async fn offer(&mut self) -> Value {
         let message = soon("an offer", self.offers.next()).await.unwrap();
-        let offer: Value = serde_json::from_slice(&message.payload).expect("in kind");
+        let offers: Value = serde_json::from_slice(&message.payload).expect("in kind");
+        let offer = offers["offers"][0].clone();
         let taken = json!({"taken": [offer["token"]]}).to_string();
         self.nats.publish("sv.accept.hand.w1", taken.into()).await.unwrap();
         offer
@@ -60,8 +61,9 @@ impl Worker {
             loop {
                 let message = self.ctl.next().await.unwrap();
                 let ctl: Value = serde_json::from_slice(&message.payload).expect("in kind");
-                if ctl["op"]["verdict"]["n"] == n {
-                    return ctl["op"]["verdict"].clone();
+                let verdicts = ctl["ops"].as_array().unwrap().iter().map(|op| &op["verdict"]);
+                if let Some(verdict) = verdicts.into_iter().find(|verdict| verdict["n"] == n) {
+                    return verdict.clone();
                 }
             }
         })
@@ -191,7 +193,7 @@ async fn a_worker_that_speaks_json_only_is_a_whole_worker() {
     task.cancel("enough").await.unwrap();
     let stop = soon("a stop", worker.ctl.next()).await.unwrap();
     let stop: Value = serde_json::from_slice(&stop.payload).unwrap();
-    assert_eq!(stop["op"]["stop"], json!({"token": offer["token"], "code": "CANCELLED"}));
+    assert_eq!(stop["ops"][0]["stop"], json!({"token": offer["token"], "code": "CANCELLED"}));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,10 +1,12 @@
 //! A worker that does only what a test tells it to, and speaks JSON.
 
+use std::collections::VecDeque;
+
 use futures_util::StreamExt;
 use selvedge::bus::{Link, Subscription};
 use selvedge::task::{AgentName, Code, InstanceId, Outcome, Payload, Token};
 use selvedge::wire::messages::{
-    Accept, Beat, Ctl, CtlOp, End, Offer, OwnerHello, Report, ReportOp, Spawn, Verdict,
+    Accept, Beat, Ctl, CtlOp, End, Offer, Offers, OwnerHello, Report, ReportOp, Spawn, Verdict,
 };
 use selvedge::wire::{Format, VERSION, codec, subjects};
 use serde::de::DeserializeOwned;
@@ -19,8 +21,12 @@ pub struct ByHand {
     pub instance: InstanceId,
     pub slots: u32,
     pub lease_ms: u64,
+    /// Of the owner that made the last offer.
+    pub epoch: u64,
     link: Link,
     offers: Subscription,
+    /// Offers and verdicts that came with the ones looked at.
+    waiting: (VecDeque<(u64, Offer)>, VecDeque<CtlOp>),
     ctl: Subscription,
     owners: Subscription,
 }
@@ -34,7 +40,8 @@ impl ByHand {
         let offers = lane.subscribe(subjects::offer(&agent, &instance)).await.unwrap();
         let ctl = lane.subscribe(subjects::ctl(&agent, &instance)).await.unwrap();
         let owners = lane.subscribe(subjects::OWNER_ALL).await.unwrap();
-        ByHand { agent, instance, slots, lease_ms, link, offers, ctl, owners }
+        let waiting = Default::default();
+        ByHand { agent, instance, slots, lease_ms, epoch: 0, link, offers, waiting, ctl, owners }
     }
 
     /// One heartbeat with these leases.
@@ -54,7 +61,7 @@ impl ByHand {
     pub async fn offered(&mut self) -> Offer {
         for _ in 0..100 {
             self.beat(&[]).await;
-            let offer = next(&mut self.offers, "an offer");
+            let offer = self.next_offer();
             if let Ok(offer) = tokio::time::timeout(std::time::Duration::from_millis(200), offer).await {
                 return offer;
             }
@@ -64,7 +71,14 @@ impl ByHand {
 
     /// The next offer.
     pub async fn next_offer(&mut self) -> Offer {
-        next(&mut self.offers, "an offer").await
+        loop {
+            if let Some((epoch, offer)) = self.waiting.0.pop_front() {
+                self.epoch = epoch;
+                return offer;
+            }
+            let Offers { epoch, offers, .. } = next(&mut self.offers, "an offer").await;
+            self.waiting.0.extend(offers.into_iter().map(|offer| (epoch, offer)));
+        }
     }
 
     /// Takes or declines.
@@ -103,8 +117,7 @@ impl ByHand {
     /// The verdict on report `n` of a lease. Stops and other verdicts are passed over.
     pub async fn verdict(&mut self, token: Token, n: u32) -> Verdict {
         loop {
-            let ctl: Ctl = next(&mut self.ctl, "a verdict").await;
-            if let CtlOp::Verdict(verdict) = ctl.op
+            if let CtlOp::Verdict(verdict) = self.told("a verdict").await
                 && verdict.token == token
                 && verdict.n == n
             {
@@ -116,12 +129,21 @@ impl ByHand {
     /// The stop of a lease. Everything else is passed over.
     pub async fn stopped(&mut self, token: Token) -> Code {
         loop {
-            let ctl: Ctl = next(&mut self.ctl, "a stop").await;
-            if let CtlOp::Stop { token: stopped, code } = ctl.op
+            if let CtlOp::Stop { token: stopped, code } = self.told("a stop").await
                 && stopped == token
             {
                 return code;
             }
+        }
+    }
+
+    async fn told(&mut self, what: &str) -> CtlOp {
+        loop {
+            if let Some(op) = self.waiting.1.pop_front() {
+                return op;
+            }
+            let ctl: Ctl = next(&mut self.ctl, what).await;
+            self.waiting.1.extend(ctl.ops);
         }
     }
 

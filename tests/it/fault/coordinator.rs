@@ -159,11 +159,12 @@ async fn an_offer_from_before_a_crash_is_sent_again_with_the_same_token() {
     let mut worker = ByHand::new(&fabric, 1, 60_000).await;
     let task = client.submit(AGENT, &Work::Echo(1)).await.unwrap();
     let offer = worker.offered().await;
+    let first = worker.epoch;
     fabric.coordinator.take().expect("running").crash();
     let _next = Coordinator::new("next").spawn(&fabric.stack);
     let again = loop {
         let again = worker.next_offer().await;
-        if again.epoch > offer.epoch {
+        if worker.epoch > first {
             break again;
         }
     };
@@ -189,7 +190,7 @@ async fn an_end_whose_verdict_was_lost_in_a_crash_is_a_success_when_repeated() {
     soon("the crash", doomed.ended()).await;
     fabric.coordinator = None;
     let _next = Coordinator::new("next").spawn(&fabric.stack);
-    worker.owner_after(offer.epoch).await;
+    worker.owner_after(worker.epoch).await;
     worker.complete(&offer, 1, 11).await;
     assert_eq!(worker.verdict(offer.token, 1).await.refusal, None);
     assert_eq!(soon("the result", task.result::<u64>()).await.unwrap(), 11);

@@ -7,7 +7,7 @@ use selvedge::bus::Clock;
 use selvedge::flow::record::Record;
 use selvedge::task::{Code, Outcome, Payload, Phase, Plan};
 use selvedge::wire::codec;
-use selvedge::wire::messages::{End, Offer, ReportOp, Spawn};
+use selvedge::wire::messages::{End, Offers, ReportOp, Spawn};
 
 use super::audit::Audit;
 use super::by_hand::ByHand;
@@ -247,7 +247,7 @@ async fn a_duplicated_offer_is_not_run_twice_neither_while_it_runs_nor_after() {
     assert_eq!(gate.next().await.task, *next.id());
     gate.open().await;
     soon("the next result", next.result::<u64>()).await.unwrap();
-    let token = codec::decode_any::<Offer>(None, &offer.payload, 65_536).1.unwrap().token;
+    let token = codec::decode_any::<Offers>(None, &offer.payload, 65_536).1.unwrap().offers[0].token;
     assert_eq!(
         Audit::of(&fabric.stack).await.count(|r| matches!(r, Record::Ended { token: t, .. } if *t == token)),
         1

@@ -16,7 +16,7 @@ use selvedge::{
     wire::{
         api::{ChildView, ChildrenPage},
         codec,
-        messages::{CtlOp, End, Event, Report, ReportOp, Verdict},
+        messages::{CtlOp, End, Event, Offers, Report, ReportOp, Verdict},
         subjects,
     },
 };
@@ -159,10 +159,10 @@ async fn a_new_owner_is_answered_at_once_and_a_deposed_one_is_ignored() {
     owner.epoch = 5;
     owner.hello().await;
     owner.beat().await;
-    owner.offer(&instance, &offer("old", 1, "")).await; // epoch 1
-    let mut current = offer("new", 2, "");
-    current.epoch = 5;
-    owner.offer(&instance, &current).await;
+    owner.epoch = 1;
+    owner.offer(&instance, &offer("old", 1, "")).await;
+    owner.epoch = 5;
+    owner.offer(&instance, &offer("new", 2, "")).await;
     assert_eq!(owner.accept().await.taken, [Token(2)]);
     owner.report().await;
     // The end is undecided: the next owner gets it at once too.
@@ -323,7 +323,8 @@ async fn json_is_understood_and_unknown_messages_are_survived() {
     for junk in [&b"\xff\xff"[..], b"{", b"", b"{\"v\":1}", &[0x91; 4_000]] {
         owner.nats.publish(subject.clone(), junk.to_vec().into()).await.unwrap();
     }
-    let json = codec::Format::Json.encode(&offer("t1", 1, "hello"));
+    let offers = Offers { v: 1, epoch: 1, offers: vec![offer("t1", 1, "hello")] };
+    let json = codec::Format::Json.encode(&offers);
     owner.nats.publish(subject, json).await.unwrap();
     assert_eq!(owner.accept().await.taken, [Token(1)]);
     assert_eq!(owner.report().await.token, Token(1));

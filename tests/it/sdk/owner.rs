@@ -9,7 +9,7 @@ use selvedge::{
     task::{AgentName, Code, InstanceId, Payload, Phase, Refusal, TaskId, TenantName, Token},
     wire::{
         codec,
-        messages::{Accept, Beat, Ctl, CtlOp, Done, Event, Offer, OwnerHello, Report, Verdict},
+        messages::{Accept, Beat, Ctl, CtlOp, Done, Event, Offer, Offers, OwnerHello, Report, Verdict},
         subjects,
     },
 };
@@ -132,7 +132,8 @@ impl Owner {
     }
 
     pub async fn offer(&self, instance: &InstanceId, offer: &Offer) {
-        self.say(subjects::offer(&agent(), instance), offer).await;
+        let offers = Offers { v: 1, epoch: self.epoch, offers: vec![offer.clone()] };
+        self.say(subjects::offer(&agent(), instance), &offers).await;
     }
 
     pub async fn verdict(&self, instance: &InstanceId, verdict: Verdict) {
@@ -144,7 +145,7 @@ impl Owner {
     }
 
     pub async fn ctl(&self, instance: &InstanceId, op: CtlOp) {
-        self.say(subjects::ctl(&agent(), instance), &Ctl { v: 1, epoch: self.epoch, op }).await;
+        self.say(subjects::ctl(&agent(), instance), &Ctl { v: 1, epoch: self.epoch, ops: vec![op] }).await;
     }
 
     pub async fn hello(&self) {
@@ -177,8 +178,6 @@ pub fn tenant() -> TenantName {
 pub fn offer(task: &str, token: u128, input: &str) -> Offer {
     let task = TaskId::new(task).unwrap();
     Offer {
-        v: 1,
-        epoch: 1,
         tenant: tenant(),
         root: task.clone(),
         task,

@@ -9,7 +9,7 @@ use selvedge::{
     task::{Outcome, Token},
     wire::{
         codec::{self, Format},
-        messages::{Beat, End, Report, ReportOp, Verdict},
+        messages::{Beat, Ctl, CtlOp, End, Offers, OwnerHello, Report, ReportOp, Verdict},
         subjects,
     },
 };
@@ -82,9 +82,8 @@ async fn a_worker_in_python_beats_accepts_reports_and_repeats_until_the_verdict(
     let say = async |subject: String, body: bytes::Bytes| nats.publish(subject, body).await.unwrap();
     let mut bad = offer("t2", 2, "x");
     bad.input = selvedge::task::Payload::json(&5).unwrap();
-    for offer in [offer("t1", 1, "hello"), bad] {
-        say(subjects::offer(&agent, &instance), Format::Json.encode(&offer)).await;
-    }
+    let offers = Offers { v: 1, epoch: 1, offers: vec![offer("t1", 1, "hello"), bad] };
+    say(subjects::offer(&agent, &instance), Format::Json.encode(&offers)).await;
     let (mut taken, mut ends) = (Vec::new(), Vec::new());
     while taken.len() < 2 {
         taken.extend(owner.accept().await.taken);
@@ -105,18 +104,15 @@ async fn a_worker_in_python_beats_accepts_reports_and_repeats_until_the_verdict(
 
     // A new owner: it beats with both leases and reports both again.
     owner.epoch = 2;
-    let hello = selvedge::wire::messages::OwnerHello { v: 1, epoch: 2, coordinator: "test".into() };
+    let hello = OwnerHello { v: 1, epoch: 2, coordinator: "test".into() };
     say(subjects::owner(subjects::Shard(0)), Format::Json.encode(&hello)).await;
     assert_eq!(owner.beat_where(|b| b.tokens.len() == 2).await.tokens, [Token(1), Token(2)]);
     let again = [owner.report().await, owner.report().await];
     assert_eq!(again.as_slice(), ends.as_slice());
 
-    for token in [Token(1), Token(2)] {
-        let op =
-            selvedge::wire::messages::CtlOp::Verdict(Verdict { token, n: 1, refusal: None, refused: vec![] });
-        let ctl = selvedge::wire::messages::Ctl { v: 1, epoch: 2, op };
-        say(subjects::ctl(&agent, &instance), Format::Json.encode(&ctl)).await;
-    }
+    let verdict = |token| CtlOp::Verdict(Verdict { token, n: 1, refusal: None, refused: vec![] });
+    let ctl = Ctl { v: 1, epoch: 2, ops: vec![verdict(Token(1)), verdict(Token(2))] };
+    say(subjects::ctl(&agent, &instance), Format::Json.encode(&ctl)).await;
     say(subjects::owner(subjects::Shard(0)), Format::Json.encode(&hello)).await;
     owner.beat_where(|b| b.tokens.is_empty()).await;
 }

@@ -1,0 +1,116 @@
+//! Arguments of `selvedge bench`, and of the agent process it starts.
+
+use clap::{Args, ValueEnum};
+
+use crate::cli::dev::ServerArgs;
+
+/// Arguments of `bench`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  selvedge bench throughput
+  selvedge bench latency --runs 5
+  selvedge bench all --json > figures.jsonl
+  selvedge bench all --quick                    (a minute; sizes too small to judge by)
+
+Starts NATS, Redis, a coordinator and an agent of its own, on loopback, in a temporary directory, and removes them
+again. References (a bare loop of the same shape, or bare requests) run in turn with the fabric. Targets are judged
+in a full run of a release build; otherwise they are only shown. Ends with 1 if one is missed.")]
+pub struct BenchArgs {
+    /// What to measure
+    pub case: Case,
+
+    /// How often; the median is shown, with the smallest and the largest
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]
+    pub runs: u16,
+
+    /// Part of the full sizes and times to run with
+    #[arg(long, value_name = "SHARE", default_value_t = 1.0, value_parser = share)]
+    pub scale: f64,
+
+    /// The same as --scale 0.01 --runs 1
+    #[arg(long, conflicts_with_all = ["runs", "scale"])]
+    pub quick: bool,
+
+    /// Which servers.
+    #[command(flatten)]
+    pub servers: ServerArgs,
+}
+
+/// What can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Case {
+    /// All of the following
+    All,
+    /// 100,000 tasks as fast as they go, in a window and one by one, until the index shows their ends
+    Throughput,
+    /// From a task's due time to its start and to its end being seen, at 200 and 1,000 tasks a second
+    Latency,
+}
+
+impl Case {
+    /// The cases, in the order they are run.
+    pub const EACH: [Case; 2] = [Case::Throughput, Case::Latency];
+
+    /// As it is called on the command line and in figures.
+    pub fn name(self) -> &'static str {
+        match self {
+            Case::All => "all",
+            Case::Throughput => "throughput",
+            Case::Latency => "latency",
+        }
+    }
+}
+
+impl BenchArgs {
+    /// With `--quick` spelled out.
+    pub fn resolved(mut self) -> BenchArgs {
+        if self.quick {
+            (self.runs, self.scale) = (1, 0.01);
+        }
+        self
+    }
+
+    /// A full size at this scale, but never below `least`.
+    pub fn scaled(&self, full: u64, least: u64) -> u64 {
+        ((full as f64 * self.scale).round() as u64).max(least.min(full))
+    }
+
+    /// Whether the sizes are those the targets are meant for.
+    pub fn is_full(&self) -> bool {
+        self.scale >= 1.0 && !cfg!(debug_assertions)
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if share > 0.0 && share <= 1.0 => Ok(share),
+        _ => Err("expected a number above 0, at most 1".to_owned()),
+    }
+}
+
+/// Arguments of the hidden `bench-agent`.
+#[derive(Debug, Clone, Args)]
+pub struct BenchAgentArgs {
+    /// Which agent
+    pub name: String,
+
+    /// Tasks it runs at once
+    #[arg(long, default_value_t = 256)]
+    pub slots: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quick_is_small_and_only_a_full_release_run_is_judged() {
+        let args =
+            BenchArgs { case: Case::All, runs: 3, scale: 1.0, quick: true, servers: ServerArgs::default() };
+        let quick = args.resolved();
+        assert_eq!((quick.runs, quick.scaled(100_000, 500), quick.scaled(1_000, 500)), (1, 1_000, 500));
+        assert!(!quick.is_full());
+        assert!(share("0").is_err() && share("1.5").is_err() && share("0.5").is_ok());
+    }
+}

@@ -1,0 +1,77 @@
+//! `selvedge bench`: measures the fabric against references that run beside it, and says which targets are missed.
+//!
+//! ```text
+//! case ──▶ rig (NATS, Redis, coordinator, agent: processes of their own) ──▶ load, through the client SDK
+//!    │──▶ floor (a bare loop of the same shape, on the same servers, in turn with it)
+//!    └──▶ figures: median, min and max of all runs ──▶ report (a table, or a line of JSON each)
+//! ```
+//!
+//! One file per case. Nothing here is used by the fabric, and the floor uses nothing of the fabric. It only loads
+//! servers that it started itself. What the figures mean is in `docs/performance.md`.
+
+pub mod agent;
+pub mod args;
+mod clock;
+mod counters;
+mod figure;
+mod floor;
+mod latency;
+mod load;
+mod pace;
+mod probes;
+mod rig;
+mod stats;
+mod throughput;
+mod usage;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use self::args::{BenchArgs, Case};
+use self::figure::Report;
+use super::context::Ctx;
+use super::failure::{Exit, Failure};
+
+/// One call of the command.
+pub(crate) struct Bench {
+    args: BenchArgs,
+}
+
+/// Runs it.
+pub async fn run(args: BenchArgs, ctx: Ctx) -> Result<ExitCode> {
+    let bench = Bench { args: args.resolved() };
+    let mut report = Report::new(ctx.output, bench.args.is_full());
+    if !bench.args.is_full() {
+        report.note("Targets are shown, not judged: that takes a full run of a release build.\n")?;
+    }
+    let cases = match bench.args.case {
+        Case::All => &Case::EACH[..],
+        ref one => std::slice::from_ref(one),
+    };
+    for case in cases {
+        let ran = tokio::select! {
+            ran = bench.measure(*case, &mut report) => ran,
+            // Whatever was started ends with what is dropped here.
+            () = ctx.stop.cancelled() => return Ok(Exit::Interrupted.into()),
+        };
+        ran?;
+        report.end(case.name())?;
+    }
+    if report.missed().is_empty() {
+        return Ok(Exit::Ok.into());
+    }
+    Err(Failure::new(Exit::Failed, "TARGET_MISSED", report.missed().join("; "))
+        .help("run it again on a quiet machine; docs/performance.md says what the figures mean")
+        .into())
+}
+
+impl Bench {
+    async fn measure(&self, case: Case, report: &mut Report) -> Result<()> {
+        match case {
+            Case::All => Ok(()),
+            Case::Throughput => throughput::run(self, report).await,
+            Case::Latency => latency::run(self, report).await,
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! What is measured: a stack of its own with a plan that does not bind, an agent process, and what all of it used.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use redis::aio::MultiplexedConnection;
+use tokio::time::Instant;
+
+use super::Bench;
+use super::counters::{self, Counters};
+use super::floor::TENANTS;
+use super::{load, usage};
+use crate::bus::limits::LimitsBucket;
+use crate::bus::{self, Link};
+use crate::cli::dev::say;
+use crate::cli::stack::{DataDir, Given, Port, Stack, Wanted};
+use crate::client::{Client, DEFAULT_TENANT};
+use crate::config::ByteSize;
+use crate::store::keys;
+use crate::task::{Payload, Phase, Plan, PlanName, Priority, TenantName};
+
+/// The agent every load is for.
+pub const AGENT: &str = "noop";
+/// Bytes of every input.
+pub const INPUT: usize = 256;
+/// The bench's own process, among the others.
+pub const CLIENT: &str = "client";
+/// Between two looks at what must become true.
+const LOOK: Duration = Duration::from_millis(5);
+/// Tasks until the plan has arrived, at most.
+const ARRIVES: u64 = 200;
+/// How long anything may take to become true before it is given up.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// What the cases may want different.
+#[derive(Debug, Clone, Copy)]
+pub struct Sizes {
+    /// Largest journal, in bytes.
+    pub journal: u64,
+    /// Largest intake, in bytes.
+    pub intake: u64,
+    /// Ended tasks that are kept per tenant, in the index and as remembered ids.
+    pub kept: u64,
+}
+
+impl Default for Sizes {
+    fn default() -> Sizes {
+        Sizes { journal: 4 << 30, intake: 1 << 30, kept: 1_000_000 }
+    }
+}
+
+/// See the module.
+pub struct Rig {
+    /// The processes.
+    pub stack: Stack,
+    /// Speaks for the default tenant.
+    pub client: Client,
+    /// To look with.
+    pub redis: MultiplexedConnection,
+    monitor: SocketAddr,
+    /// Tasks each tenant has been seen to complete.
+    completed: Vec<u64>,
+}
+
+/// What every process and server had used at one moment.
+pub struct Moment {
+    at: Instant,
+    cpu: BTreeMap<String, Duration>,
+    counters: Counters,
+}
+
+/// What was used between two moments.
+pub struct Used {
+    /// Seconds.
+    pub wall: f64,
+    /// CPU seconds by process.
+    pub cpu: BTreeMap<String, f64>,
+    /// Of the servers.
+    pub counters: Counters,
+}
+
+impl Rig {
+    /// Starts servers and a coordinator, and sets the plan.
+    pub async fn start(bench: &Bench, sizes: Sizes) -> Result<Rig> {
+        let data = DataDir::ephemeral()?;
+        let config = data.path().join("bench.toml");
+        std::fs::write(&config, configuration(sizes))?;
+        let wanted = Wanted {
+            data,
+            persist: false,
+            nats_port: Port::Any,
+            redis_port: Port::Any,
+            admin_port: Port::Any,
+            servers: bench.args.servers.clone(),
+            // Never a server that is somebody else's: it is about to be loaded.
+            given: Given::default(),
+            config: Some(config),
+        };
+        let stack = Stack::start(wanted, Arc::new(say)).await?;
+        let tenant = TenantName::new(DEFAULT_TENANT)?;
+        let client = Client::on(Link::connect(&stack.options, "selvedge-bench").await?, tenant);
+        let redis = stack.redis.as_ref().context("a stack of our own has a Redis")?;
+        let redis = redis::Client::open(redis.url.as_str())?.get_multiplexed_async_connection().await?;
+        let monitor = counters::monitor(&stack.data().dir("nats"))?;
+        let rig = Rig { stack, client, redis, monitor, completed: vec![0; TENANTS] };
+        rig.set_plan(sizes).await?;
+        Ok(rig)
+    }
+
+    /// Limits as `pro` has them, only so high that none of them binds.
+    async fn set_plan(&self, sizes: Sizes) -> Result<()> {
+        let connection = bus::connect(&self.stack.options, "selvedge-bench/limits").await?;
+        let bucket = LimitsBucket::open(connection.jetstream()).await?;
+        let plan = Plan {
+            in_flight: 1_000,
+            rate: 100_000,
+            burst: 100_000,
+            backlog: 4_000_000,
+            retain_tasks: sizes.kept,
+            ..Plan::pro()
+        };
+        bucket.set_plan(&PlanName::new("bench")?, &plan, None).await?;
+        Ok(())
+    }
+
+    /// Starts an agent process of 256 slots, and runs a task of every tenant, so that nothing is done for the first
+    /// time later.
+    pub async fn start_agent(&mut self) -> Result<()> {
+        self.stack.start_own(AGENT, &["bench-agent", AGENT])?;
+        let mut warm = 0;
+        for tenant in 0..TENANTS {
+            let client = self.tenant(tenant);
+            // A class that only our plan allows: until it has arrived at the coordinator, the class is lowered.
+            for _ in 0..ARRIVES {
+                let task = client.submit_task(load::task(input())?.priority(Priority::High)).await?;
+                task.wait().await?;
+                warm += 1;
+                if task.get().await?.priority == Priority::High {
+                    break;
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+        self.await_completed(warm).await
+    }
+
+    /// A client that speaks for the `n`th tenant.
+    pub fn tenant(&self, n: usize) -> Client {
+        // Names of this form fit the grammar.
+        self.client.tenant(&tenant_name(n)).unwrap_or_else(|_| self.client.clone())
+    }
+
+    /// Waits until the index shows `more` tasks of all tenants as completed, beyond what it showed when this last
+    /// returned.
+    pub async fn await_completed(&mut self, more: u64) -> Result<()> {
+        let wanted = self.completed.iter().sum::<u64>() + more;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let mut pipeline = redis::pipe();
+            for tenant in 0..TENANTS {
+                let tenant = TenantName::new(tenant_name(tenant))?;
+                pipeline.cmd("ZCARD").arg(keys::state(&tenant, Phase::Completed));
+            }
+            let counts: Vec<u64> = pipeline.query_async(&mut self.redis).await?;
+            if counts.iter().sum::<u64>() >= wanted {
+                self.completed = counts;
+                return Ok(());
+            }
+            let left = wanted - counts.iter().sum::<u64>();
+            anyhow::ensure!(Instant::now() < deadline, "{left} tasks are not completed in the index");
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// What everything has used until now.
+    pub async fn moment(&mut self) -> Result<Moment> {
+        let counters = Counters::read(self.monitor, &mut self.redis).await?;
+        let mut cpu = BTreeMap::from([(CLIENT.to_owned(), usage::cpu(std::process::id())?)]);
+        for member in self.stack.members() {
+            if let Some(pid) = member.pid {
+                cpu.insert(member.name, usage::cpu(pid)?);
+            }
+        }
+        Ok(Moment { at: Instant::now(), cpu, counters })
+    }
+
+    /// What was used since.
+    pub async fn used(&mut self, before: &Moment) -> Result<Used> {
+        let now = self.moment().await?;
+        let cpu = now.cpu.iter().map(|(name, cpu)| {
+            let before = before.cpu.get(name).copied().unwrap_or_default();
+            (name.clone(), cpu.saturating_sub(before).as_secs_f64())
+        });
+        Ok(Used {
+            wall: now.at.duration_since(before.at).as_secs_f64(),
+            cpu: cpu.collect(),
+            counters: now.counters.since(before.counters),
+        })
+    }
+
+    /// Ends everything, our own connections first.
+    pub async fn stop(self) {
+        let Rig { stack, client, redis, .. } = self;
+        drop((client, redis));
+        stack.stop().await;
+    }
+
+    /// Resident bytes of a process.
+    pub fn resident(&self, name: &str) -> Result<u64> {
+        let members = self.stack.members();
+        let pid = members.iter().find(|member| member.name == name).and_then(|member| member.pid);
+        Ok(usage::resident(pid.with_context(|| format!("{name} does not run"))?)?)
+    }
+}
+
+/// The `n`th tenant's name.
+pub fn tenant_name(n: usize) -> String {
+    format!("t{n}")
+}
+
+/// What every task is given.
+pub fn input() -> Payload {
+    Payload::Bytes(vec![7; INPUT].into())
+}
+
+fn configuration(sizes: Sizes) -> String {
+    format!(
+        "[coordinator]\ndefault_plan = \"bench\"\ndedupe_max_per_tenant = {}\njournal_max_bytes = \"{}\"\n\
+         intake_max_bytes = \"{}\"\nreports_max_bytes = \"1GiB\"\nevents_max_bytes = \"64MiB\"\n",
+        sizes.kept,
+        ByteSize(sizes.journal),
+        ByteSize(sizes.intake)
+    )
+}

@@ -1,0 +1,59 @@
+//! `selvedge bench` from end to end, tiny: what it prints, never how fast anything is.
+
+use serde_json::Value;
+
+use crate::harness::binary::selvedge;
+
+/// The figures of a run, each a line of JSON.
+fn figures(args: &[&str]) -> Vec<Value> {
+    let temp = tempfile::tempdir().unwrap();
+    let ran = selvedge(temp.path()).arg("bench").args(args).arg("--json").output().unwrap();
+    let (out, said) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+    assert_eq!(ran.status.code(), Some(0), "{said}");
+    assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 0, "it leaves nothing behind");
+    out.lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect()
+}
+
+fn find<'a>(figures: &'a [Value], name: &str) -> &'a Value {
+    figures.iter().find(|figure| figure["figure"] == name).unwrap_or_else(|| panic!("{name}: {figures:?}"))
+}
+
+#[test]
+fn throughput_is_told_with_its_floor_its_operations_and_the_raw_steps() {
+    let figures = figures(&["throughput", "--scale", "0.002", "--runs", "1"]);
+    let tasks = find(&figures, "tasks, submit_many");
+    assert_eq!((&tasks["case"], &tasks["unit"]), (&"throughput".into(), &"1/s".into()));
+    assert_eq!(tasks["target"], "ratio >= 0.75");
+    assert!(tasks["pass"].is_null(), "so small a run is not judged");
+    let number = |name: &str| tasks[name].as_f64().unwrap();
+    assert!(number("value") > 0.0 && number("reference") > 0.0);
+    assert!((number("ratio") - number("value") / number("reference")).abs() < 0.01);
+    assert!(number("min") <= number("value") && number("value") <= number("max"));
+    for name in ["client", "coordinator", "noop", "nats-server", "redis", "all"] {
+        assert!(find(&figures, &format!("CPU per task, submit_many, {name}"))["value"].is_number());
+    }
+    let into = find(&figures, "messages into NATS per task, submit_many");
+    // A submit, its acknowledgement, an end, its acknowledgement, a hint: fewer can't be.
+    assert!(into["reference"].as_f64().unwrap() >= 5.0, "{into}");
+    assert!(find(&figures, "tasks, 64 callers")["value"].as_f64().unwrap() > 0.0);
+    assert_eq!(figures.iter().filter(|f| f["figure"].as_str().unwrap().starts_with("raw: ")).count(), 5);
+}
+
+#[test]
+fn latency_is_told_from_the_due_time_to_start_and_end_beside_the_floors() {
+    let figures = figures(&["latency", "--scale", "0.01", "--runs", "1"]);
+    for rate in [200, 1_000] {
+        for word in ["p50", "p99"] {
+            let value = |name: String| {
+                let figure = find(&figures, &name);
+                assert!(figure["reference"].as_f64().unwrap() > 0.0, "{figure}");
+                figure["value"].as_f64().unwrap()
+            };
+            let seen = value(format!("{word} seen by the client, {rate}/s"));
+            let start = value(format!("{word} to handler start, {rate}/s"));
+            assert!(start <= seen, "{start} {seen}");
+        }
+    }
+}
