@@ -35,8 +35,8 @@ pub(super) struct Waiting<H> {
     asked: HashMap<u64, Millis>,
     /// Asked for by somebody else than an input.
     wanted: Vec<u64>,
-    /// Commands, each with the message it waits for.
-    commands: Vec<(u64, Queued<H>)>,
+    /// Commands, each with the message it waits for and since when.
+    commands: Vec<(u64, Millis, Queued<H>)>,
     full: bool,
     /// Submits that wait for room, by what they name, in the order they came.
     parked: HashMap<TaskKey, (u64, Queued<H>)>,
@@ -227,17 +227,23 @@ impl<H> Engine<H> {
     /// A command waits until the message has come.
     pub(super) fn wait_for(&mut self, rev: u64, input: Input, handle: Option<H>, batch: &mut Batch<H>) {
         if self.waiting.commands.len() < MAX_COMMANDS {
-            self.waiting.commands.push((rev, Queued { input, handle }));
+            self.waiting.commands.push((rev, batch.at.now, Queued { input, handle }));
             self.ask(rev, batch.at.now, &mut batch.effects);
         }
     }
 
-    /// Asks again for what commands and questions wait for.
+    /// Asks for what questions wait for, and looks again at commands that have waited long: what they wait for may
+    /// stand elsewhere by now.
     pub(super) fn ask_again(&mut self, batch: &mut Batch<H>) {
-        let mut wanted = std::mem::take(&mut self.waiting.wanted);
-        wanted.extend(self.waiting.commands.iter().map(|(rev, _)| *rev));
-        for rev in wanted {
+        for rev in std::mem::take(&mut self.waiting.wanted) {
             self.ask(rev, batch.at.now, &mut batch.effects);
+        }
+        let long = |since: &Millis| since + ASK_AGAIN_MS <= batch.at.now;
+        if self.waiting.commands.iter().any(|(_, since, _)| long(since)) {
+            let (again, wait): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut self.waiting.commands).into_iter().partition(|(_, since, _)| long(since));
+            self.waiting.commands = wait;
+            self.queue.extend(again.into_iter().map(|(_, _, queued)| queued));
         }
         if self.waiting.asked.len() > 1_024 {
             self.waiting.asked.retain(|_, at| *at + ASK_AGAIN_MS > batch.at.now);
@@ -284,9 +290,9 @@ impl<H> Engine<H> {
             self.offer(&token, batch);
         }
         let (ready, wait): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.waiting.commands).into_iter().partition(|(of, _)| *of == rev);
+            std::mem::take(&mut self.waiting.commands).into_iter().partition(|(of, ..)| *of == rev);
         self.waiting.commands = wait;
-        for (_, Queued { input, handle }) in ready {
+        for (_, _, Queued { input, handle }) in ready {
             self.take(input, handle, batch, entropy)?;
         }
         // A dead task's input is needed for its retry, and then hardly again.
