@@ -22,6 +22,14 @@ test *args:
 sim *args:
     cargo test --test sim "$@"
 
+# Measure the fabric against its floor: just bench throughput; all, memory, ... see `selvedge bench --help`
+bench *args:
+    cargo run --release -- bench "$@"
+
+# Time the core's hot functions by themselves; arguments go to Criterion: just bench-core fair
+bench-core *args:
+    cargo bench --bench core -- "$@"
+
 # What the compiler can complain about
 lint:
     cargo fmt --check
@@ -52,3 +60,10 @@ docs-walkthroughs:
 # Write nats/ anew from the definition in code
 nats-export:
     UPDATE_NATS=1 cargo test --lib nats
+
+# Fuzz each target for this many seconds; needs cargo-fuzz and a nightly toolchain
+fuzz seconds="60":
+    SELVEDGE_FUZZ_CORPUS=fuzz/corpus cargo test --test hostile same_seeds
+    for target in envelope names journal config snapshot; do \
+        cargo +nightly fuzz run $target -- -max_total_time={{ seconds }} -max_len=16384 -malloc_limit_mb=64 || exit 1; \
+    done

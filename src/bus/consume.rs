@@ -1,7 +1,7 @@
 //! A durable pull consumer that keeps going: messages out of a bounded channel, whatever the servers do.
 //!
 //! INTAKE, REPORTS and EVENTS are read through this. It pulls ahead by at most one batch plus the
-//! channel's capacity; a receiver that stops receiving stops the pulling, and the stream's own bounds do
+//! channel's capacity, and by no more than a budget of bytes that are unacknowledged; a receiver that stops receiving stops the pulling, and the stream's own bounds do
 //! the rest. Messages come in stream order until something breaks; then everything unacknowledged comes again
 //! (in order, see [`PullOptions::reset`]), so receivers are idempotent.
 //!
@@ -28,7 +28,7 @@ use async_nats::jetstream::{
 };
 use bytes::Bytes;
 use futures_util::StreamExt;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::api;
@@ -53,6 +53,37 @@ pub struct PullOptions {
     /// Whether the consumer is reset whenever pulling starts: everything unacknowledged comes again at once
     /// and in order, instead of after `ack_wait`. Only for a consumer with one reader at a time.
     pub reset: bool,
+    /// What may be held unacknowledged at once, in bytes.
+    pub budget: Budget,
+}
+
+/// Bytes of deliveries that may be held unacknowledged at once; the rest waits in the stream. Copies share it.
+#[derive(Debug, Clone)]
+pub struct Budget(Arc<Semaphore>);
+
+impl Budget {
+    /// Of so many bytes, and at least one message of any size.
+    pub fn new(bytes: usize) -> Self {
+        Self(Arc::new(Semaphore::new((bytes / BUDGET_UNIT).clamp(1, MOST_UNITS as usize))))
+    }
+
+    /// Grows by as much as it was made with, if nothing is left of it: for when what is held waits for something that is not.
+    pub fn relieve(&self) {
+        if self.0.available_permits() == 0 {
+            self.0.add_permits(RELIEF / BUDGET_UNIT);
+        }
+    }
+
+    async fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let units = u32::try_from(bytes.div_ceil(BUDGET_UNIT)).unwrap_or(MOST_UNITS).clamp(1, MOST_UNITS);
+        let mut all = self.0.clone().acquire_owned().await.ok()?;
+        // What is larger than the rest takes what there is: nothing waits for more than the whole budget.
+        let more = (units - 1).min(u32::try_from(self.0.available_permits()).unwrap_or(MOST_UNITS));
+        if let Ok(rest) = self.0.clone().try_acquire_many_owned(more) {
+            all.merge(rest);
+        }
+        Some(all)
+    }
 }
 
 impl PullOptions {
@@ -64,10 +95,19 @@ impl PullOptions {
             batch: 512,
             expires: Duration::from_secs(5),
             reset: true,
+            budget: Budget::new(64 << 20),
         }
     }
 }
 
+/// What a budget counts in.
+const BUDGET_UNIT: usize = 1024;
+/// More than a budget ever has.
+const MOST_UNITS: u32 = 1 << 24;
+/// What a relieved budget grows by.
+const RELIEF: usize = 16 << 20;
+/// Bytes asked for at once: several of the largest messages.
+const PULL_BYTES: usize = 8 << 20;
 /// Makes the pause between two attempts; short enough to hide a server restart, long enough not to spin.
 const PAUSE: Backoff = Backoff { base_ms: 500, cap_ms: 5_000 };
 const LEAST_PAUSE: Duration = Duration::from_millis(250);
@@ -154,13 +194,15 @@ struct Rounds {
 struct Held {
     rounds: Arc<Rounds>,
     round: usize,
+    /// Its part of the budget.
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 impl Rounds {
-    fn hold(self: &Arc<Self>) -> Held {
+    fn hold(self: &Arc<Self>, room: Option<OwnedSemaphorePermit>) -> Held {
         let round = self.current.load(Ordering::Relaxed) % 4;
         self.held[round].fetch_add(1, Ordering::Relaxed);
-        Held { rounds: Arc::clone(self), round }
+        Held { rounds: Arc::clone(self), round, _room: room }
     }
 
     /// Whether something from before this round is still held. Begins the next round.
@@ -232,7 +274,7 @@ async fn pull_once(
     };
     let rounds = Arc::new(Rounds::default());
     tokio::select! {
-        ended = hand_over(&mut messages, out, failures, &rounds) => ended,
+        ended = hand_over(&mut messages, out, failures, &rounds, &options.budget) => ended,
         () = free_stuck(js, options, &rounds) => Ended::Broken("the watch ended".to_owned()),
     }
 }
@@ -242,6 +284,7 @@ async fn hand_over(
     out: &mpsc::Sender<Delivery>,
     failures: &mut u32,
     rounds: &Arc<Rounds>,
+    budget: &Budget,
 ) -> Ended {
     let covers_earlier = messages.1;
     loop {
@@ -254,7 +297,8 @@ async fn hand_over(
         match next {
             Some(Ok(message)) => {
                 *failures = 0;
-                match delivery(message, covers_earlier, rounds.hold()) {
+                let taken = budget.take(message.payload.len()).await;
+                match delivery(message, covers_earlier, rounds.hold(taken)) {
                     Ok(delivery) => room.send(delivery),
                     Err(reason) => return Ended::Broken(reason),
                 }
@@ -309,6 +353,7 @@ async fn open(js: &jetstream::Context, options: &PullOptions) -> Result<(pull::S
     let messages = consumer
         .stream()
         .max_messages_per_batch(options.batch)
+        .max_bytes_per_batch(PULL_BYTES)
         .expires(options.expires)
         .heartbeat(options.expires / 3)
         .messages()

@@ -36,7 +36,7 @@ use crate::{
 mod reader;
 pub mod witness;
 
-pub use reader::{Extent, JournalReader, Tail};
+pub use reader::{Extent, JournalReader, Room, Tail};
 
 /// Shortest and longest pause before an append is repeated.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(250));
@@ -287,6 +287,7 @@ struct StreamState {
     /// Unix milliseconds.
     server_now: Millis,
     first_seq: u64,
+    last_seq: u64,
     bytes: u64,
     max_bytes: u64,
 }
@@ -301,6 +302,7 @@ async fn stream_state(js: &Context) -> Result<StreamState, JournalError> {
     Ok(StreamState {
         server_now: unix_ms(ts.unix_timestamp_nanos()),
         first_seq: state("first_seq")?,
+        last_seq: state("last_seq")?,
         bytes: state("bytes")?,
         // -1, no limit, is refused by provisioning; here it reads as never full.
         max_bytes: info["config"]["max_bytes"].as_u64().unwrap_or(u64::MAX),

@@ -6,18 +6,22 @@
 //! link        the two connections of a role       clock     real or accelerated time
 //! provision   streams, consumers, buckets         consume   durable pull consumers that keep going
 //! journal     append by compare-and-set, read     publish   into streams, with an honest "unknown"
+//! snapshots   the state at points of the journal  archive   ended tasks, for an index made anew
+//! kept        what these two share: only coordinators write
 //! ownership   who may write it                    ordered   numbered publishing, in order, resent
 //! limits      plans and tenants in KV             service   queries as a NATS service
 //! api         the JetStream API in its own words     survey    looking without touching
 //! ```
 
 pub mod api;
+pub mod archive;
 pub mod clock;
 pub mod connect;
 pub mod consume;
 pub mod context;
 pub mod error;
 pub mod journal;
+pub mod kept;
 pub mod limits;
 pub mod link;
 pub mod options;
@@ -26,6 +30,7 @@ pub mod ownership;
 pub mod provision;
 pub mod publish;
 pub mod service;
+pub mod snapshots;
 pub mod survey;
 
 /// A JetStream context: domain, prefix and time-outs of a connection.

@@ -9,8 +9,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::api::{self, ApiError};
+use super::journal::{JournalReader, Room};
 use super::service::SERVICE;
+use super::snapshots::SnapshotStore;
 use super::{BusEvent, Connection, Error};
+use crate::wire::subjects::Shard;
 use crate::wire::topology::JOURNAL;
 
 /// How long the coordinators have to introduce themselves.
@@ -84,6 +87,37 @@ pub async fn clock_ahead(connection: &Connection) -> Option<(i64, Duration)> {
     let server = i64::try_from(server.unix_timestamp_nanos() / 1_000_000).ok()?;
     let ours = began + i64::try_from(round_trip.as_millis() / 2).ok()?;
     Some((ours - server, round_trip))
+}
+
+/// How full the journal is, and what could take its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shrinking {
+    /// How full the journal is.
+    pub journal: Room,
+    /// The newest snapshot that can be read: its age by this machine's clock, and its bytes.
+    pub newest: Option<(Duration, u64)>,
+    /// What is wrong with others.
+    pub broken: Vec<String>,
+}
+
+/// How full the journal is and how old the newest snapshot; an error if there are no such streams yet, or no right to look.
+pub async fn shrinking(connection: &Connection, shard: Shard) -> Result<Shrinking, String> {
+    let js = connection.jetstream();
+    let reader = JournalReader::new(js, shard).await.map_err(|error| error.to_string())?;
+    let journal = reader.room().await.map_err(|error| error.to_string())?;
+    let store = SnapshotStore::new(js, shard).await.map_err(|error| error.to_string())?;
+    let (mut newest, mut broken) = (None, Vec::new());
+    for manifest in store.manifests().await.map_err(|error| error.to_string())? {
+        match manifest {
+            Ok(manifest) if newest.is_none() => {
+                let now = unix_millis().unwrap_or(0).unsigned_abs();
+                newest = Some((Duration::from_millis(now.saturating_sub(manifest.at)), manifest.bytes));
+            }
+            Ok(_) => {}
+            Err(error) => broken.push(error.to_string()),
+        }
+    }
+    Ok(Shrinking { journal, newest, broken })
 }
 
 /// The coordinators that introduce themselves.

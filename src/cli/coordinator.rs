@@ -22,6 +22,7 @@ use super::target::duration;
 use crate::bus::{ErrorKind, NatsOptions, provision};
 use crate::config::{self, Provision, Setting, Settings, Sources, UnknownTenants};
 use crate::coordinator::run::{Connections, CoordinatorError, Options, run as coordinate};
+use crate::coordinator::shrink::ShrinkOptions;
 use crate::flow::state::Policy;
 use crate::store::connect::RedisOptions;
 use crate::store::events::EventPolicy;
@@ -221,6 +222,7 @@ fn options(settings: &Settings, id: String) -> Options {
             Provision::Never => provision::Provision::Never,
         },
         sizing: sizing(own),
+        shrink: ShrinkOptions { journal_bytes: own.snapshot_journal_bytes.0 },
         owner_ttl: own.owner_ttl,
         admin: Some(own.admin_listen),
         scan,
@@ -251,6 +253,9 @@ pub fn sizing(own: &config::Coordinator) -> Sizing {
         intake_bytes: bytes(own.intake_max_bytes),
         reports_bytes: bytes(own.reports_max_bytes),
         journal_bytes: bytes(own.journal_max_bytes),
+        snapshots_bytes: bytes(own.snapshots_max_bytes),
+        archive_bytes: bytes(own.archive_max_bytes),
+        archive_age: own.archive_max_age,
         events_bytes: bytes(own.events_max_bytes),
         events_age: own.events_max_age,
     }
@@ -293,6 +298,7 @@ mod tests {
         assert_eq!(*options.scan.borrow(), ScanLimits::default());
         assert_eq!(*options.events.borrow(), EventPolicy::default());
         assert_eq!(options.policy.offer_timeout_ms, Policy::default().offer_timeout_ms);
+        assert_eq!(options.shrink, ShrinkOptions::default());
         assert_eq!(options.policy.default_plan, Policy::default().default_plan);
     }
 }

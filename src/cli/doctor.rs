@@ -19,6 +19,7 @@ use crate::bus::{self, Connection, survey};
 use crate::client::DEFAULT_TENANT;
 use crate::store;
 use crate::task::MAX_PAYLOAD_BYTES;
+use crate::wire::subjects::Shard;
 use crate::wire::topology::{Sizing, Topology};
 
 /// Arguments of `doctor`.
@@ -29,7 +30,7 @@ Examples:
   selvedge doctor --context production --json
 
 Checks the configuration, that NATS can be reached and is 2.15.1 or later, JetStream and its limits, the clock, rights,
-the streams and buckets, and Redis with its eviction policy. It changes nothing. Each finding says what to do.
+the streams and buckets, how full the journal and how old the newest snapshot is, and Redis with its eviction policy. It changes nothing. Each finding says what to do.
 Exits 0 if nothing is wrong, 69 if a server cannot be reached, 78 if something is set up wrongly, 1 otherwise.")]
 pub struct DoctorArgs {
     /// Treat warnings as failures
@@ -39,6 +40,8 @@ pub struct DoctorArgs {
 
 /// Beyond this, deadlines and scheduled starts would be off by as much.
 const CLOCK_TOLERANCE_MS: i64 = 1_000;
+/// From here on, in percent, the journal is worth a warning.
+const JOURNAL_TIGHT: u64 = 75;
 /// More than this between us and the server is felt by everybody.
 const SLOW_ROUND_TRIP: Duration = Duration::from_millis(250);
 
@@ -172,6 +175,7 @@ async fn nats(report: &mut Report, connection: &Connection, sizing: &Sizing) {
     coordinator(report, connection).await;
     if jetstream(report, connection, sizing).await {
         streams(report, connection, sizing).await;
+        journal(report, connection).await;
         clock(report, connection).await;
     }
 }
@@ -245,6 +249,46 @@ async fn streams(report: &mut Report, connection: &Connection, sizing: &Sizing) 
                 "fine if you mean it: write the same into [coordinator], else put the stream back",
             ),
         }
+    }
+}
+
+/// Whether the journal has room, and how much a start would replay.
+async fn journal(report: &mut Report, connection: &Connection) {
+    let found = match survey::shrinking(connection, Shard(0)).await {
+        Ok(found) => found,
+        // Missing streams were named above.
+        Err(error) => return report.ok("journal", format!("not looked at: {error}")),
+    };
+    let room = found.journal;
+    let percent = room.bytes.saturating_mul(100) / room.max_bytes.max(1);
+    let fill = format!("{} of {} ({percent} %)", human_bytes(room.bytes), human_bytes(room.max_bytes));
+    match percent {
+        0..JOURNAL_TIGHT => report.ok("journal", format!("holds {fill}")),
+        _ => report.warn(
+            "journal",
+            format!("holds {fill}; from 80 % on no submits are decided"),
+            "raise max_bytes of JOURNAL and coordinator.journal_max_bytes, or look in the coordinator's log for why it does not shrink",
+        ),
+    }
+    match found.newest {
+        Some((age, bytes)) => report.ok(
+            "snapshots",
+            format!("the newest has {} and is {} old", human_bytes(bytes), human_duration(age)),
+        ),
+        None if room.first_seq > 1 => report.fail(
+            "snapshots",
+            "the journal was purged and there is no snapshot that can be read",
+            "don't stop the coordinator that owns the shard, it can take one; else restore SNAPSHOTS or JOURNAL from a backup",
+            Exit::Failed,
+        ),
+        None => report.ok("snapshots", "none yet; the journal is whole"),
+    }
+    for broken in found.broken {
+        report.warn(
+            "snapshots",
+            broken,
+            "a start passes it over; it goes by itself when two newer ones are verified",
+        );
     }
 }
 

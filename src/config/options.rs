@@ -192,6 +192,16 @@ section! {
         reports_max_bytes: ByteSize = "512MiB", unit "", env "", example "4GiB", check |b| at_least_bytes(*b, 1 << 20);
         /// The size at which the JOURNAL takes nothing more: then nothing is decided until there is room again.
         journal_max_bytes: ByteSize = "2GiB", unit "", env "", example "64GiB", check |b| at_least_bytes(*b, 16 << 20);
+        /// How much the JOURNAL grows before a snapshot of the state is taken and what lies before it is dropped; more if the last snapshot was larger than this, less if the JOURNAL is small.
+        snapshot_journal_bytes: ByteSize = "64MiB", unit "", env "", example "512MiB", check |b| at_least_bytes(*b, 64 << 10);
+        /// The size of SNAPSHOTS. Three snapshots must fit: the two that are kept and the one being written. About 500 bytes for each task that waits or is remembered.
+        snapshots_max_bytes: ByteSize = "2GiB", unit "", env "", example "8GiB", check |b| at_least_bytes(*b, 1 << 20);
+        /// The size at which ARCHIVE drops its oldest ended tasks. From it an index that Redis lost is filled again.
+        archive_max_bytes: ByteSize = "1GiB", unit "", env "", example "16GiB", check |b| at_least_bytes(*b, 1 << 20);
+        /// How long ARCHIVE keeps an ended task at most. Not shorter than the longest retention of a plan.
+        archive_max_age: Duration = "30d", unit "", env "", example "90d", check |d| at_least(*d, Duration::from_secs(60));
+        /// How many bytes of inputs and results are kept in memory; the others are read back from the JOURNAL when they are needed.
+        payload_cache_bytes: ByteSize = "64MiB", unit "", env "", example "512MiB", check |b| at_least_bytes(*b, 1 << 20);
         /// How long EVENTS keeps an event for watchers and the event writer.
         events_max_age: Duration = "15m", unit "", env "", example "10m", check |d| at_least(*d, Duration::from_secs(1));
         /// The size at which EVENTS drops its oldest events.

@@ -6,13 +6,13 @@ use tokio::sync::oneshot;
 
 use super::indexer::{FollowReply, IndexAsk};
 use crate::{
-    bus::journal::JournalReader,
+    bus::{archive::Archive, journal::JournalReader},
     flow::{
         engine::{Engine, Touched},
         record::{JournalMessage, Record},
     },
     store::index::{Generation, IndexBatch, IndexWrite, Retention},
-    task::{Millis, Outcome, Payload, Plan, TaskKey},
+    task::{Millis, Outcome, Payload, Plan, TaskKey, TenantName},
 };
 
 use super::calls::{OwnerCall, OwnerHandle};
@@ -65,6 +65,13 @@ impl IndexFeed {
             IndexAsk::Next { max, max_bytes, reply } => {
                 self.waiting = Some(Waiting { max, max_bytes, reply })
             }
+            IndexAsk::Retention { tenants, reply } => {
+                let retain = tenants.into_iter().map(|tenant| {
+                    let retention = retention(engine, &tenant);
+                    (tenant, retention)
+                });
+                let _ = reply.send(retain.collect());
+            }
             IndexAsk::Written { generation, upto_seq } => {
                 if Some(generation) == self.generation {
                     self.indexed = upto_seq;
@@ -93,8 +100,7 @@ impl IndexFeed {
         let mut gone = Vec::new();
         for Touched { key, view, result } in taken {
             if !retain.contains_key(&key.tenant) {
-                let plan = engine.state().tenant(&key.tenant).map_or_else(Plan::free, |t| t.plan.clone());
-                retain.insert(key.tenant.clone(), Retention { tasks: plan.retain_tasks, ms: plan.retain_ms });
+                retain.insert(key.tenant.clone(), retention(engine, &key.tenant));
             }
             let Some(view) = view else {
                 gone.push(key);
@@ -112,45 +118,103 @@ impl IndexFeed {
     }
 }
 
+/// What the index keeps of a tenant's ended tasks.
+fn retention<H>(engine: &Engine<H>, tenant: &TenantName) -> Retention {
+    let plan = engine.state().tenant(tenant).map_or_else(Plan::free, |t| t.plan.clone());
+    Retention { tasks: plan.retain_tasks, ms: plan.retain_ms }
+}
+
 /// Results waiting in the owner above which reading back pauses, in bytes.
 const PAUSE_ABOVE: usize = crate::flow::dirty::MAX_RESULT_BYTES / 2;
 
-/// Reads results back from the journal, from `from` on, and hands them to the owner.
-pub async fn reread_results(reader: JournalReader, from: u64, owner: OwnerHandle) {
-    let mut tail = match reader.read(from).await {
-        Ok(tail) => tail,
-        Err(error) => {
-            tracing::warn!(%error, from, "results can't be read back from the journal");
-            return;
-        }
+/// Reads results back, from journal sequence `from` on, and hands them to the owner: from the archive as far as that reaches,
+/// which may be where the journal does not reach any more, then from the journal.
+pub async fn reread_results(reader: JournalReader, archive: Archive, from: u64, owner: OwnerHandle) {
+    let mut reread = Reread { owner, read: 0 };
+    let covered = match from {
+        // A new index is filled from the archive before it asks the owner.
+        0 | 1 => archive.covered().await.ok(),
+        from => reread.read_archive(&archive, from).await,
     };
-    let mut read = 0u64;
-    while let Some(entry) = tail.next().await {
-        let Ok(entry) = entry else { break };
-        // What can't be read was named when the journal was replayed.
-        let Ok(message) = JournalMessage::decode(&entry.bytes) else { break };
-        let results: Vec<(u64, TaskKey, Payload)> = message
-            .records
-            .into_iter()
-            .filter_map(|record| match record {
+    let Some(covered) = covered else { return };
+    if reread.read_journal(&reader, from.max(covered + 1)).await {
+        tracing::info!(from, results = reread.read, "results were read back");
+    }
+}
+
+struct Reread {
+    owner: OwnerHandle,
+    read: u64,
+}
+
+impl Reread {
+    /// Up to where the archive reaches; `None`: the owner is gone.
+    async fn read_archive(&mut self, archive: &Archive, from: u64) -> Option<u64> {
+        let (mut next, mut covered) = (1, 0);
+        loop {
+            let (seq, chunk) = match archive.next(next).await {
+                Ok(Some(found)) => found,
+                Ok(None) => return Some(covered),
+                Err(error) => {
+                    tracing::warn!(%error, "results can't be read back from the archive");
+                    return Some(covered);
+                }
+            };
+            (next, covered) = (seq + 1, chunk.upto_seq);
+            if chunk.upto_seq < from {
+                continue;
+            }
+            let upto = chunk.upto_seq;
+            let results = chunk.tasks.into_iter().filter_map(|task| {
+                let key = TaskKey { tenant: task.view.tenant, id: task.view.task };
+                Some((upto, key, task.result?))
+            });
+            if !self.hand_over(results.collect()).await {
+                return None;
+            }
+        }
+    }
+
+    /// False: it could not be read, or the owner is gone.
+    async fn read_journal(&mut self, reader: &JournalReader, from: u64) -> bool {
+        let mut tail = match reader.read(from).await {
+            Ok(tail) => tail,
+            Err(error) => {
+                tracing::warn!(%error, from, "results can't be read back from the journal");
+                return false;
+            }
+        };
+        while let Some(entry) = tail.next().await {
+            let Ok(entry) = entry else { return false };
+            // What can't be read was named when the journal was replayed.
+            let Ok(message) = JournalMessage::decode(&entry.bytes) else { return false };
+            let results = message.records.into_iter().filter_map(|record| match record {
                 Record::Ended { key, outcome: Outcome::Completed { result }, .. } => {
                     Some((entry.seq, key, result))
                 }
                 _ => None,
-            })
-            .collect();
-        if results.is_empty() {
-            continue;
-        }
-        read += results.len() as u64;
-        match owner.ask(|reply| OwnerCall::Results { results, reply }).await {
-            Ok(Some(waiting)) if waiting > PAUSE_ABOVE => {
-                // The indexer drains a batch in well under this.
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            });
+            if !self.hand_over(results.collect()).await {
+                return false;
             }
-            Ok(Some(_)) => {}
-            Ok(None) | Err(_) => return,
+        }
+        true
+    }
+
+    async fn hand_over(&mut self, results: Vec<(u64, TaskKey, Payload)>) -> bool {
+        if results.is_empty() {
+            return true;
+        }
+        self.read += results.len() as u64;
+        match self.owner.ask(|reply| OwnerCall::Results { results, reply }).await {
+            Ok(Some(waiting)) => {
+                if waiting > PAUSE_ABOVE {
+                    // The indexer drains a batch in well under this.
+                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                }
+                true
+            }
+            Ok(None) | Err(_) => false,
         }
     }
-    tracing::info!(from, results = read, "results were read back from the journal");
 }

@@ -39,18 +39,22 @@
 //!
 //! A newer owner's flush in Redis ends this indexer ([`IndexerEnd::Fenced`]).
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    bus::{Clock, consume::jitter},
+    bus::{
+        Clock,
+        archive::{Archive, ArchiveError},
+        consume::jitter,
+    },
     store::{
         Connection, StoreError,
-        index::{Generation, IndexBatch, IndexWriter, Written},
+        index::{Generation, IndexBatch, IndexWrite, IndexWriter, Retention, Written},
     },
-    task::Backoff,
+    task::{Backoff, TenantName},
     telemetry::names,
     wire::subjects::Shard,
 };
@@ -79,6 +83,13 @@ pub enum IndexAsk {
         max_bytes: usize,
         /// Kept until a task is dirty.
         reply: oneshot::Sender<IndexBatch>,
+    },
+    /// What the index keeps of these tenants' ended tasks.
+    Retention {
+        /// Whose.
+        tenants: Vec<TenantName>,
+        /// The owner's answer.
+        reply: oneshot::Sender<HashMap<TenantName, Retention>>,
     },
     /// Everything up to here is in the index.
     Written {
@@ -207,6 +218,7 @@ pub struct Indexer {
     shard: Shard,
     epoch: u64,
     owner: mpsc::Sender<IndexAsk>,
+    archive: Option<Archive>,
     health: watch::Sender<IndexHealth>,
     options: IndexerOptions,
     failures: u32,
@@ -231,7 +243,12 @@ impl Indexer {
         health: watch::Sender<IndexHealth>,
         options: IndexerOptions,
     ) -> Self {
-        Self { connection, shard, epoch, owner, health, options, failures: 0 }
+        Self { connection, shard, epoch, owner, archive: None, health, options, failures: 0 }
+    }
+
+    /// Fills a new index from here first.
+    pub fn with_archive(self, archive: Archive) -> Self {
+        Self { archive: Some(archive), ..self }
     }
 
     /// Runs until `stop`, or until the owner loop is gone or fenced off.
@@ -298,10 +315,68 @@ impl Indexer {
         loop {
             let connection = self.connection.clone();
             match IndexWriter::begin(connection, self.shard, self.epoch, generation).await {
-                Ok(writer) => return Ok(Next::Follow(Box::new(writer))),
+                Ok(writer) => {
+                    let mut writer = Box::new(writer);
+                    return match self.fill(&mut writer, generation).await? {
+                        true => Ok(Next::Follow(writer)),
+                        false => Ok(Next::Rebuild),
+                    };
+                }
                 Err(error) => self.pause(&error).await,
             }
         }
+    }
+
+    /// Fills a new index with the ended tasks of the archive, oldest first. The owner does not know all of them any more; what it
+    /// does know it writes again, which changes nothing. False: lost.
+    async fn fill(&mut self, writer: &mut IndexWriter, generation: Generation) -> Result<bool, IndexerEnd> {
+        let Some(archive) = self.archive.clone() else { return Ok(true) };
+        let (mut next, mut tasks) = (1, 0u64);
+        loop {
+            let chunk = match archive.next(next).await {
+                Ok(Some((seq, chunk))) => {
+                    next = seq + 1;
+                    chunk
+                }
+                Ok(None) => break,
+                Err(ArchiveError::Kept(error)) => {
+                    tracing::warn!(%error, "the archive can't be read; trying again");
+                    tokio::time::sleep(self.options.idle_check).await;
+                    continue;
+                }
+                Err(ArchiveError::Broken { seq, what }) => {
+                    metrics::counter!(names::ARCHIVE_BROKEN).increment(1);
+                    tracing::error!(seq, %what, "a message of the archive is broken; its tasks are missing in the index");
+                    next = seq + 1;
+                    continue;
+                }
+            };
+            tasks += chunk.tasks.len() as u64;
+            let mut tenants: Vec<TenantName> =
+                chunk.tasks.iter().map(|task| task.view.tenant.clone()).collect();
+            tenants.sort();
+            tenants.dedup();
+            let (reply, answer) = oneshot::channel();
+            self.tell(IndexAsk::Retention { tenants, reply }).await?;
+            let retain = answer.await.map_err(|_| IndexerEnd::OwnerGone)?;
+            let writes =
+                chunk.tasks.into_iter().map(|task| IndexWrite { view: task.view, result: task.result });
+            let batch = IndexBatch {
+                shard: self.shard,
+                generation,
+                upto_seq: 0,
+                writes: writes.collect(),
+                gone: Vec::new(),
+                retain,
+                now_wall: self.options.clock.wall(),
+                left: 0,
+            };
+            if !self.store(writer, &batch).await? {
+                return Ok(false);
+            }
+        }
+        tracing::info!(shard = self.shard.0, tasks, "the index was filled from the archive");
+        Ok(true)
     }
 
     /// Writes batches until the index is lost.

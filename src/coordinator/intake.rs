@@ -4,6 +4,11 @@
 //! attributed to nobody: it is acknowledged, counted and logged without its content. Everything else
 //! becomes an input.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
 use serde::{Deserialize, de::IgnoredAny};
 use tokio::sync::mpsc;
 
@@ -34,6 +39,26 @@ pub enum Handle {
     Ack(Box<Ack>),
     /// Answer the heartbeat there, in this format.
     Beat(String, Format),
+    /// Nobody is answered; that it is dropped says that the input is decided.
+    Counted(Counted),
+}
+
+/// Counts inputs that are not decided yet: made with one more, dropped with one less.
+#[derive(Debug)]
+pub struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    /// One more of these.
+    pub fn new(of: &Arc<AtomicUsize>) -> Self {
+        of.fetch_add(1, Ordering::Relaxed);
+        Self(of.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// An input on its way to the owner.
@@ -47,6 +72,13 @@ pub struct Inbound {
     pub report_seq: Option<u64>,
     /// How an instance encodes what it says, and wants to be told.
     pub format: Option<Format>,
+}
+
+impl Inbound {
+    /// One that no instance and no report brought.
+    pub fn of(input: Input, handle: Option<Handle>) -> Self {
+        Self { input, handle, report_seq: None, format: None }
+    }
 }
 
 /// Which stream a delivery is from.

@@ -6,6 +6,7 @@
 //!   owner ── one term: the loop around the engine  admin ── probes and metrics
 //!     intake, limits ── inputs
 //!     perform ── effects
+//!     shrink ── snapshots, the archive, purging; payloads read back
 //!     index_feed, indexer ── the Redis index       event_writer ── events to Redis
 //! ```
 
@@ -22,3 +23,4 @@ pub mod perform;
 pub mod queries;
 pub mod run;
 pub mod shard;
+pub mod shrink;

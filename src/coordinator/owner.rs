@@ -25,10 +25,12 @@ use super::{
     intake::{Handle, Inbound},
     measure,
     perform::Performer,
+    shrink::{Shrink, places::PlaceError},
 };
 use crate::{
     bus::{
         Clock, Lane,
+        consume::Budget,
         journal::{AppendError, JournalWriter},
     },
     flow::{
@@ -50,9 +52,13 @@ const TICK: Duration = Duration::from_millis(100);
 const HELLO_EVERY: Millis = 5_000;
 /// How long a full journal is waited for before the same append is tried again.
 const FULL_PAUSE: Duration = Duration::from_secs(1);
+/// Tries after which the term ends: the next begins with a snapshot of what is acknowledged, which makes room.
+const FULL_TRIES: u32 = 4;
 
 /// Told which point of the loop was reached: `taken` (inputs read), `decided` (not appended yet), `appended`
-/// (acknowledged, nothing told yet), `offer`, `ctl`, `beat`, `done`, `ack` (before each message of the kind), `performed`.
+/// (acknowledged, nothing told yet), `offer`, `ctl`, `beat`, `done`, `ack` (before each message of the kind), `performed`; by
+/// the keeper `snapshot_begun`, `snapshot_part`, `snapshot_written` (read back, not published), `snapshot_verified`,
+/// `purged`; `carried` after an append that holds carried payloads.
 pub type Probe = Arc<dyn Fn(&'static str) + Send + Sync>;
 
 /// A probe that looks away.
@@ -120,6 +126,10 @@ pub struct Term {
     pub index: mpsc::Receiver<IndexAsk>,
     /// Wants results read back from this journal sequence on.
     pub reread: mpsc::Sender<u64>,
+    /// Snapshots, the archive, payloads read back.
+    pub shrink: Shrink,
+    /// What reports may take undecided.
+    pub reports_budget: Budget,
     /// Reports stored before the take-over: until the last of them is read, no lease expires.
     pub reports_before: Option<u64>,
     /// Where the journal's last acknowledged sequence is shown.
@@ -137,6 +147,11 @@ pub struct Term {
 /// Runs the term on an engine that has replayed the whole journal.
 pub async fn run(mut term: Term, mut engine: Engine<Handle>, idle: Millis) -> TermEnd {
     let performer = Performer::new(term.lane.clone(), engine.state().shard, term.probe.clone());
+    tokio::select! {
+        () = term.shrink.make_room(&mut engine, &term.heartbeat) => {}
+        () = term.ended.cancelled() => return TermEnd::Lost("the lease of the shard ran out".to_owned()),
+        () = term.stop.cancelled() => return TermEnd::Stopped,
+    }
     let base = engine.state().now + idle;
     engine.open(&term.coordinator, term.policy.clone());
     let start = term.clock.now();
@@ -186,6 +201,12 @@ impl Turn {
         }
         if term.stop.is_cancelled() {
             // Nothing is in flight here; what waits undecided is not acknowledged and comes again.
+            if engine.is_open() {
+                tokio::select! {
+                    () = term.shrink.last(engine) => {}
+                    () = term.ended.cancelled() => {}
+                }
+            }
             return Err(TermEnd::Stopped);
         }
         let clock = term.clock.now();
@@ -197,27 +218,33 @@ impl Turn {
         match engine.next(now, wall, &mut SystemEntropy).map_err(TermEnd::Halted)? {
             Next::Append { bytes, expect } => {
                 (term.probe)("decided");
+                let length = bytes.len() as u64;
                 let seq = self.append(term, engine, bytes, expect).await?;
                 let opened = !engine.is_open();
                 (term.probe)("appended");
                 term.head.send_replace(seq);
-                let effects = engine.appended(seq);
+                let mut effects = engine.appended(seq);
+                term.shrink.appended(seq, length);
+                if term.shrink.take(&mut effects) {
+                    (term.probe)("carried");
+                }
                 measure::count(engine.take_news());
                 if opened {
                     self.announce(term, engine, clock).await?;
                 }
                 self.perform(&term.ended, engine, effects).await?;
                 (term.probe)("performed");
-                self.serve(term, engine);
+                self.serve(term, engine)?;
                 metrics::histogram!(names::JOURNAL_APPEND)
                     .record((term.clock.now().saturating_sub(clock)) as f64 / 1_000.0);
             }
-            Next::Effects(effects) => {
+            Next::Effects(mut effects) => {
+                term.shrink.take(&mut effects);
                 self.perform(&term.ended, engine, effects).await?;
-                self.serve(term, engine);
+                self.serve(term, engine)?;
             }
             Next::Idle => {
-                self.serve(term, engine);
+                self.serve(term, engine)?;
                 self.wait(term, engine, now).await?;
             }
         }
@@ -227,6 +254,10 @@ impl Turn {
         if clock >= self.hello_at {
             self.announce(term, engine, clock).await?;
             self.housekeeping(engine);
+            if engine.backlog().1 > 0 {
+                // Reports held back must not keep out the ones they wait for.
+                term.reports_budget.relieve();
+            }
             // Reports from before that nobody delivers any more must not keep leases alive for ever.
             if std::mem::take(&mut self.reports) == 0 {
                 term.reports_before = None;
@@ -243,6 +274,7 @@ impl Turn {
         bytes: Bytes,
         expect: u64,
     ) -> Result<u64, TermEnd> {
+        let mut full = 0;
         loop {
             let append = term.writer.append(bytes.clone(), expect, &term.ended);
             tokio::pin!(append);
@@ -267,6 +299,12 @@ impl Turn {
                 Err(AppendError::Full { reason }) => {
                     tracing::error!(%reason, "the journal is full; nothing is decided until it is not");
                     term.readiness.unmet("journal", format!("full: {reason}"));
+                    full += 1;
+                    if full > FULL_TRIES {
+                        return Err(TermEnd::Lost(
+                            "the journal is full; beginning again with a snapshot".to_owned(),
+                        ));
+                    }
                     tokio::select! {
                         () = term.ended.cancelled() => {}
                         () = tokio::time::sleep(FULL_PAUSE) => {}
@@ -298,8 +336,8 @@ impl Turn {
         }
     }
 
-    /// Answers questions and the indexer. Nothing is in flight here.
-    fn serve(&mut self, term: &mut Term, engine: &mut Engine<Handle>) {
+    /// Answers questions and the indexer, and goes on with shrinking the journal. Nothing is in flight here.
+    fn serve(&mut self, term: &mut Term, engine: &mut Engine<Handle>) -> Result<(), TermEnd> {
         for call in std::mem::take(&mut self.unanswered) {
             if !call.is_given_up() {
                 self.unanswered.extend(answer(engine, call));
@@ -313,11 +351,13 @@ impl Turn {
             self.feed.ask(engine, ask);
         }
         self.feed.serve(engine, term.clock.wall());
-        if let Some(from) = self.feed.take_reread(engine)
-            && term.reread.try_send(from).is_err()
+        if let Ok(room) = term.reread.try_reserve()
+            && let Some(from) = self.feed.take_reread(engine)
         {
-            tracing::debug!(from, "results are being read back already");
+            room.send(from);
         }
+        let worked = term.shrink.work(engine, term.clock.wall());
+        worked.map_err(|lost| TermEnd::Halted(lost_payloads(engine.state().shard.0, &lost)))
     }
 
     /// Waits until there is something to do.
@@ -345,6 +385,7 @@ impl Turn {
                 self.feed.ask(engine, ask);
                 self.feed.serve(engine, term.clock.wall());
             }
+            () = term.shrink.ready() => {}
             () = tokio::time::sleep(pause) => {}
         }
         Ok(())
@@ -370,6 +411,15 @@ impl Turn {
         engine.live_mut().forget_silent();
         self.gauges.show(engine, self.feed.indexed);
     }
+}
+
+/// Payloads that are needed are gone from the journal: it can't be continued, and nothing is guessed.
+fn lost_payloads(shard: u16, lost: &PlaceError) -> JournalError {
+    let seq = match lost {
+        PlaceError::NotThere { seq, .. } => *seq,
+        PlaceError::Journal(_) => 0,
+    };
+    JournalError::Unreadable { shard, seq, reason: lost.to_string() }
 }
 
 /// Answers a question, or gives it back if the journal has to be asked first.

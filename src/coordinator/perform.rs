@@ -164,8 +164,10 @@ impl Performer {
                 Effect::Beat(Handle::Beat(reply, format), stop) => beats.push((reply, format, stop)),
                 Effect::Ack(Handle::Beat(..)) => {}
                 Effect::Beat(Handle::Ack(ack), _) | Effect::Ack(Handle::Ack(ack)) => acks.push(ack),
-                // The engine has nothing outside of its memory yet.
-                Effect::Load { .. } => {}
+                // Taken out by `shrink`.
+                Effect::Load { .. }
+                | Effect::Ack(Handle::Counted(_))
+                | Effect::Beat(Handle::Counted(_), _) => {}
             }
         }
         for post in outbox.posts {

@@ -12,6 +12,7 @@ use super::{
     owner::{self, Probe},
     queries::Queries,
     shard::{self, ShardContext},
+    shrink::ShrinkOptions,
 };
 use crate::{
     bus::{
@@ -54,6 +55,8 @@ pub struct Options {
     pub owner_ttl: Duration,
     /// How often the streams are compared with what they should be.
     pub drift_check: Duration,
+    /// When the journal shrinks.
+    pub shrink: ShrinkOptions,
     /// Where probes and metrics are served.
     pub admin: Option<SocketAddr>,
     /// How far lists look; may change while running.
@@ -79,6 +82,7 @@ impl Options {
             sizing: Sizing::default(),
             owner_ttl: Duration::from_secs(2),
             drift_check: Duration::from_secs(60),
+            shrink: ShrinkOptions::default(),
             admin: None,
             // A receiver outlives its sender and keeps the last value.
             scan: watch::channel(ScanLimits::default()).1,
@@ -243,6 +247,7 @@ pub async fn run(
         shard: options.shard,
         coordinator: options.id.clone(),
         policy: options.policy.clone(),
+        shrink: options.shrink.clone(),
         clock: options.clock,
         probe: options.probe.clone(),
         link: connections.link.clone(),

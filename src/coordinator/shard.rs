@@ -9,7 +9,7 @@
 //!
 //! A journal that can't be continued halts the shard: it is named, readiness goes, nothing is guessed.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -24,13 +24,23 @@ use super::{
     limits,
     owner::{self, Probe, Term, TermEnd},
     queries::Queries,
+    shrink::{
+        Channels, Shrink, ShrinkOptions,
+        archiver::{self, EndedFeed},
+        keeper::{self, Keeper},
+        loads,
+        places::Places,
+        start::{self, Found, StartError},
+    },
 };
 use crate::{
     bus::{
         Clock, JetStream, Link, api,
-        consume::{self, PullOptions},
+        archive::Archive,
+        consume::{self, Budget, PullOptions},
         journal::{JournalReader, JournalWriter, witness},
         ownership::OwnershipHandle,
+        snapshots::SnapshotStore,
     },
     flow::{
         engine::{Engine, JournalError},
@@ -49,6 +59,11 @@ use crate::{
 
 /// Deliveries read ahead of the owner, per stream.
 const READ_AHEAD: usize = 4_096;
+/// Submits and commands held undecided, in bytes. Each counts as a KiB at least, so that submits that wait for room in the
+/// journal stay fewer than the engine parks.
+const INTAKE_BYTES: usize = 12 << 20;
+/// Reports held undecided, in bytes.
+const REPORTS_BYTES: usize = 64 << 20;
 /// Deliveries pulled at once.
 const PULL: usize = 1_024;
 /// How long a pull request stands: for so long a frozen former owner is still handed deliveries.
@@ -63,6 +78,8 @@ pub struct ShardContext {
     pub coordinator: String,
     /// Journaled at every take-over.
     pub policy: Policy,
+    /// When the journal shrinks.
+    pub shrink: ShrinkOptions,
     /// Real, or accelerated in tests.
     pub clock: Clock,
     /// Called at the points of the owner's loop.
@@ -89,6 +106,15 @@ pub struct ShardContext {
     pub heartbeat: Heartbeat,
     /// What is met.
     pub readiness: Readiness,
+}
+
+/// An engine that follows the journal, and what goes with it.
+struct Follower {
+    reader: JournalReader,
+    archive: Archive,
+    engine: Engine<Handle>,
+    ended: EndedFeed,
+    found: Found,
 }
 
 /// Why a stand-by or a take-over ended without a term.
@@ -152,34 +178,67 @@ async fn life(
     stop: &CancellationToken,
 ) -> Result<TermEnd, Failed> {
     let reader = JournalReader::new(&context.journal, context.shard).await?;
-    let mut engine: Engine<Handle> = Engine::new(context.shard);
-    replay(context, &reader, &mut engine, stop).await?;
+    let store = SnapshotStore::new(&context.streams, context.shard).await?;
+    let archive = Archive::new(&context.streams, context.shard).await?;
+    let started = tokio::select! {
+        () = stop.cancelled() => return Err(Failed::Stopped),
+        started = start::engine(&reader, &store, context.shard, &context.heartbeat) => started,
+    };
+    let (mut engine, found) = started.map_err(|error| match error {
+        StartError::Journal(error) => Failed::Halted(error),
+        error => Failed::Again(error.to_string()),
+    })?;
+    engine.keep_ended();
+    let mut ended = EndedFeed::default();
+    // A snapshot is published only when the archive covers it.
+    ended.covered(found.seq.max(archive.covered().await?));
+    let mut follower = Follower { reader, archive, engine, ended, found };
+    replay(context, &mut follower, stop).await?;
     context.readiness.degraded("shard", "standing by");
-    let ended = stand_by(context, &reader, &mut engine, ownership, stop).await?;
-    *held = Some(ended.clone());
+    let over = stand_by(context, &mut follower, ownership, stop).await?;
+    *held = Some(over.clone());
     // Whoever owned it before may have written until a moment ago.
-    replay(context, &reader, &mut engine, stop).await?;
-    let extent = reader.extent().await?;
+    replay(context, &mut follower, stop).await?;
+    follower.ended.covered(follower.archive.covered().await?);
+    let extent = follower.reader.extent().await?;
     let head = extent.head.as_ref().map_or(0, |head| head.seq);
-    let witness = engine.seq().max(witness::noted(&context.journal, context.shard).await?);
+    let witness = follower.engine.seq().max(witness::noted(&context.journal, context.shard).await?);
     if head < witness {
         let shard = context.shard.0;
         return Err(Failed::Halted(JournalError::Regressed { shard, head, witness }));
     }
     let idle = extent.idle.as_millis() as u64;
-    term(context, reader, engine, idle, ended, stop).await
+    term(context, follower, store, idle, over, stop).await
+}
+
+impl Follower {
+    /// Applies one message.
+    async fn apply(&mut self, seq: u64, bytes: &[u8]) -> Result<(), Failed> {
+        if let Err(error) = self.engine.replay(seq, bytes) {
+            if matches!(error, JournalError::Gap { .. })
+                && start::is_purged_beyond(&self.reader, &self.engine).await
+            {
+                let reason =
+                    "the journal was purged beyond what was read of it; beginning again from the snapshot";
+                return Err(Failed::Again(reason.to_owned()));
+            }
+            return Err(Failed::Halted(error));
+        }
+        self.found.tail_bytes += bytes.len() as u64;
+        self.ended.absorb(self.engine.take_ended());
+        Ok(())
+    }
 }
 
 /// Replays what the journal holds beyond the engine.
 async fn replay(
     context: &ShardContext,
-    reader: &JournalReader,
-    engine: &mut Engine<Handle>,
+    follower: &mut Follower,
     stop: &CancellationToken,
 ) -> Result<(), Failed> {
     let started = std::time::Instant::now();
-    let from = engine.seq();
-    let mut tail = reader.read(from + 1).await?;
+    let from = follower.engine.seq();
+    let mut tail = follower.reader.read(from + 1).await?;
     let mut messages = 0u64;
     loop {
         context.heartbeat.beat();
@@ -189,7 +248,7 @@ async fn replay(
         };
         let Some(entry) = entry else { break };
         let entry = entry?;
-        engine.replay(entry.seq, &entry.bytes).map_err(Failed::Halted)?;
+        follower.apply(entry.seq, &entry.bytes).await?;
         messages += 1;
     }
     metrics::histogram!(names::REPLAY).record(started.elapsed());
@@ -198,7 +257,7 @@ async fn replay(
             shard = context.shard.0,
             from,
             messages,
-            tasks = engine.state().tasks().len(),
+            tasks = follower.engine.state().tasks().len(),
             took_ms = started.elapsed().as_millis() as u64,
             "the journal was replayed"
         );
@@ -209,12 +268,11 @@ async fn replay(
 /// Follows the journal until this process owns the shard.
 async fn stand_by(
     context: &ShardContext,
-    reader: &JournalReader,
-    engine: &mut Engine<Handle>,
+    follower: &mut Follower,
     ownership: &mut OwnershipHandle,
     stop: &CancellationToken,
 ) -> Result<CancellationToken, Failed> {
-    let mut tail = reader.follow(engine.seq() + 1);
+    let mut tail = follower.reader.follow(follower.engine.seq() + 1);
     let mut beat = tokio::time::interval(Duration::from_millis(500));
     loop {
         tokio::select! {
@@ -228,9 +286,14 @@ async fn stand_by(
             entry = tail.next() => {
                 let Some(entry) = entry else { return Err(Failed::Again("the journal can't be followed".into())) };
                 let entry = entry?;
-                engine.replay(entry.seq, &entry.bytes).map_err(Failed::Halted)?;
+                follower.apply(entry.seq, &entry.bytes).await?;
             }
-            _ = beat.tick() => context.heartbeat.beat(),
+            _ = beat.tick() => {
+                context.heartbeat.beat();
+                if follower.ended.is_long() {
+                    follower.ended.covered(follower.archive.covered().await?);
+                }
+            }
         }
     }
 }
@@ -238,12 +301,13 @@ async fn stand_by(
 /// Owns the shard: everything that runs only in a term starts here and ends with it.
 async fn term(
     context: &ShardContext,
-    reader: JournalReader,
-    engine: Engine<Handle>,
+    follower: Follower,
+    snapshots: SnapshotStore,
     idle: u64,
     ended: CancellationToken,
     stop: &CancellationToken,
 ) -> Result<TermEnd, Failed> {
+    let Follower { reader, archive, engine, ended: undone, found } = follower;
     let shard = context.shard;
     let durable = topology::owner_consumer(shard);
     // Unacknowledged deliveries of a former owner come again at once.
@@ -258,11 +322,15 @@ async fn term(
     let (asks, asks_rx) = mpsc::channel(8);
     let (reread, mut reread_rx) = mpsc::channel::<u64>(1);
 
-    for (from, stream) in [(From::Intake, INTAKE), (From::Reports, REPORTS)] {
+    let reports_budget = Budget::new(REPORTS_BYTES);
+    for (from, stream, budget) in
+        [(From::Intake, INTAKE, Budget::new(INTAKE_BYTES)), (From::Reports, REPORTS, reports_budget.clone())]
+    {
         let (deliveries, arrived) = mpsc::channel(READ_AHEAD);
         let mut options = PullOptions::new(stream, durable.clone());
         options.batch = PULL;
         options.expires = PULL_EXPIRES;
+        options.budget = budget;
         tasks.spawn(consume::pull(context.streams.clone(), options, deliveries, over.clone()));
         tasks.spawn(until(over.clone(), intake::read(from, arrived, inputs.clone())));
     }
@@ -285,7 +353,8 @@ async fn term(
         asks,
         context.index_health.clone(),
         IndexerOptions { clock: context.clock, ..IndexerOptions::default() },
-    );
+    )
+    .with_archive(archive.clone());
     let indexing = over.clone();
     tasks.spawn(async move {
         indexer.run(indexing).await;
@@ -295,12 +364,44 @@ async fn term(
     tasks.spawn(consume::pull(context.streams.clone(), options, events, over.clone()));
     let store = EventStore::new(context.store.clone());
     tasks.spawn(event_writer::run(store, context.event_policy.clone(), events_rx, over.clone()));
-    let owner_handle = context.owner_handle.clone();
+    let (owner_handle, past) = (context.owner_handle.clone(), archive.clone());
     tasks.spawn(until(over.clone(), async move {
         while let Some(from) = reread_rx.recv().await {
-            reread_results(reader.clone(), from, owner_handle.clone()).await;
+            reread_results(reader.clone(), past.clone(), from, owner_handle.clone()).await;
         }
     }));
+
+    let shrink = {
+        let places = Arc::new(Places::new(
+            JournalReader::new(&context.streams, shard).await?,
+            engine.state().rev,
+            engine.seq(),
+        ));
+        let carrying = Arc::default();
+        let (orders, orders_rx) = mpsc::channel(keeper::ORDERS);
+        let (told, told_rx) = mpsc::channel(keeper::ORDERS);
+        let (loads, asked) = mpsc::channel(loads::WAITING);
+        let (lost, lost_rx) = mpsc::channel(1);
+        let (batches, batches_rx) = mpsc::channel(archiver::BATCHES);
+        let (covered, covered_rx) = watch::channel(0);
+        let from = undone.covered_upto();
+        tasks.spawn(until(over.clone(), archiver::run(archive, batches_rx, from, covered)));
+        tasks.spawn(until(over.clone(), loads::run(places.clone(), asked, inputs.clone(), lost)));
+        tasks.spawn(until(over.clone(), keeper::look(places.clone(), told.clone())));
+        let keeper = Keeper {
+            store: snapshots,
+            places,
+            covered: covered_rx,
+            inputs: inputs.clone(),
+            carrying: Arc::clone(&carrying),
+            told,
+            clock: context.clock,
+            probe: context.probe.clone(),
+        };
+        tasks.spawn(until(over.clone(), keeper.run(orders_rx)));
+        let channels = Channels { orders, told: told_rx, archiver: batches, loads, lost: lost_rx, carrying };
+        Shrink::new(context.shrink.clone(), channels, undone, found)
+    };
 
     let term = Term {
         coordinator: context.coordinator.clone(),
@@ -313,6 +414,8 @@ async fn term(
         calls: calls_rx,
         index: asks_rx,
         reread,
+        shrink,
+        reports_budget,
         reports_before,
         head,
         heartbeat: context.heartbeat.clone(),

@@ -59,6 +59,7 @@ pub struct JournalMessage {
     /// Wall clock of the owner, Unix milliseconds; for people only.
     pub wall: Millis,
     /// What was decided, in order.
+    #[serde(deserialize_with = "crate::task::grown")]
     pub records: Vec<Record>,
 }
 
@@ -227,6 +228,7 @@ pub enum Record {
         /// Number of the report.
         n: u32,
         /// New children, in order of index.
+        #[serde(deserialize_with = "crate::task::grown")]
         children: Vec<Admission>,
     },
     /// A task was given to an instance.

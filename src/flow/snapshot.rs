@@ -66,6 +66,7 @@ pub struct SnapshotHead {
     /// As of the last owner.
     pub policy: Policy,
     /// With the revision of their KV entries.
+    #[serde(deserialize_with = "crate::task::grown")]
     pub plans: Vec<(PlanName, Plan, u64)>,
     /// The next number in the order of arrival.
     pub next_order: u64,
@@ -472,17 +473,18 @@ impl State {
                 }
             }
             (Some(queue), None) if phase == Phase::Queued => {
-                if !queue.put_back(number, place, slot) {
-                    return Err(format!("{} has another's place", self.key_of(&self.tasks[slot])));
-                }
+                let put = queue.put_back(number, place, slot);
+                return if put { Ok(()) } else { Err(self.contradiction(slot, "has another's place")) };
             }
-            (None, Some(_)) => return Err(format!("{} has no queue", self.key_of(&self.tasks[slot]))),
-            (None, None) if phase == Phase::Queued => {
-                return Err(format!("{} has no queue", self.key_of(&self.tasks[slot])));
-            }
+            (None, Some(_)) => return Err(self.contradiction(slot, "has no queue")),
+            (None, None) if phase == Phase::Queued => return Err(self.contradiction(slot, "has no queue")),
             _ => {}
         }
         Ok(())
+    }
+
+    fn contradiction(&self, slot: Slot, what: &str) -> String {
+        format!("{} {what}", self.key_of(&self.tasks[slot]))
     }
 }
 

@@ -10,21 +10,28 @@ use serde::{
     de::{SeqAccess, Visitor},
 };
 
-/// For `#[serde(deserialize_with = "…")]` on every list of a message.
-pub fn grown<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
-    struct Grown<T>(PhantomData<T>);
+/// For `#[serde(deserialize_with = "…")]` on every list of a message, of the journal and of a snapshot.
+pub fn grown<'de, D, C>(deserializer: D) -> Result<C, D::Error>
+where
+    D: Deserializer<'de>,
+    C: Default + IntoIterator<Item: Deserialize<'de>> + Extend<C::Item>,
+{
+    struct Grown<C>(PhantomData<C>);
 
-    impl<'de, T: Deserialize<'de>> Visitor<'de> for Grown<T> {
-        type Value = Vec<T>;
+    impl<'de, C> Visitor<'de> for Grown<C>
+    where
+        C: Default + IntoIterator<Item: Deserialize<'de>> + Extend<C::Item>,
+    {
+        type Value = C;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str("a list")
         }
 
-        fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Vec<T>, A::Error> {
-            let mut list = Vec::new();
+        fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<C, A::Error> {
+            let mut list = C::default();
             while let Some(element) = elements.next_element()? {
-                list.push(element);
+                list.extend(std::iter::once(element));
             }
             Ok(list)
         }

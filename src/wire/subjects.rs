@@ -4,6 +4,8 @@
 //! INTAKE   sv.submit.<tenant>.<agent>.<task>     sv.cmd.<tenant>.<task>.<nonce>
 //! REPORTS  sv.report.<tenant>.<task>
 //! JOURNAL  sv.journal.<shard>
+//! SNAPSHOTS  sv.snapshot.<shard>.<rev>.<n>   sv.snapshot.<shard>.<rev>.manifest
+//! ARCHIVE  sv.archive.<shard>
 //! EVENTS   sv.event.<tenant>.<task>
 //! core     sv.beat.<agent>.<instance>    sv.accept.<agent>.<instance>
 //!          sv.offer.<agent>.<instance>   sv.ctl.<agent>.<instance>
@@ -25,6 +27,10 @@ pub const CMD_ALL: &str = "sv.cmd.*.*.*";
 pub const REPORT_ALL: &str = "sv.report.*.*";
 /// Stream filter for the journal.
 pub const JOURNAL_ALL: &str = "sv.journal.*";
+/// Stream filter for snapshots.
+pub const SNAPSHOT_ALL: &str = "sv.snapshot.*.*.*";
+/// Stream filter for the archive.
+pub const ARCHIVE_ALL: &str = "sv.archive.*";
 /// Stream filter for events.
 pub const EVENT_ALL: &str = "sv.event.*.*";
 /// What every heartbeat's subject starts with.
@@ -56,6 +62,42 @@ pub fn report(tenant: &TenantName, task: &TaskId) -> String {
 /// The journal of a shard.
 pub fn journal(shard: Shard) -> String {
     format!("sv.journal.{}", shard.0)
+}
+
+/// Where a chunk of the snapshot at a revision is kept; `n` counts from 1.
+pub fn snapshot_chunk(shard: Shard, rev: u64, n: u32) -> String {
+    format!("sv.snapshot.{}.{rev}.{n}", shard.0)
+}
+
+/// Where the manifest of the snapshot at a revision is kept: without it the chunks are no snapshot.
+pub fn snapshot_manifest(shard: Shard, rev: u64) -> String {
+    format!("sv.snapshot.{}.{rev}.manifest", shard.0)
+}
+
+/// Every manifest of a shard.
+pub fn snapshot_manifests(shard: Shard) -> String {
+    format!("sv.snapshot.{}.*.manifest", shard.0)
+}
+
+/// Everything of the snapshot at a revision.
+pub fn snapshot(shard: Shard, rev: u64) -> String {
+    format!("sv.snapshot.{}.{rev}.*", shard.0)
+}
+
+/// Everything of a shard's snapshots.
+pub fn snapshots(shard: Shard) -> String {
+    format!("sv.snapshot.{}.*.*", shard.0)
+}
+
+/// The revision a snapshot's subject names.
+pub fn snapshot_rev(subject: &str) -> Option<u64> {
+    let mut tokens = subject.strip_prefix("sv.snapshot.")?.split('.').skip(1);
+    tokens.next()?.parse().ok()
+}
+
+/// Where a shard's ended tasks are kept.
+pub fn archive(shard: Shard) -> String {
+    format!("sv.archive.{}", shard.0)
 }
 
 /// Where a running task emits events.
@@ -225,6 +267,10 @@ mod tests {
         assert_eq!(parse_done(&done(&tenant, &task)), Ok(key));
         assert_eq!(parse_instance(&beat(&agent, &instance)), Ok((agent, instance)));
         assert_eq!(parse_api(&api(&tenant, "get")), Ok((tenant, "get".to_owned())));
+        for subject in [snapshot_chunk(Shard(2), 17, 3), snapshot_manifest(Shard(2), 17)] {
+            assert_eq!(snapshot_rev(&subject), Some(17));
+        }
+        assert_eq!(snapshot_rev("sv.snapshot.2"), None);
     }
 
     #[test]

@@ -17,6 +17,10 @@ pub const INTAKE: &str = "INTAKE";
 pub const REPORTS: &str = "REPORTS";
 /// The truth.
 pub const JOURNAL: &str = "JOURNAL";
+/// The state at points of the journal, in chunks; what lies before may leave the journal.
+pub const SNAPSHOTS: &str = "SNAPSHOTS";
+/// Ended tasks with their results, for an index that has to be made anew.
+pub const ARCHIVE: &str = "ARCHIVE";
 /// Progress on its way to watchers and the event writer.
 pub const EVENTS: &str = "EVENTS";
 /// Bucket of plans (`plan.<name>`) and tenants (`tenant.<name>`).
@@ -79,6 +83,12 @@ pub struct Sizing {
     pub reports_bytes: i64,
     /// Largest JOURNAL.
     pub journal_bytes: i64,
+    /// Largest SNAPSHOTS: three of the state must fit, the two that are kept and one being written.
+    pub snapshots_bytes: i64,
+    /// Largest ARCHIVE; the oldest make room.
+    pub archive_bytes: i64,
+    /// How long an ended task stays in ARCHIVE at most.
+    pub archive_age: Duration,
     /// Largest EVENTS; the oldest make room.
     pub events_bytes: i64,
     /// How long an event waits for the event writer at most.
@@ -92,6 +102,9 @@ impl Default for Sizing {
             intake_bytes: 512 * MIB,
             reports_bytes: 512 * MIB,
             journal_bytes: 2048 * MIB,
+            snapshots_bytes: 2048 * MIB,
+            archive_bytes: 1024 * MIB,
+            archive_age: 30 * 24 * 60 * MINUTE,
             events_bytes: 256 * MIB,
             events_age: 15 * MINUTE,
         }
@@ -197,7 +210,7 @@ pub struct ConsumerDef {
 /// Everything NATS must hold for a fabric.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Topology {
-    /// The four streams.
+    /// The six streams.
     pub streams: Vec<StreamDef>,
     /// The streams under the two buckets.
     pub buckets: Vec<StreamDef>,
@@ -258,6 +271,29 @@ fn streams(sizing: &Sizing) -> Vec<StreamDef> {
                 "Every decision in order: the truth. Never set max_age here",
                 &[subjects::JOURNAL_ALL],
                 sizing.journal_bytes,
+            )
+        },
+        StreamDef {
+            retention: Retention::Limits,
+            deny_delete: true,
+            ..stream(
+                SNAPSHOTS,
+                "The state at points of the journal: the truth about what was purged. Never set max_age here",
+                &[subjects::SNAPSHOT_ALL],
+                sizing.snapshots_bytes,
+            )
+        },
+        StreamDef {
+            retention: Retention::Limits,
+            discard: Discard::Old,
+            max_age: sizing.archive_age,
+            deny_delete: true,
+            truth: false,
+            ..stream(
+                ARCHIVE,
+                "Ended tasks with their results, for an index that has to be made anew",
+                &[subjects::ARCHIVE_ALL],
+                sizing.archive_bytes,
             )
         },
         StreamDef {
@@ -354,13 +390,13 @@ mod tests {
             assert!(stream.max_bytes > 0, "{}", stream.name);
         }
         let truth: Vec<&str> = topology.streams.iter().filter(|s| s.truth).map(|s| s.name.as_str()).collect();
-        assert_eq!(truth, [INTAKE, REPORTS, JOURNAL]);
+        assert_eq!(truth, [INTAKE, REPORTS, JOURNAL, SNAPSHOTS]);
     }
 
     #[test]
     fn durations_are_nanoseconds_and_flags_that_are_off_are_absent() {
         let topology = Topology::new(&Sizing::default());
-        let events = serde_json::to_value(&topology.streams[3]).unwrap();
+        let events = serde_json::to_value(topology.streams.iter().find(|s| s.name == EVENTS)).unwrap();
         assert_eq!(events["max_age"], 900_000_000_000_u64);
         assert_eq!(events["duplicate_window"], 100_000_000);
         assert_eq!(events["retention"], "limits");
@@ -373,6 +409,6 @@ mod tests {
     #[test]
     fn the_number_of_assets_depends_on_nothing() {
         let topology = Topology::new(&Sizing { replicas: 3, ..Sizing::default() });
-        assert_eq!((topology.all_streams().count(), topology.consumers.len()), (6, 3));
+        assert_eq!((topology.all_streams().count(), topology.consumers.len()), (8, 3));
     }
 }

@@ -42,6 +42,8 @@ fn forms() -> Vec<String> {
         subjects::ctl(&agent, &instance),
         subjects::owner(shard),
         subjects::ask(shard),
+        subjects::snapshot_chunk(shard, 1, 1),
+        subjects::archive(shard),
         subjects::done(&tenant, &task),
         subjects::api(&tenant, verb::GET),
     ]
@@ -190,7 +192,14 @@ const FOREIGN: &[&str] = &[
 #[test]
 fn every_code_stream_and_variable_in_the_documents_is_in_the_code() {
     let variables: BTreeSet<String> = config::all().map(|option| option.env()).collect();
-    let streams = [topology::INTAKE, topology::REPORTS, topology::JOURNAL, topology::EVENTS];
+    let streams = [
+        topology::INTAKE,
+        topology::REPORTS,
+        topology::JOURNAL,
+        topology::SNAPSHOTS,
+        topology::ARCHIVE,
+        topology::EVENTS,
+    ];
     let mut code = String::new();
     for file in files("src", ".rs").into_iter().chain(files("tests", ".rs")).chain(files("nats", ".conf")) {
         code.push_str(&read(&file));

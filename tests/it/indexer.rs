@@ -74,6 +74,7 @@ impl Owner {
             }
             // A second indexer's question must not look like this owner's end to the first.
             IndexAsk::Next { max, reply, .. } => self.parked.extend(self.waiting.replace((max, reply))),
+            IndexAsk::Retention { .. } => unreachable!("there is no archive here"),
             IndexAsk::Written { upto_seq, .. } => drop(self.written.send_replace(upto_seq)),
         }
         self.hand_out();

@@ -8,15 +8,18 @@ use std::time::Duration;
 use async_nats::jetstream::{
     Context,
     consumer::{AckPolicy, DeliverPolicy, pull},
-    stream::Stream,
+    stream::{RawMessageErrorKind, Stream},
 };
 use futures_util::StreamExt;
 
 use super::{Entry, JournalError, StreamState, is_noise, journal_stream, leader_head, stream_state, unix_ms};
 use crate::{
-    bus::api::ApiError,
+    bus::api::{self, ApiError},
     telemetry::names,
-    wire::subjects::{self, Shard},
+    wire::{
+        subjects::{self, Shard},
+        topology::JOURNAL,
+    },
 };
 
 /// Pause before a broken consumer is made anew.
@@ -48,6 +51,19 @@ pub struct Extent {
     pub max_bytes: u64,
 }
 
+/// How full the journal is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// The first sequence the stream still has.
+    pub first_seq: u64,
+    /// The last.
+    pub last_seq: u64,
+    /// Bytes in it.
+    pub bytes: u64,
+    /// Bytes it may hold.
+    pub max_bytes: u64,
+}
+
 impl JournalReader {
     /// A reader for `shard`.
     pub async fn new(js: &Context, shard: Shard) -> Result<Self, JournalError> {
@@ -62,7 +78,7 @@ impl JournalReader {
     /// First sequence, head, and the server-side time since the head: what a take-over adds to `now`.
     pub async fn extent(&self) -> Result<Extent, JournalError> {
         let head = self.head().await?;
-        let StreamState { server_now, first_seq, bytes, max_bytes } = stream_state(&self.js).await?;
+        let StreamState { server_now, first_seq, bytes, max_bytes, .. } = stream_state(&self.js).await?;
         let since = |at| Duration::from_millis(server_now.saturating_sub(at));
         let idle = head.as_ref().map_or(Duration::ZERO, |head| since(head.at));
         Ok(Extent { first_seq, head, idle, bytes, max_bytes })
@@ -77,6 +93,41 @@ impl JournalReader {
     /// Every message from `from` on, as it is written, for ever.
     pub fn follow(&self, from: u64) -> Tail {
         self.tail(from, None)
+    }
+
+    /// The message at a sequence; `None`: there is none, or only noise. From any replica, and from the leader if that has none.
+    pub async fn at(&self, seq: u64) -> Result<Option<Entry>, JournalError> {
+        let found = match self.stream.direct_get(seq).await {
+            Ok(message) => message,
+            Err(_) => match self.stream.get_raw_message(seq).await {
+                Ok(message) => message,
+                Err(e) if e.kind() == RawMessageErrorKind::NoMessageFound => return Ok(None),
+                Err(e) => return Err(ApiError::from_source("STREAM.MSG.GET.JOURNAL", &e).into()),
+            },
+        };
+        if found.subject.as_str() != self.subject || is_noise(Some(&found.headers)) {
+            return Ok(None);
+        }
+        let at = unix_ms(found.time.unix_timestamp_nanos());
+        Ok(Some(Entry { seq: found.sequence, bytes: found.payload, at }))
+    }
+
+    /// Drops every message of the shard up to this sequence, but never the last one a coordinator wrote: an empty subject
+    /// would take any append. Returns how many went.
+    pub async fn purge(&self, upto: u64) -> Result<u64, JournalError> {
+        let Some(head) = self.head().await? else { return Ok(0) };
+        // The server drops what lies before the sequence it is given.
+        let before = upto.saturating_add(1).min(head.seq);
+        let call = format!("STREAM.PURGE.{JOURNAL}");
+        let body = serde_json::json!({"filter": self.subject, "seq": before});
+        let answer = api::call(&self.js, &call, &body).await?;
+        Ok(answer["purged"].as_u64().unwrap_or(0))
+    }
+
+    /// What the stream holds now, all shards together.
+    pub async fn room(&self) -> Result<Room, JournalError> {
+        let StreamState { first_seq, last_seq, bytes, max_bytes, .. } = stream_state(&self.js).await?;
+        Ok(Room { first_seq, last_seq, bytes, max_bytes })
     }
 
     fn tail(&self, from: u64, last: Option<u64>) -> Tail {

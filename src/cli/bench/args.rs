@@ -13,9 +13,10 @@ Examples:
   selvedge bench all --json > figures.jsonl
   selvedge bench all --quick                    (a minute; sizes too small to judge by)
 
-Starts NATS, Redis, a coordinator and an agent of its own, on loopback, in a temporary directory, and removes them
-again. References (a bare loop of the same shape, or bare requests) run in turn with the fabric. Targets are judged
-in a full run of a release build; otherwise they are only shown. Ends with 1 if one is missed.")]
+Starts NATS, Redis, a coordinator and an agent of its own, on loopback, in a temporary directory,
+and removes them again. References (a bare loop of the same shape, or bare requests) run in turn
+with the fabric. Targets are judged in a full run of a release build; otherwise they are only
+shown. Ends with 1 if one is missed.")]
 pub struct BenchArgs {
     /// What to measure
     pub case: Case,
@@ -46,11 +47,22 @@ pub enum Case {
     Throughput,
     /// From a task's due time to its start and to its end being seen, at 200 and 1,000 tasks a second
     Latency,
+    /// 1,000,000 tasks queued: what the coordinator holds for them, and whether another tenant notices
+    Memory,
+    /// 1,000,000 tasks queued: from the start of a coordinator's process to its first offer
+    Start,
+    /// Ten times as much as it can run, for a minute: what is bounded, what is refused, how soon it is over
+    Overload,
+    /// 2,000,000 tasks at full speed: sizes at the end beside those after a tenth
+    Soak,
+    /// The 10 newest of 1,000, 100,000 and 1,000,000 tasks
+    List,
 }
 
 impl Case {
     /// The cases, in the order they are run.
-    pub const EACH: [Case; 2] = [Case::Throughput, Case::Latency];
+    pub const EACH: [Case; 7] =
+        [Case::Throughput, Case::Latency, Case::Memory, Case::Start, Case::Overload, Case::Soak, Case::List];
 
     /// As it is called on the command line and in figures.
     pub fn name(self) -> &'static str {
@@ -58,6 +70,11 @@ impl Case {
             Case::All => "all",
             Case::Throughput => "throughput",
             Case::Latency => "latency",
+            Case::Memory => "memory",
+            Case::Start => "start",
+            Case::Overload => "overload",
+            Case::Soak => "soak",
+            Case::List => "list",
         }
     }
 }

@@ -64,6 +64,13 @@ fn calls(info: &str) -> f64 {
     commands.filter_map(|line| line.split_once("calls=")?.1.split(',').next()?.parse::<f64>().ok()).sum()
 }
 
+/// A metric of a Prometheus page, summed over its labels.
+pub fn metric(page: &str, name: &str) -> f64 {
+    let lines = page.lines().filter_map(|line| line.strip_prefix(name));
+    let values = lines.filter(|rest| rest.starts_with([' ', '{'])).filter_map(|rest| rest.rsplit(' ').next());
+    values.filter_map(|value| value.parse::<f64>().ok()).sum()
+}
+
 /// Where a server of ours that wrote its ports file into `dir` can be looked at.
 pub fn monitor(dir: &Path) -> Result<SocketAddr> {
     let entries = std::fs::read_dir(dir)?.flatten().map(|entry| entry.path());
@@ -75,7 +82,8 @@ pub fn monitor(dir: &Path) -> Result<SocketAddr> {
     address.parse().with_context(|| format!("{address} is no address"))
 }
 
-async fn get(address: SocketAddr, path: &str) -> Result<String> {
+/// The body of what a local HTTP server has there.
+pub async fn get(address: SocketAddr, path: &str) -> Result<String> {
     let ask = async {
         let mut stream = TcpStream::connect(address).await?;
         stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes()).await?;
@@ -94,6 +102,9 @@ mod tests {
     #[test]
     fn commands_of_all_kinds_are_summed_and_a_field_is_not_its_namesake() {
         let info = "used_memory:10\r\nused_memory_rss:20\r\ncmdstat_set:calls=3,usec=1\r\ncmdstat_zadd:calls=4,usec=1\r\n";
+        let page =
+            "# HELP a_total x\na_total{state=\"b c\"} 2\na_total{state=\"d\"} 3\na_total_more 9\nplain 1.5\n";
+        assert_eq!((metric(page, "a_total"), metric(page, "plain")), (5.0, 1.5));
         assert_eq!((calls(info), field(info, "used_memory"), field(info, "absent")), (7.0, 10.0, 0.0));
     }
 }

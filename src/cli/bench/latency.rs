@@ -3,11 +3,11 @@
 use anyhow::Result;
 use bytes::Bytes;
 
+use super::Bench;
 use super::figure::{Figure, Report, Target};
 use super::floor::Floor;
-use super::rig::{INPUT, Rig, Sizes};
+use super::rig::{AGENT, INPUT, Rig, Sizes};
 use super::stats::{Paced, Samples};
-use super::{Bench, load};
 
 const CASE: &str = "latency";
 
@@ -27,8 +27,8 @@ pub async fn run(bench: &Bench, report: &mut Report) -> Result<()> {
             for turn in 0..2 {
                 if (turn + round) % 2 == 0 {
                     // A tenth of it first, unmeasured: connections, caches and consumers are warm on both sides.
-                    load::submit_paced(&rig, tasks / 10, rate).await?;
-                    fabric.push(load::submit_paced(&rig, tasks, rate).await?);
+                    rig.load(AGENT).submit_paced(tasks / 10, rate).await?;
+                    fabric.push(rig.load(AGENT).submit_paced(tasks, rate).await?);
                 } else {
                     let floor = Floor::start(&rig.stack.nats.url, &redis).await?;
                     floor.submit_paced(tasks / 10, rate, input.clone()).await?;

@@ -16,10 +16,15 @@ mod counters;
 mod figure;
 mod floor;
 mod latency;
+mod list;
 mod load;
+mod memory;
+mod overload;
 mod pace;
 mod probes;
 mod rig;
+mod soak;
+mod start;
 mod stats;
 mod throughput;
 mod usage;
@@ -32,6 +37,9 @@ use self::args::{BenchArgs, Case};
 use self::figure::Report;
 use super::context::Ctx;
 use super::failure::{Exit, Failure};
+
+/// Sizes are told in millions of bytes.
+const MB: f64 = 1e6;
 
 /// One call of the command.
 pub(crate) struct Bench {
@@ -72,6 +80,11 @@ impl Bench {
             Case::All => Ok(()),
             Case::Throughput => throughput::run(self, report).await,
             Case::Latency => latency::run(self, report).await,
+            Case::Memory => memory::run(self, report).await,
+            Case::Start => start::run(self, report).await,
+            Case::Overload => overload::run(self, report).await,
+            Case::Soak => soak::run(self, report).await,
+            Case::List => list::run(self, report).await,
         }
     }
 }

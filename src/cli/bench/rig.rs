@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use async_nats::jetstream;
 use redis::aio::MultiplexedConnection;
 use tokio::time::Instant;
 
 use super::Bench;
 use super::counters::{self, Counters};
 use super::floor::TENANTS;
-use super::{load, usage};
+use super::load::{self, Load};
+use super::usage;
 use crate::bus::limits::LimitsBucket;
 use crate::bus::{self, Link};
 use crate::cli::dev::say;
@@ -20,7 +22,9 @@ use crate::cli::stack::{DataDir, Given, Port, Stack, Wanted};
 use crate::client::{Client, DEFAULT_TENANT};
 use crate::config::ByteSize;
 use crate::store::keys;
-use crate::task::{Payload, Phase, Plan, PlanName, Priority, TenantName};
+use crate::task::{Phase, Plan, PlanName, Priority, TenantName};
+use crate::telemetry::names;
+use crate::wire::topology;
 
 /// The agent every load is for.
 pub const AGENT: &str = "noop";
@@ -30,6 +34,8 @@ pub const INPUT: usize = 256;
 pub const CLIENT: &str = "client";
 /// Between two looks at what must become true.
 const LOOK: Duration = Duration::from_millis(5);
+/// The same where looking costs more.
+const SELDOM: Duration = Duration::from_millis(100);
 /// Tasks until the plan has arrived, at most.
 const ARRIVES: u64 = 200;
 /// How long anything may take to become true before it is given up.
@@ -48,7 +54,7 @@ pub struct Sizes {
 
 impl Default for Sizes {
     fn default() -> Sizes {
-        Sizes { journal: 4 << 30, intake: 1 << 30, kept: 1_000_000 }
+        Sizes { journal: 1 << 30, intake: 512 << 20, kept: 1_000_000 }
     }
 }
 
@@ -60,6 +66,7 @@ pub struct Rig {
     pub client: Client,
     /// To look with.
     pub redis: MultiplexedConnection,
+    js: jetstream::Context,
     monitor: SocketAddr,
     /// Tasks each tenant has been seen to complete.
     completed: Vec<u64>,
@@ -105,7 +112,8 @@ impl Rig {
         let redis = stack.redis.as_ref().context("a stack of our own has a Redis")?;
         let redis = redis::Client::open(redis.url.as_str())?.get_multiplexed_async_connection().await?;
         let monitor = counters::monitor(&stack.data().dir("nats"))?;
-        let rig = Rig { stack, client, redis, monitor, completed: vec![0; TENANTS] };
+        let js = jetstream::new(async_nats::connect(&stack.nats.url).await?);
+        let rig = Rig { stack, client, redis, js, monitor, completed: vec![0; TENANTS] };
         rig.set_plan(sizes).await?;
         Ok(rig)
     }
@@ -127,24 +135,42 @@ impl Rig {
     }
 
     /// Starts an agent process of 256 slots, and runs a task of every tenant, so that nothing is done for the first
-    /// time later.
-    pub async fn start_agent(&mut self) -> Result<()> {
-        self.stack.start_own(AGENT, &["bench-agent", AGENT])?;
-        let mut warm = 0;
+    /// time later. Gives how many have run.
+    pub async fn start_agent(&mut self) -> Result<u64> {
+        self.start_instance(AGENT)?;
+        let warm = self.await_plan().await?;
         for tenant in 0..TENANTS {
-            let client = self.tenant(tenant);
-            // A class that only our plan allows: until it has arrived at the coordinator, the class is lowered.
-            for _ in 0..ARRIVES {
-                let task = client.submit_task(load::task(input())?.priority(Priority::High)).await?;
-                task.wait().await?;
-                warm += 1;
-                if task.get().await?.priority == Priority::High {
-                    break;
-                }
-                tokio::time::sleep(LOOK).await;
-            }
+            self.tenant(tenant).submit_task(load::task(AGENT)?).await?.wait().await?;
         }
-        self.await_completed(warm).await
+        self.await_completed(TENANTS as u64).await?;
+        Ok(warm + TENANTS as u64)
+    }
+
+    /// Waits until the coordinator goes by the bench's plan, and gives the number of tasks that took.
+    pub async fn await_plan(&self) -> Result<u64> {
+        let client = self.client.tenant("plan")?;
+        for tried in 1..=ARRIVES {
+            // A class that only our plan allows: until the plan has arrived, the class is lowered.
+            let task = client.submit_task(load::task(AGENT)?.priority(Priority::High)).confirmed().await?;
+            let is_ours = task.get().await?.priority == Priority::High;
+            task.cancel("the plan has arrived").await?;
+            task.wait().await?;
+            if is_ours {
+                return Ok(tried);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        anyhow::bail!("the plan does not arrive")
+    }
+
+    /// Starts an agent process of 256 slots.
+    pub fn start_instance(&mut self, agent: &str) -> Result<()> {
+        self.stack.start_own(agent, &["bench-agent", agent])
+    }
+
+    /// The load of all tenants.
+    pub fn load(&self, agent: &'static str) -> Load {
+        Load::new((0..TENANTS).map(|n| self.tenant(n)).collect(), agent)
     }
 
     /// A client that speaks for the `n`th tenant.
@@ -203,16 +229,83 @@ impl Rig {
 
     /// Ends everything, our own connections first.
     pub async fn stop(self) {
-        let Rig { stack, client, redis, .. } = self;
-        drop((client, redis));
+        let Rig { stack, client, redis, js, .. } = self;
+        drop((client, redis, js));
         stack.stop().await;
+    }
+
+    /// Messages and bytes in a stream.
+    pub async fn stored(&self, stream: &str) -> Result<(u64, u64)> {
+        let stream = self.js.get_stream(stream).await?;
+        let state = &stream.cached_info().state;
+        Ok((state.messages, state.bytes))
+    }
+
+    /// Waits until the owner has decided everything in INTAKE.
+    pub async fn await_decided(&self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while self.stored(topology::INTAKE).await?.0 > 0 {
+            anyhow::ensure!(Instant::now() < deadline, "the intake does not empty");
+            tokio::time::sleep(SELDOM).await;
+        }
+        Ok(())
+    }
+
+    /// The sum of a metric of the coordinator over all its labels.
+    pub async fn metric(&self, name: &str) -> Result<f64> {
+        let admin = self.stack.admin.as_ref().context("a stack of our own has an admin server")?;
+        let address = admin.url.rsplit_once("://").map_or(admin.url.as_str(), |(_, address)| address);
+        let page = counters::get(address.parse()?, "/metrics").await?;
+        Ok(counters::metric(&page, name))
+    }
+
+    /// Waits until the coordinator has ended `tasks` since it started, and the index shows them.
+    pub async fn await_ended(&self, tasks: u64) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let ended = self.metric(names::TASKS_ENDED).await?;
+            if ended >= tasks as f64 {
+                return self.await_indexed().await;
+            }
+            anyhow::ensure!(Instant::now() < deadline, "{ended} tasks of {tasks} have ended");
+            tokio::time::sleep(SELDOM).await;
+        }
+    }
+
+    /// Waits until the index shows everything that is in the journal now.
+    pub async fn await_indexed(&self) -> Result<()> {
+        let head = self.js.get_stream(topology::JOURNAL).await?.cached_info().state.last_sequence;
+        let deadline = Instant::now() + PATIENCE;
+        while self.metric(names::INDEX_UPTO).await? < head as f64 {
+            anyhow::ensure!(Instant::now() < deadline, "the index does not catch up with {head}");
+            tokio::time::sleep(SELDOM).await;
+        }
+        Ok(())
+    }
+
+    /// Ends a process as a crash would; it is started again.
+    pub fn kill9(&self, name: &str) -> Result<()> {
+        let pid = i32::try_from(self.pid(name)?)?;
+        // SAFETY: no memory is involved, and the process is a child of ours.
+        anyhow::ensure!(unsafe { libc::kill(pid, libc::SIGKILL) } == 0, "cannot kill {name}");
+        Ok(())
+    }
+
+    fn pid(&self, name: &str) -> Result<u32> {
+        let members = self.stack.members();
+        let member = members.iter().find(|member| member.name == name);
+        member.and_then(|member| member.pid).with_context(|| format!("{name} does not run"))
+    }
+
+    /// Bytes Redis has allocated.
+    pub async fn redis_memory(&mut self) -> Result<f64> {
+        let info: String = redis::cmd("INFO").arg("memory").query_async(&mut self.redis).await?;
+        Ok(counters::field(&info, "used_memory"))
     }
 
     /// Resident bytes of a process.
     pub fn resident(&self, name: &str) -> Result<u64> {
-        let members = self.stack.members();
-        let pid = members.iter().find(|member| member.name == name).and_then(|member| member.pid);
-        Ok(usage::resident(pid.with_context(|| format!("{name} does not run"))?)?)
+        Ok(usage::resident(self.pid(name)?)?)
     }
 }
 
@@ -221,15 +314,10 @@ pub fn tenant_name(n: usize) -> String {
     format!("t{n}")
 }
 
-/// What every task is given.
-pub fn input() -> Payload {
-    Payload::Bytes(vec![7; INPUT].into())
-}
-
 fn configuration(sizes: Sizes) -> String {
     format!(
         "[coordinator]\ndefault_plan = \"bench\"\ndedupe_max_per_tenant = {}\njournal_max_bytes = \"{}\"\n\
-         intake_max_bytes = \"{}\"\nreports_max_bytes = \"1GiB\"\nevents_max_bytes = \"64MiB\"\n",
+         intake_max_bytes = \"{}\"\nreports_max_bytes = \"256MiB\"\narchive_max_bytes = \"256MiB\"\nevents_max_bytes = \"64MiB\"\n",
         sizes.kept,
         ByteSize(sizes.journal),
         ByteSize(sizes.intake)

@@ -50,11 +50,6 @@ impl Samples {
         let at = rank.clamp(1, self.nanos.len().max(1)) - 1;
         self.nanos.get(at).map(|nanos| Duration::from_nanos(*nanos).as_secs_f64() * 1e3)
     }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.nanos.len()
-    }
 }
 
 /// What an open loop saw, from the time each task was due.

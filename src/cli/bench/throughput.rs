@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::figure::{Figure, Report, Target};
 use super::floor::{Floor, OPERATIONS};
 use super::rig::{AGENT, INPUT, Rig, Sizes, Used};
-use super::{Bench, load, probes};
+use super::{Bench, probes};
 
 const CASE: &str = "throughput";
 /// Callers that submit one by one.
@@ -116,8 +116,8 @@ pub async fn run(bench: &Bench, report: &mut Report) -> Result<()> {
 async fn run_fabric(rig: &mut Rig, mode: Mode, tasks: u64) -> Result<Used> {
     let before = rig.moment().await?;
     match mode {
-        Mode::Many => load::submit_many(rig, tasks).await?,
-        Mode::Single => load::submit_single(rig, tasks, CALLERS).await?,
+        Mode::Many => rig.load(AGENT).submit_many(tasks).await?,
+        Mode::Single => rig.load(AGENT).submit_single(tasks, CALLERS).await?,
     }
     rig.await_completed(tasks).await?;
     rig.used(&before).await

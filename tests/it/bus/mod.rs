@@ -7,6 +7,7 @@ mod provision;
 mod proxy;
 mod server;
 mod service;
+mod snapshots;
 
 use std::time::Duration;
 
@@ -44,6 +45,8 @@ fn small() -> Sizing {
         intake_bytes: 64 * MIB,
         reports_bytes: 64 * MIB,
         journal_bytes: 64 * MIB,
+        snapshots_bytes: 64 * MIB,
+        archive_bytes: 16 * MIB,
         events_bytes: 16 * MIB,
         ..Sizing::default()
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use selvedge::bus::journal::JournalReader;
+use selvedge::bus::journal::{Entry, JournalReader};
 use selvedge::flow::engine::Engine;
 use selvedge::flow::record::{Admission, AfterFailure, Failure, JournalMessage, Record};
 use selvedge::task::{Outcome, TaskId, TaskKey, Token};
@@ -35,13 +35,21 @@ impl Audit {
         let connection = stack.connect("audit").await;
         let reader = JournalReader::new(connection.jetstream(), Shard(0)).await.expect("the stream is there");
         let mut tail = reader.read(1).await.expect("readable");
+        let mut entries = Vec::new();
+        while let Some(entry) = tail.next().await {
+            entries.push(entry.expect("readable"));
+        }
+        Self::of_entries(&entries)
+    }
+
+    /// Checks a whole journal that was copied before it was purged.
+    pub fn of_entries(entries: &[Entry]) -> Audit {
         let mut engine: Engine<()> = Engine::new(Shard(0));
         let mut again: Engine<()> = Engine::new(Shard(0));
         let mut audit =
             Audit { messages: Vec::new(), tasks: HashMap::new(), most_in_flight: BTreeMap::new() };
         let mut in_flight: BTreeMap<String, BTreeSet<Token>> = BTreeMap::new();
-        while let Some(entry) = tail.next().await {
-            let entry = entry.expect("readable");
+        for entry in entries {
             // Revision and chain are checked by the replay.
             engine.replay(entry.seq, &entry.bytes).expect("the journal follows on itself");
             again.replay(entry.seq, &entry.bytes).expect("twice");

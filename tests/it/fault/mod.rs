@@ -2,10 +2,11 @@
 //!
 //! `process` runs agents and coordinators as children of the test; `audit` reads the journal a run has left
 //! behind and checks it record by record with code of its own; `by_hand` is a worker that does only what a
-//! test tells it to. `docs/faults.md` says which fault is covered where.
+//! test tells it to; `copy` keeps the whole of a journal that is purged. `docs/faults.md` says which fault is covered where.
 
 mod audit;
 mod by_hand;
+mod copy;
 mod process;
 mod work;
 
@@ -15,3 +16,4 @@ mod coordinator;
 mod leases;
 mod nats;
 mod redis;
+mod shrink;

@@ -39,15 +39,22 @@ pub struct Coordinator {
     pub owner_ttl_s: u64,
     /// Aborts when this point of the loop is reached for the given time.
     pub crash_at: Option<(String, u32)>,
+    /// Bytes appended before a snapshot is taken; without it, the default.
+    pub snapshot_bytes: Option<u64>,
 }
 
 impl Coordinator {
     pub fn new(id: &str) -> Coordinator {
-        Coordinator { id: id.to_owned(), owner_ttl_s: 1, crash_at: None }
+        Coordinator { id: id.to_owned(), owner_ttl_s: 1, crash_at: None, snapshot_bytes: None }
     }
 
     pub fn crash_at(mut self, point: &str, time: u32) -> Coordinator {
         self.crash_at = Some((point.to_owned(), time));
+        self
+    }
+
+    pub fn snapshots_every(mut self, bytes: u64) -> Coordinator {
+        self.snapshot_bytes = Some(bytes);
         self
     }
 
@@ -109,6 +116,9 @@ async fn child() {
             let mut options = Options::new(coordinator.id);
             options.policy = policy();
             options.owner_ttl = Duration::from_secs(coordinator.owner_ttl_s);
+            if let Some(bytes) = coordinator.snapshot_bytes {
+                options.shrink.journal_bytes = bytes;
+            }
             if let Some((point, time)) = coordinator.crash_at {
                 let reached = AtomicU32::new(0);
                 options.probe = Arc::new(move |at| {

@@ -1,6 +1,7 @@
 //! The floor's index: whatever was touched since the last flush is written once, in one pipeline.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use anyhow::Result;
 use redis::aio::MultiplexedConnection;
@@ -9,13 +10,14 @@ use tokio::sync::{mpsc, watch};
 use super::{State, TENANTS, Touched};
 
 /// Changes taken into one flush at most.
-const FLUSH: usize = 8_192;
-/// How long an ended task is kept.
-const KEPT_MS: u64 = 7 * 24 * 3_600_000;
+const FLUSH: usize = 16_384;
+/// Rest after a flush, so that most tasks are written once: an index may lag, and a leaner floor is a harder reference.
+const REST: Duration = Duration::from_millis(100);
 
 /// What one tenant's sets get in one flush.
 #[derive(Default)]
 struct Sets {
+    records: Vec<(String, String)>,
     fresh: Vec<String>,
     by_state: [Vec<String>; 3],
     left: [Vec<String>; 3],
@@ -42,19 +44,19 @@ pub(super) async fn run(
                 Some(before) => sets.left[*before as usize].push(member.clone()),
                 None => sets.fresh.push(member.clone()),
             }
-            let key = format!("bench:{{t{tenant}}}:t:{member}");
-            let value = record(tenant, &member, state);
+            sets.records.push((member.clone(), record(tenant, &member, state)));
             if state == State::Done {
                 stored.remove(&(tenant, id));
                 done += 1;
-                pipeline.cmd("SET").arg(key).arg(value).arg("PX").arg(KEPT_MS).ignore();
             } else {
                 stored.insert((tenant, id), state);
-                pipeline.cmd("SET").arg(key).arg(value).ignore();
             }
             sets.by_state[state as usize].push(member);
         }
         for (tenant, sets) in sets.iter().enumerate() {
+            if !sets.records.is_empty() {
+                pipeline.hset_multiple(key(tenant, "records"), &sets.records).ignore();
+            }
             add(&mut pipeline, tenant, "all", &sets.fresh);
             add(&mut pipeline, tenant, "agent", &sets.fresh);
             for state in [State::Queued, State::Running, State::Done] {
@@ -67,6 +69,7 @@ pub(super) async fn run(
         }
         pipeline.query_async::<()>(&mut redis).await?;
         shown.send_modify(|shown| *shown += done);
+        tokio::time::sleep(REST).await;
     }
     Ok(())
 }

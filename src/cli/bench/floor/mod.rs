@@ -47,7 +47,7 @@ pub const OPERATIONS: [&str; 9] = [
     "1 publish of the end into the second work queue, answered by 1/turn verdict message on core NATS",
     "1 delivery of the end, 1 explicit acknowledgement, 1/turn journal append (the same turn takes submits)",
     "1 hint at the end on core NATS, on the task's own subject",
-    "1 to 2 Redis SET of a record (once per flush it was touched in), in one pipeline per flush",
+    "1 to 2 fields of a Redis HSET, one per tenant and flush (a task once per flush it was touched in, 100 ms apart)",
     "per flush and tenant 1 ZADD each to all, agent and state, 1 ZREM of the state before; many members each",
 ];
 
@@ -121,7 +121,7 @@ impl Floor {
                 retention: kind,
                 discard: stream::DiscardPolicy::New,
                 storage: stream::StorageType::File,
-                max_bytes: 4 << 30,
+                max_bytes: 512 << 20,
                 allow_direct: true,
                 ..stream::Config::default()
             })

@@ -1,0 +1,120 @@
+//! `list`: the ten newest tasks of tenants with a thousand, a hundred thousand and a million, over NATS. The reference is
+//! a bare request and reply around one script that reads ten ids and ten records.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use futures_util::StreamExt;
+use redis::aio::MultiplexedConnection;
+use tokio::task::JoinHandle;
+
+use super::figure::{Figure, Report, Target};
+use super::load::Load;
+use super::rig::{Rig, Sizes};
+use super::stats::Samples;
+use super::{Bench, memory};
+use crate::client::Client;
+use crate::store::keys;
+
+const CASE: &str = "list";
+/// Tasks of each tenant.
+const STORED: [u64; 3] = [1_000, 100_000, 1_000_000];
+/// Subject of the reference.
+const BARE: &str = "bench.list";
+/// Ten ids, ten records.
+const SCRIPT: &str = "\
+local found = redis.call('ZRANGE', KEYS[1], 0, 9, 'REV')
+for i, member in ipairs(found) do found[i] = string.sub(member, 12) end
+return redis.call('HMGET', KEYS[2], unpack(found))";
+
+/// Runs it.
+pub async fn run(bench: &Bench, report: &mut Report) -> Result<()> {
+    let stored = STORED.map(|tasks| bench.args.scaled(tasks, 100));
+    let mut rig = Rig::start(bench, Sizes::default()).await?;
+    rig.await_plan().await?;
+    let mut tenants = Vec::new();
+    for (n, tasks) in stored.into_iter().enumerate() {
+        let client = rig.client.tenant(&format!("list{n}"))?;
+        Load::new(vec![client.clone()], memory::LATER).submit_many(tasks).await?;
+        tenants.push(client);
+    }
+    rig.await_decided().await?;
+    rig.await_indexed().await?;
+
+    let bare = bare(&rig, &tenants[0]).await?;
+    let nats = async_nats::connect(&rig.stack.nats.url).await?;
+    let calls = bench.args.scaled(2_000, 50);
+    let sides = stored.len();
+    // By tenant, the reference last; one value a run.
+    let (mut p50, mut p99) = (vec![Vec::new(); sides + 1], vec![Vec::new(); sides + 1]);
+    for _ in 0..bench.args.runs {
+        let mut nanos = vec![Vec::new(); sides + 1];
+        for _ in 0..calls {
+            for (client, nanos) in tenants.iter().zip(&mut nanos) {
+                let begin = Instant::now();
+                let page = client.list().limit(10).page().await?;
+                nanos.push(begin.elapsed().as_nanos() as u64);
+                anyhow::ensure!(page.tasks.len() == 10, "a page of {}", page.tasks.len());
+            }
+            let begin = Instant::now();
+            nats.request(BARE, "".into()).await?;
+            nanos[sides].push(begin.elapsed().as_nanos() as u64);
+        }
+        for (n, nanos) in nanos.into_iter().enumerate() {
+            let samples = Samples::new(nanos);
+            p50[n].extend(samples.percentile_ms(0.5));
+            p99[n].extend(samples.percentile_ms(0.99));
+        }
+    }
+    let mut first = None;
+    for (n, tasks) in stored.into_iter().enumerate() {
+        let figure = Figure::over(format!("p50, newest 10 of {tasks}"), "ms", &p50[n]);
+        let target = Target::RatioAtMost(2.0);
+        report.add(CASE, figure.map(|figure| figure.against(&p50[sides]).target(target)))?;
+        let figure = Figure::over(format!("p99, newest 10 of {tasks}, beside {}", stored[0]), "ms", &p99[n]);
+        let figure = figure.map(|figure| figure.against(&p99[0]));
+        let target = Target::RatioAtMost(1.5);
+        report.add(CASE, figure.map(|figure| if n > 0 { figure.target(target) } else { figure }))?;
+
+        let before = rig.moment().await?;
+        for _ in 0..calls {
+            tenants[n].list().limit(10).page().await?;
+        }
+        let counters = rig.used(&before).await?.counters;
+        let each = [
+            ("messages into NATS", counters.nats_in),
+            ("bytes through NATS", counters.nats_bytes),
+            ("Redis commands", counters.redis_commands),
+            ("bytes through Redis", counters.redis_bytes),
+        ]
+        .map(|(name, total)| (name, total / calls as f64));
+        let reference = *first.get_or_insert(each);
+        for ((name, value), (_, reference)) in each.into_iter().zip(reference) {
+            let figure = Figure::once(format!("{name} per call, of {tasks}"), "", value);
+            report.add(CASE, figure.against(&[reference]).target(Target::RatioAtMost(1.1)))?;
+        }
+    }
+    report.add(CASE, Figure::over("p99 of the bare request", "ms", &p99[sides]))?;
+    bare.abort();
+    rig.stop().await;
+    Ok(())
+}
+
+/// Answers [`BARE`] with one script call.
+async fn bare(rig: &Rig, tenant: &Client) -> Result<JoinHandle<Result<()>>> {
+    let nats = async_nats::connect(&rig.stack.nats.url).await?;
+    let mut questions = nats.subscribe(BARE).await?;
+    nats.flush().await?;
+    let mut redis: MultiplexedConnection = rig.redis.clone();
+    let script = redis::Script::new(SCRIPT);
+    let name = tenant.tenant_name();
+    let (set, records) = (keys::shown(name), keys::records(name));
+    Ok(tokio::spawn(async move {
+        while let Some(question) = questions.next().await {
+            let found: Vec<Vec<u8>> = script.key(&set).key(&records).invoke_async(&mut redis).await?;
+            let reply = question.reply.context("a question without a reply subject")?;
+            nats.publish(reply, found.concat().into()).await?;
+        }
+        Ok(())
+    }))
+}
