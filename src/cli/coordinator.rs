@@ -222,7 +222,10 @@ fn options(settings: &Settings, id: String) -> Options {
             Provision::Never => provision::Provision::Never,
         },
         sizing: sizing(own),
-        shrink: ShrinkOptions { journal_bytes: own.snapshot_journal_bytes.0 },
+        shrink: ShrinkOptions {
+            journal_bytes: own.snapshot_journal_bytes.0,
+            payload_cache: usize::try_from(own.payload_cache_bytes.0).unwrap_or(usize::MAX),
+        },
         owner_ttl: own.owner_ttl,
         admin: Some(own.admin_listen),
         scan,
@@ -239,6 +242,7 @@ fn policy(own: &config::Coordinator) -> Policy {
         },
         dedupe_horizon_ms: millis(own.dedupe_horizon),
         dedupe_max: own.dedupe_max_per_tenant,
+        dedupe_total: own.dedupe_max_total,
         offer_timeout_ms: millis(own.offer_timeout),
         max_payload: own.max_payload_bytes.0,
         ..Policy::default()

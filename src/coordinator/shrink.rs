@@ -70,11 +70,13 @@ const LAST: Duration = Duration::from_secs(8);
 pub struct ShrinkOptions {
     /// Bytes appended before a snapshot is taken, at least.
     pub journal_bytes: u64,
+    /// Bytes of payloads kept in memory.
+    pub payload_cache: usize,
 }
 
 impl Default for ShrinkOptions {
     fn default() -> Self {
-        Self { journal_bytes: 64 << 20 }
+        Self { journal_bytes: 64 << 20, payload_cache: crate::flow::resident::BUDGET }
     }
 }
 
@@ -238,8 +240,11 @@ impl Shrink {
 
     /// Does what can be done now. Call while nothing is in flight.
     pub fn work(&mut self, engine: &mut Engine<Handle>, wall: Millis) -> Result<(), PlaceError> {
-        if let Ok(lost) = self.lost.try_recv() {
-            return Err(lost);
+        while let Ok(lost) = self.lost.try_recv() {
+            // Purged after it was carried on: whoever waits for it asks where it is now.
+            if !matches!(&lost, PlaceError::NotThere { rev, .. } if !engine.needs(*rev)) {
+                return Err(lost);
+            }
         }
         while let Some(told) = self.heard.take().or_else(|| self.told.try_recv().ok()) {
             self.hear(engine, told, wall)?;

@@ -169,6 +169,12 @@ impl References {
         }
     }
 
+    /// Whether a revision is needed.
+    pub fn has(&self, rev: u64) -> bool {
+        let at = self.counts.binary_search_by_key(&rev, |(rev, _)| *rev);
+        at.is_ok_and(|at| self.counts[at].1 > 0)
+    }
+
     /// The lowest revision that is needed.
     pub fn lowest(&self) -> Option<u64> {
         self.counts.front().map(|(rev, _)| *rev)

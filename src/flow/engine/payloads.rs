@@ -160,6 +160,11 @@ impl<H> Engine<H> {
         self.state.references.iter().take_while(|needed| *needed < rev).take(max).collect()
     }
 
+    /// Whether the journal message of this revision holds a payload still needed.
+    pub fn needs(&self, rev: u64) -> bool {
+        self.state.references.has(rev)
+    }
+
     /// A page of a task's children. Results that are not in memory are asked for: the page is complete once
     /// [`Input::Loaded`] has brought them, and `false` until then.
     pub fn children(
