@@ -42,6 +42,9 @@ use crate::{
 /// Pause before what is not known to be stored is published again.
 const DOUBT_PAUSE: Duration = Duration::from_millis(250);
 
+/// How long the verdict on a new report is waited for before it is published again, at most.
+const FIRST_PATIENCE: Duration = Duration::from_secs(5);
+
 /// How long events are tried before they are given up: progress must never hold up work for good.
 const EVENT_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -63,7 +66,7 @@ pub(super) enum Command {
 /// What the runner says to an attempt.
 pub(super) struct Signals {
     /// Bounded; a verdict that finds no room is asked for again by a resend.
-    pub(super) verdicts: mpsc::Receiver<Verdict>,
+    pub(super) verdicts: mpsc::Receiver<Box<Verdict>>,
     /// The lease is over.
     pub(super) stop: CancellationToken,
     /// The process ends soon: give the task back.
@@ -86,7 +89,7 @@ pub(super) struct Attempt {
     pub(super) ctx: Ctx,
     pub(super) reporter: Reporter,
     pub(super) signals: Signals,
-    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) commands: mpsc::Receiver<Box<Command>>,
     pub(super) handler: JoinSet<Result<Payload, AgentError>>,
     pub(super) reports: Ordered,
     pub(super) events: Ordered,
@@ -98,6 +101,8 @@ pub(super) struct Timers {
     clock: Clock,
     /// A third of the lease: no verdict for that long is worth another publish.
     every: Duration,
+    /// How long a verdict is waited for now: shorter at first, since a publish may be lost without a word.
+    patience: Duration,
     /// How long a handler may go on after a cancel.
     grace: Duration,
     /// How long a handler may go on when its task is handed back.
@@ -110,8 +115,30 @@ pub(super) struct Timers {
 
 impl Timers {
     pub(super) fn new(clock: Clock, every: Duration, grace: Duration, hand_back: Duration) -> Self {
-        let reports_at = clock.after(every);
-        Self { clock, every, grace, hand_back, reports_at, events_at: None, events_fail_since: None }
+        let patience = every.min(FIRST_PATIENCE);
+        let reports_at = clock.after(patience);
+        Self {
+            clock,
+            every,
+            patience,
+            grace,
+            hand_back,
+            reports_at,
+            events_at: None,
+            events_fail_since: None,
+        }
+    }
+
+    /// Something was decided, or said for the first time.
+    fn report_again(&mut self) {
+        self.patience = self.every.min(FIRST_PATIENCE);
+        self.reports_at = self.clock.after(self.patience);
+    }
+
+    /// Nobody has answered.
+    fn report_again_later(&mut self) {
+        self.patience = (self.patience * 2).min(self.every);
+        self.reports_at = self.clock.after(self.patience);
     }
 }
 
@@ -147,7 +174,7 @@ impl Attempt {
                 biased;
                 () = self.signals.stop.cancelled() => return Left::Over,
                 Some(verdict) = self.signals.verdicts.recv() => {
-                    if self.hear(verdict) {
+                    if self.hear(*verdict) {
                         return Left::Over;
                     }
                 }
@@ -163,9 +190,11 @@ impl Attempt {
                 }
                 progress = self.reports.progress() => self.doubt_report(&progress),
                 progress = self.events.progress() => self.heed_event(&progress),
-                () = tokio::time::sleep_until(self.timers.reports_at) => self.resend_reports().await,
+                () = tokio::time::sleep_until(self.timers.reports_at), if !self.reports.is_settled() => {
+                    self.resend_reports().await;
+                }
                 () = at(self.timers.events_at) => self.resend_events().await,
-                Some(command) = self.commands.recv(), if room => self.perform(command).await,
+                Some(command) = self.commands.recv(), if room => self.perform(*command).await,
                 Some(joined) = self.handler.join_next() => {
                     let outcome = match joined {
                         Ok(Ok(result)) => completed(result, self.ctx.client().link().bulk.max_payload()),
@@ -183,7 +212,7 @@ impl Attempt {
     async fn while_flushing(&mut self) {
         self.commands.close();
         while let Some(command) = self.commands.recv().await {
-            self.perform(command).await;
+            self.perform(*command).await;
         }
         let patience = Instant::now() + FLUSH_PATIENCE;
         while !self.events.is_settled() {
@@ -207,7 +236,7 @@ impl Attempt {
                 biased;
                 () = self.signals.stop.cancelled() => return,
                 Some(verdict) = self.signals.verdicts.recv() => {
-                    if self.hear(verdict) {
+                    if self.hear(*verdict) {
                         return;
                     }
                 }
@@ -261,7 +290,7 @@ impl Attempt {
 
     async fn report(&mut self, op: ReportOp) {
         if self.reports.is_settled() {
-            self.timers.reports_at = self.timers.clock.after(self.timers.every);
+            self.timers.report_again();
         }
         let body = self.reporter.encode(self.reports.next(), op);
         self.reports.push(body).await;
@@ -283,7 +312,7 @@ impl Attempt {
         }
         self.ctx.spawned().refused.extend(verdict.refused);
         self.reports.settle(verdict.n);
-        self.timers.reports_at = self.timers.clock.after(self.timers.every);
+        self.timers.report_again();
         self.tell_decided();
         false
     }
@@ -313,7 +342,7 @@ impl Attempt {
     }
 
     async fn resend_reports(&mut self) {
-        self.timers.reports_at = self.timers.clock.after(self.timers.every);
+        self.timers.report_again_later();
         self.reports.resend().await;
     }
 

@@ -29,7 +29,7 @@ pub(super) struct Shared {
     pub(super) offer: Offer,
     pub(super) client: Client,
     pub(super) clock: Clock,
-    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) commands: mpsc::Sender<Box<Command>>,
     /// Cancelled when the lease is over or the task cancelled; never by a drain.
     pub(super) cancel: CancellationToken,
     /// Cancelled when the process is asked to stop.
@@ -146,7 +146,7 @@ impl Ctx {
     pub(super) async fn send(&self, command: Command) -> Result<(), AgentError> {
         self.0
             .commands
-            .send(command)
+            .send(Box::new(command))
             .await
             .map_err(|_| AgentError::retryable("the attempt is over; nothing more is reported"))
     }

@@ -4,7 +4,7 @@
 //! attempt is released; it is never started twice, however often it is offered.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -37,7 +37,7 @@ use crate::{
     task::{AgentName, InstanceId, Payload, Token},
     wire::{
         VERSION, codec,
-        messages::{Accept, Beat, BeatReply, Ctl, CtlOp, Offer, Offers, OwnerHello},
+        messages::{Accept, Beat, BeatReply, Ctl, CtlOp, Offer, Offers, OwnerHello, Verdict},
         subjects,
     },
 };
@@ -62,7 +62,7 @@ const FLUSH: Duration = Duration::from_secs(2);
 
 /// A lease this instance has accepted and that is not released.
 struct Held {
-    verdicts: mpsc::Sender<crate::wire::messages::Verdict>,
+    verdicts: mpsc::Sender<Box<Verdict>>,
     stop: CancellationToken,
     /// Cleared by the attempt when its handler is gone.
     busy: Arc<AtomicBool>,
@@ -79,7 +79,7 @@ pub(super) struct Runner {
     epoch: u64,
     held: BTreeMap<Token, Held>,
     /// Released leases: an offer that was under way twice must not start one again.
-    released: VecDeque<Token>,
+    released: Released,
     attempts: JoinSet<Token>,
     tokens: HashMap<tokio::task::Id, Token>,
     resend: watch::Sender<u64>,
@@ -88,6 +88,26 @@ pub(super) struct Runner {
     beat_at: Instant,
     inbox: String,
     hears: Hears,
+}
+
+/// The last [`RELEASED`] of them.
+#[derive(Default)]
+struct Released {
+    tokens: HashSet<Token>,
+    order: VecDeque<Token>,
+}
+
+impl Released {
+    fn add(&mut self, token: Token) {
+        if self.order.len() == RELEASED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.tokens.remove(&oldest);
+        }
+        if self.tokens.insert(token) {
+            self.order.push_back(token);
+        }
+    }
 }
 
 struct Hears {
@@ -120,7 +140,7 @@ impl Runner {
             link,
             epoch: 0,
             held: BTreeMap::new(),
-            released: VecDeque::with_capacity(RELEASED),
+            released: Released::default(),
             attempts: JoinSet::new(),
             tokens: HashMap::new(),
             resend: watch::Sender::new(0),
@@ -144,12 +164,22 @@ impl Runner {
             let over_at = drain.as_ref().map(|d| d.over_at);
             tokio::select! {
                 message = self.hears.offers.next() => self.hear_offers(open(message)?).await?,
-                message = self.hears.ctl.next() => self.hear_ctl(&open(message)?),
+                message = self.hears.ctl.next() => {
+                    self.hear_ctl(&open(message)?);
+                    while let Some(Some(next)) = self.hears.ctl.next().now_or_never() {
+                        self.hear_ctl(&next);
+                    }
+                }
                 message = self.hears.owners.next() => self.hear_owner(&open(message)?),
                 message = self.hears.replies.next() => self.hear_reply(&open(message)?),
                 Ok(()) = self.hears.reconnects.changed() => self.speak_up(),
                 () = tokio::time::sleep_until(self.beat_at) => self.beat(self.settings.slots).await?,
-                Some(joined) = self.attempts.join_next_with_id() => self.release(joined),
+                Some(joined) = self.attempts.join_next_with_id() => {
+                    self.release(joined);
+                    while let Some(joined) = self.attempts.try_join_next_with_id() {
+                        self.release(joined);
+                    }
+                }
                 () = stop.cancelled(), if drain.is_none() => {
                     drain = Some(Drain::start(&self.settings));
                     self.draining.cancel();
@@ -178,7 +208,7 @@ impl Runner {
             for offer in told.offers {
                 let known = self.held.contains_key(&offer.token);
                 let starting = start.iter().any(|o: &Offer| o.token == offer.token);
-                if self.released.contains(&offer.token) {
+                if self.released.tokens.contains(&offer.token) {
                     tracing::debug!(task = %offer.task, attempt = offer.attempt, "an offer came again after its end");
                 } else if known || starting {
                     answer.taken.push(offer.token);
@@ -275,7 +305,7 @@ impl Runner {
                 CtlOp::Verdict(verdict) => {
                     if let Some(held) = self.held.get(&verdict.token) {
                         // Without room it is lost; the attempt asks again.
-                        let _full = held.verdicts.try_send(verdict);
+                        let _full = held.verdicts.try_send(Box::new(verdict));
                     }
                 }
                 CtlOp::Stop { token, code } => {
@@ -358,10 +388,7 @@ impl Runner {
             }
         };
         let Some(token) = self.tokens.remove(&id) else { return };
-        if self.released.len() == RELEASED {
-            self.released.pop_front();
-        }
-        self.released.push_back(token);
+        self.released.add(token);
         if let Some(held) = self.held.remove(&token)
             && held.stop.is_cancelled()
         {

@@ -99,22 +99,68 @@ pub async fn consumer_reset(js: &Context, stream: &str, consumer: &str) -> Resul
     }
 }
 
-/// Resets the owner's consumers of a shard.
+/// Has everything that the stream still holds delivered again: for a consumer without acknowledgements.
+/// Returns the stream's state from before.
+pub async fn consumer_rewind(js: &Context, stream: &str, consumer: &str) -> Result<StreamState, ApiError> {
+    let state = stream_state(js, stream).await?;
+    let from = serde_json::json!({"seq": state.first_seq});
+    match call(js, &format!("CONSUMER.RESET.{stream}.{consumer}"), &from).await {
+        Err(unanswered @ ApiError::Unavailable { .. }) => {
+            call(js, &format!("CONSUMER.INFO.{stream}.{consumer}"), &serde_json::json!({})).await?;
+            Err(unanswered)
+        }
+        answered => answered.map(|_| state),
+    }
+}
+
+/// What a stream says about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamState {
+    /// When it was made: tells it from another one of the same name.
+    pub created: String,
+    /// Of its oldest message; nothing before it exists. At least 1.
+    pub first_seq: u64,
+    /// Of the newest it ever had.
+    pub last_seq: u64,
+    /// How many it holds.
+    pub messages: u64,
+    /// The most bytes it may hold.
+    pub max_bytes: u64,
+}
+
+/// Asks a stream.
+pub async fn stream_state(js: &Context, stream: &str) -> Result<StreamState, ApiError> {
+    let info = call(js, &format!("STREAM.INFO.{stream}"), &serde_json::json!({})).await?;
+    let state = |field| info["state"][field].as_u64().unwrap_or(0);
+    Ok(StreamState {
+        created: info["created"].as_str().unwrap_or_default().to_owned(),
+        first_seq: state("first_seq").max(1),
+        last_seq: state("last_seq"),
+        messages: state("messages"),
+        max_bytes: info["config"]["max_bytes"].as_u64().unwrap_or(u64::MAX),
+    })
+}
+
+/// Up to which stream sequence a consumer has delivered.
+pub async fn delivered_up_to(js: &Context, stream: &str, consumer: &str) -> Result<u64, ApiError> {
+    let info = call(js, &format!("CONSUMER.INFO.{stream}.{consumer}"), &serde_json::json!({})).await?;
+    Ok(info["delivered"]["stream_seq"].as_u64().unwrap_or(0))
+}
+
+/// Has everything undecided delivered again to the owner's consumers of a shard.
 pub async fn reset_owner_consumers(
     js: &Context,
     shard: crate::wire::subjects::Shard,
 ) -> Result<(), ApiError> {
     let consumer = topology::owner_consumer(shard);
-    consumer_reset(js, topology::INTAKE, &consumer).await?;
-    consumer_reset(js, topology::REPORTS, &consumer).await
+    consumer_rewind(js, topology::INTAKE, &consumer).await?;
+    consumer_rewind(js, topology::REPORTS, &consumer).await.map(drop)
 }
 
-/// The last sequence of a work queue that still holds messages; `None` if it is empty.
+/// The last sequence of a stream that still holds messages; `None` if it is empty.
 pub async fn last_waiting(js: &Context, stream: &str) -> Result<Option<u64>, ApiError> {
-    let info = call(js, &format!("STREAM.INFO.{stream}"), &serde_json::json!({})).await?;
-    let state = &info["state"];
-    let messages = state["messages"].as_u64().unwrap_or(0);
-    Ok((messages > 0).then(|| state["last_seq"].as_u64().unwrap_or(0)))
+    let state = stream_state(js, stream).await?;
+    Ok((state.messages > 0).then_some(state.last_seq))
 }
 
 /// Up to which stream sequence everything is acknowledged, if the consumer waits for acknowledgements now.

@@ -1,13 +1,16 @@
 //! A durable pull consumer that keeps going: messages out of a bounded channel, whatever the servers do.
 //!
 //! INTAKE, REPORTS and EVENTS are read through this. It pulls ahead by at most one batch plus the
-//! channel's capacity, and by no more than a budget of bytes that are unacknowledged; a receiver that stops receiving stops the pulling, and the stream's own bounds do
-//! the rest. Messages come in stream order until something breaks; then everything unacknowledged comes again
+//! channel's capacity, and by no more than a budget of bytes that are undecided; a receiver that stops
+//! receiving stops the pulling, and the stream's own bounds do the rest. Messages come in stream order until something breaks; then everything undecided comes again
 //! (in order, see [`PullOptions::reset`]), so receivers are idempotent.
 //!
-//! A former reader that froze may still have a pull request standing: what the server hands to it would come
-//! again only after `ack_wait`. So the consumer is looked at every second, and reset when it waits for an
-//! acknowledgement of something that nobody here holds (see `Rounds`).
+//! EVENTS is acknowledged message by message. INTAKE and REPORTS have no acknowledgements: what is decided is
+//! noted in a [`Ledger`] and purged many at a time, which costs the server and us half as much.
+//!
+//! A former reader that froze may still have a pull request standing: what the server hands to it would not come
+//! here. So the consumer is looked at every second, and reset when it has delivered, or waits for an
+//! acknowledgement of, something that nobody here holds.
 //!
 //! The pull stream is dropped and made anew, after a pause with jitter, on a missed heartbeat, when nobody
 //! answers, and when the consumer or stream is gone (until somebody makes it again). It ends when it is
@@ -16,7 +19,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -27,11 +30,14 @@ use async_nats::jetstream::{
     message::Acker,
 };
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::api;
+use super::{
+    api,
+    ledger::{self, Ledger, Seen},
+};
 use crate::{
     task::{Backoff, Millis},
     telemetry::names,
@@ -79,7 +85,9 @@ impl Budget {
         let mut all = self.0.clone().acquire_owned().await.ok()?;
         // What is larger than the rest takes what there is: nothing waits for more than the whole budget.
         let more = (units - 1).min(u32::try_from(self.0.available_permits()).unwrap_or(MOST_UNITS));
-        if let Ok(rest) = self.0.clone().try_acquire_many_owned(more) {
+        if more > 0
+            && let Ok(rest) = self.0.clone().try_acquire_many_owned(more)
+        {
             all.merge(rest);
         }
         Some(all)
@@ -108,6 +116,7 @@ const MOST_UNITS: u32 = 1 << 24;
 const RELIEF: usize = 16 << 20;
 /// Bytes asked for at once: several of the largest messages.
 const PULL_BYTES: usize = 8 << 20;
+
 /// Makes the pause between two attempts; short enough to hide a server restart, long enough not to spin.
 const PAUSE: Backoff = Backoff { base_ms: 500, cap_ms: 5_000 };
 const LEAST_PAUSE: Duration = Duration::from_millis(250);
@@ -146,39 +155,63 @@ impl std::fmt::Debug for Delivery {
     }
 }
 
-/// Acknowledges one message; dropped, the message comes again after the consumer's `ack_wait`.
-pub struct Ack {
-    /// Boxed: it is larger than everything else in a delivery.
-    acker: Option<Box<Acker>>,
-    covers_earlier: bool,
-    /// Counted as held for as long as this lives.
-    _held: Option<Held>,
+/// Acknowledges one message; dropped, the message comes again when it is next pulled from the beginning, or after
+/// the consumer's `ack_wait`.
+pub struct Ack(How);
+
+enum How {
+    /// Not at all.
+    Never,
+    /// By a message to the server.
+    Explicit {
+        /// Boxed: it is larger than everything else in a delivery.
+        acker: Box<Acker>,
+        covers_earlier: bool,
+        /// Counted as held for as long as this lives.
+        _held: Held,
+    },
+    /// By a note; a purge follows.
+    Noted {
+        ledger: Arc<Ledger>,
+        seq: u64,
+        bytes: usize,
+        /// Its part of the budget.
+        _room: Option<OwnedSemaphorePermit>,
+    },
 }
 
 impl std::fmt::Debug for Ack {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ack").field("covers_earlier", &self.covers_earlier).finish_non_exhaustive()
+        let how = match &self.0 {
+            How::Never => "never",
+            How::Explicit { .. } => "explicit",
+            How::Noted { .. } => "noted",
+        };
+        f.debug_tuple("Ack").field(&how).finish()
     }
 }
 
 impl Ack {
     /// For tests and replays: acknowledges nothing.
     pub fn none() -> Self {
-        Self { acker: None, covers_earlier: false, _held: None }
+        Self(How::Never)
     }
 
     /// Whether acknowledging this one acknowledges every earlier message (a consumer with `ack_policy: all`).
     pub fn covers_earlier(&self) -> bool {
-        self.covers_earlier
+        matches!(self.0, How::Explicit { covers_earlier: true, .. })
     }
 
-    /// Sends the acknowledgement without waiting for the server. One that gets lost is no harm: the
-    /// message comes again.
+    /// Acknowledges without waiting for the server. One that gets lost is no harm: the message comes again.
     pub async fn ack(&self) {
-        if let Some(acker) = &self.acker
-            && let Err(error) = acker.ack().await
-        {
-            tracing::debug!(%error, "an acknowledgement could not be sent");
+        match &self.0 {
+            How::Never => {}
+            How::Noted { ledger, seq, bytes, .. } => ledger.settle(*seq, *bytes),
+            How::Explicit { acker, .. } => {
+                if let Err(error) = acker.ack().await {
+                    tracing::debug!(%error, "an acknowledgement could not be sent");
+                }
+            }
         }
     }
 }
@@ -268,44 +301,166 @@ async fn pull_once(
     out: &mpsc::Sender<Delivery>,
     failures: &mut u32,
 ) -> Ended {
-    let mut messages = match open(js, options).await {
+    let consumer = match open(js, options).await {
+        Ok(consumer) => consumer,
+        Err(reason) => return Ended::Broken(reason),
+    };
+    let policy = consumer.cached_info().config.ack_policy;
+    let mut opened = None;
+    if policy == AckPolicy::None {
+        match api::consumer_rewind(js, &options.stream, &options.durable).await {
+            Ok(state) => opened = Some(state),
+            Err(error) => return Ended::Broken(format!("rewinding consumer {}: {error}", options.durable)),
+        }
+    }
+    let mut messages = match start(&consumer, options).await {
         Ok(messages) => messages,
         Err(reason) => return Ended::Broken(reason),
     };
-    let rounds = Arc::new(Rounds::default());
-    tokio::select! {
-        ended = hand_over(&mut messages, out, failures, &rounds, &options.budget) => ended,
-        () = free_stuck(js, options, &rounds) => Ended::Broken("the watch ended".to_owned()),
+    match opened {
+        Some(opened) => {
+            let ledger = Arc::new(Ledger::new(opened.first_seq));
+            let idle = AtomicBool::new(false);
+            tokio::select! {
+                ended = hand_over_noted(js, options, &mut messages, out, failures, &ledger, &idle) => ended,
+                reason = ledger::purge(js, &options.stream, &ledger, &opened) => Ended::Broken(reason),
+                reason = find_stolen(js, options, &ledger, &idle) => Ended::Broken(reason),
+            }
+        }
+        None => {
+            let rounds = Arc::new(Rounds::default());
+            let covers_earlier = policy == AckPolicy::All;
+            tokio::select! {
+                ended = hand_over(options, &mut messages, covers_earlier, out, failures, &rounds) => ended,
+                () = free_stuck(js, options, &rounds) => Ended::Broken("the watch ended".to_owned()),
+            }
+        }
+    }
+}
+
+/// The next message, and room for it. Room first: what waits here can't be lost in a buffer, and a closed receiver
+/// is seen while idle.
+async fn next<'a>(
+    messages: &mut pull::Stream,
+    out: &'a mpsc::Sender<Delivery>,
+    idle: &AtomicBool,
+) -> Result<(mpsc::Permit<'a, Delivery>, jetstream::Message), Ended> {
+    let room = match out.try_reserve() {
+        Ok(room) => room,
+        Err(_) => out.reserve().await.map_err(|_| Ended::ReceiverGone)?,
+    };
+    let next = match messages.next().now_or_never() {
+        Some(next) => next,
+        None => {
+            idle.store(true, Ordering::Relaxed);
+            let next = tokio::select! {
+                () = out.closed() => return Err(Ended::ReceiverGone),
+                next = messages.next() => next,
+            };
+            idle.store(false, Ordering::Relaxed);
+            next
+        }
+    };
+    match next {
+        Some(Ok(message)) => Ok((room, message)),
+        Some(Err(error)) => Err(Ended::Broken(error.to_string())),
+        None => Err(Ended::Broken("the pull stream ended".to_owned())),
     }
 }
 
 async fn hand_over(
-    messages: &mut (pull::Stream, bool),
+    options: &PullOptions,
+    messages: &mut pull::Stream,
+    covers_earlier: bool,
     out: &mpsc::Sender<Delivery>,
     failures: &mut u32,
     rounds: &Arc<Rounds>,
-    budget: &Budget,
 ) -> Ended {
-    let covers_earlier = messages.1;
+    let idle = AtomicBool::new(false);
     loop {
-        // Room first: what waits here can't be lost in a buffer, and a closed receiver is seen while idle.
-        let Ok(room) = out.reserve().await else { return Ended::ReceiverGone };
-        let next = tokio::select! {
-            () = out.closed() => return Ended::ReceiverGone,
-            next = messages.0.next() => next,
+        let (room, message) = match next(messages, out, &idle).await {
+            Ok(next) => next,
+            Err(ended) => return ended,
         };
-        match next {
-            Some(Ok(message)) => {
-                *failures = 0;
-                let taken = budget.take(message.payload.len()).await;
-                match delivery(message, covers_earlier, rounds.hold(taken)) {
-                    Ok(delivery) => room.send(delivery),
-                    Err(reason) => return Ended::Broken(reason),
-                }
-            }
-            Some(Err(error)) => return Ended::Broken(error.to_string()),
-            None => return Ended::Broken("the pull stream ended".to_owned()),
+        *failures = 0;
+        let held = rounds.hold(options.budget.take(message.payload.len()).await);
+        let how = |acker| How::Explicit { acker: Box::new(acker), covers_earlier, _held: held };
+        match delivery(message, |_, _, acker| how(acker)) {
+            Ok(delivery) => room.send(delivery),
+            Err(reason) => return Ended::Broken(reason),
         }
+    }
+}
+
+async fn hand_over_noted(
+    js: &jetstream::Context,
+    options: &PullOptions,
+    messages: &mut pull::Stream,
+    out: &mpsc::Sender<Delivery>,
+    failures: &mut u32,
+    ledger: &Arc<Ledger>,
+    idle: &AtomicBool,
+) -> Ended {
+    let stream = options.stream.as_str();
+    loop {
+        let (room, message) = match next(messages, out, idle).await {
+            Ok(next) => next,
+            Err(ended) => return ended,
+        };
+        let room_of_it = options.budget.take(message.payload.len()).await;
+        let noted = |seq, bytes, _| How::Noted { ledger: Arc::clone(ledger), seq, bytes, _room: room_of_it };
+        let delivery = match delivery(message, noted) {
+            Ok(delivery) => delivery,
+            Err(reason) => return Ended::Broken(reason),
+        };
+        let mut seen = ledger.deliver(delivery.stream_seq);
+        if let Seen::Jump(from) = seen {
+            match ledger::is_there(js, stream, from, delivery.stream_seq).await {
+                Ok(false) => {
+                    ledger.pass(delivery.stream_seq);
+                    seen = ledger.deliver(delivery.stream_seq);
+                }
+                Ok(true) => {
+                    metrics::counter!(names::PULL_STUCK, names::STREAM => stream.to_owned()).increment(1);
+                    return Ended::Broken(format!("message {from} went to somebody else"));
+                }
+                Err(error) => return Ended::Broken(error.to_string()),
+            }
+        }
+        if seen != Seen::Next {
+            return Ended::Broken("the consumer was rewound".to_owned());
+        }
+        *failures = 0;
+        room.send(delivery);
+    }
+}
+
+/// Ends when the consumer has delivered something that never came here, and nothing comes behind it.
+async fn find_stolen(
+    js: &jetstream::Context,
+    options: &PullOptions,
+    ledger: &Ledger,
+    idle: &AtomicBool,
+) -> String {
+    let mut before = None;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let next = ledger.next();
+        let is_idle = idle.load(Ordering::Relaxed);
+        let delivered = match api::delivered_up_to(js, &options.stream, &options.durable).await {
+            Ok(delivered) => delivered,
+            Err(error) => {
+                tracing::debug!(stream = %options.stream, %error, "the consumer can't be looked at");
+                before = None;
+                continue;
+            }
+        };
+        let missing = (is_idle && delivered >= next).then_some(next);
+        if missing.is_some() && missing == before {
+            metrics::counter!(names::PULL_STUCK, names::STREAM => options.stream.clone()).increment(1);
+            return format!("message {next} went to somebody else");
+        }
+        before = missing;
     }
 }
 
@@ -339,18 +494,21 @@ async fn free_stuck(js: &jetstream::Context, options: &PullOptions, rounds: &Rou
     }
 }
 
-async fn open(js: &jetstream::Context, options: &PullOptions) -> Result<(pull::Stream, bool), String> {
+async fn open(js: &jetstream::Context, options: &PullOptions) -> Result<PullConsumer, String> {
     let consumer: PullConsumer = js
         .get_consumer_from_stream(&options.durable, &options.stream)
         .await
         .map_err(|e| format!("consumer {} of {}: {e}", options.durable, options.stream))?;
-    if options.reset {
+    if options.reset && consumer.cached_info().config.ack_policy != AckPolicy::None {
         api::consumer_reset(js, &options.stream, &options.durable)
             .await
             .map_err(|e| format!("reset of consumer {}: {e}", options.durable))?;
     }
-    let covers_earlier = consumer.cached_info().config.ack_policy == AckPolicy::All;
-    let messages = consumer
+    Ok(consumer)
+}
+
+async fn start(consumer: &PullConsumer, options: &PullOptions) -> Result<pull::Stream, String> {
+    consumer
         .stream()
         .max_messages_per_batch(options.batch)
         .max_bytes_per_batch(PULL_BYTES)
@@ -358,11 +516,13 @@ async fn open(js: &jetstream::Context, options: &PullOptions) -> Result<(pull::S
         .heartbeat(options.expires / 3)
         .messages()
         .await
-        .map_err(|e| e.to_string())?;
-    Ok((messages, covers_earlier))
+        .map_err(|e| e.to_string())
 }
 
-fn delivery(message: jetstream::Message, covers_earlier: bool, held: Held) -> Result<Delivery, String> {
+fn delivery(
+    message: jetstream::Message,
+    how: impl FnOnce(u64, usize, Acker) -> How,
+) -> Result<Delivery, String> {
     let info = message.info().map_err(|e| e.to_string())?;
     let (stream_seq, delivered, pending) = (info.stream_sequence, info.delivered, info.pending);
     let timestamp = info.published.unix_timestamp_nanos() / 1_000_000;
@@ -372,11 +532,11 @@ fn delivery(message: jetstream::Message, covers_earlier: bool, held: Held) -> Re
     Ok(Delivery {
         subject: message.subject.to_string(),
         content_type,
-        payload: message.payload,
         stream_seq,
         timestamp: Millis::try_from(timestamp).unwrap_or(0),
         delivered: delivered.max(1).unsigned_abs(),
         pending,
-        ack: Ack { acker: Some(Box::new(acker)), covers_earlier, _held: Some(held) },
+        ack: Ack(how(stream_seq, message.payload.len() + message.subject.len(), acker)),
+        payload: message.payload,
     })
 }

@@ -4,28 +4,19 @@
 //! published into streams, so that a burst of reports never delays a verdict. What must be ordered
 //! against a subscription goes over `main`.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use async_nats::{
-    Client as Nats, RequestErrorKind,
-    client::Request,
-    connection::State,
-    jetstream::{self, context::ContextBuilder},
-};
+use async_nats::{Client as Nats, RequestErrorKind, client::Request, connection::State};
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::publish::ACK_TIMEOUT;
+use super::acks::Acks;
 
 /// A message as it came.
 pub type Message = async_nats::Message;
 
 /// What a subscription yields, as a stream.
 pub type Subscription = async_nats::Subscriber;
-
-/// Acknowledgements one lane may await at once. Every publisher bounds its own window far below; beyond
-/// this a publish counts as unknown, because waiting for a permit could wait for itself.
-const MAX_UNACKED: usize = 65_536;
 
 /// The connection can't be used.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -55,57 +46,48 @@ pub enum AskError {
     Closed,
 }
 
-/// One connection.
+/// One connection. Cheap to clone.
 #[derive(Clone)]
-pub struct Lane {
+pub struct Lane(Arc<Parts>);
+
+struct Parts {
     nats: Nats,
-    streams: jetstream::Context,
+    acks: Arc<Acks>,
 }
 
 impl Lane {
     fn new(nats: Nats) -> Self {
-        Self::behind(nats, "$JS.API")
+        let acks = Arc::new(Acks::new(nats.clone()));
+        Self(Arc::new(Parts { nats, acks }))
     }
 
-    /// A lane whose JetStream API is behind this prefix.
-    fn behind(nats: Nats, api_prefix: &str) -> Self {
-        let streams = ContextBuilder::new()
-            .timeout(ACK_TIMEOUT)
-            .ack_timeout(ACK_TIMEOUT)
-            .max_ack_inflight(MAX_UNACKED)
-            .backpressure_on_inflight(false)
-            .api_prefix(api_prefix)
-            .build(nats.clone());
-        Self { nats, streams }
-    }
-
-    pub(super) fn streams(&self) -> &jetstream::Context {
-        &self.streams
+    pub(super) fn acks(&self) -> &Arc<Acks> {
+        &self.0.acks
     }
 
     /// The connection itself.
     pub fn nats(&self) -> &Nats {
-        &self.nats
+        &self.0.nats
     }
 
     /// Whether the connection stands now, as far as the client knows.
     pub fn is_connected(&self) -> bool {
-        self.nats.connection_state() == State::Connected
+        self.0.nats.connection_state() == State::Connected
     }
 
     /// The largest message the server takes, in bytes.
     pub fn max_payload(&self) -> usize {
-        self.nats.max_payload()
+        self.0.nats.max_payload()
     }
 
     /// Subscribes. Ordered before everything sent over this lane later.
     pub async fn subscribe(&self, subject: impl Into<String>) -> Result<Subscription, BusError> {
-        self.nats.subscribe(subject.into()).await.map_err(|e| BusError::Closed(e.to_string()))
+        self.0.nats.subscribe(subject.into()).await.map_err(|e| BusError::Closed(e.to_string()))
     }
 
     /// Sends a plain message.
     pub async fn tell(&self, subject: impl Into<String>, body: Bytes) -> Result<(), BusError> {
-        self.nats.publish(subject.into(), body).await.map_err(|e| BusError::Closed(e.to_string()))
+        self.0.nats.publish(subject.into(), body).await.map_err(|e| BusError::Closed(e.to_string()))
     }
 
     /// Sends a plain message that may be answered on `inbox`.
@@ -115,7 +97,8 @@ impl Lane {
         inbox: &str,
         body: Bytes,
     ) -> Result<(), BusError> {
-        self.nats
+        self.0
+            .nats
             .publish_with_reply(subject.into(), inbox.to_owned(), body)
             .await
             .map_err(|e| BusError::Closed(e.to_string()))
@@ -123,12 +106,12 @@ impl Lane {
 
     /// A subject only this process listens on.
     pub fn inbox(&self) -> String {
-        self.nats.new_inbox()
+        self.0.nats.new_inbox()
     }
 
     /// Waits until everything sent so far has left for the server.
     pub async fn flush(&self) -> Result<(), BusError> {
-        self.nats.flush().await.map_err(|e| BusError::Closed(e.to_string()))
+        self.0.nats.flush().await.map_err(|e| BusError::Closed(e.to_string()))
     }
 
     /// Asks and waits for one answer.
@@ -140,7 +123,7 @@ impl Lane {
     ) -> Result<Message, AskError> {
         let request = Request::new().payload(body).timeout(Some(within));
         // The bound inside covers the answer, the one outside a connection that takes nothing.
-        let answer = tokio::time::timeout(within, self.nats.send_request(subject.into(), request));
+        let answer = tokio::time::timeout(within, self.0.nats.send_request(subject.into(), request));
         match answer.await {
             Err(_) => Err(AskError::TimedOut),
             Ok(Ok(message)) => Ok(message),
@@ -176,9 +159,7 @@ impl Link {
         let count = std::sync::Arc::new(count);
         let main = super::connect::connect_counting(options, name, count.clone()).await?;
         let bulk = super::connect::connect_counting(options, &format!("{name}/bulk"), count).await?;
-        let lane = |connection: &super::Connection| {
-            Lane::behind(connection.client().clone(), connection.api_prefix())
-        };
+        let lane = |connection: &super::Connection| Lane::new(connection.client().clone());
         Ok(Self { main: lane(&main), bulk: lane(&bulk), reconnects })
     }
 

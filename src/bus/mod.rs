@@ -13,6 +13,7 @@
 //! api         the JetStream API in its own words     survey    looking without touching
 //! ```
 
+mod acks;
 pub mod api;
 pub mod archive;
 pub mod clock;
@@ -22,6 +23,7 @@ pub mod context;
 pub mod error;
 pub mod journal;
 pub mod kept;
+mod ledger;
 pub mod limits;
 pub mod link;
 pub mod options;

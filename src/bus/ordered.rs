@@ -1,8 +1,8 @@
 //! Numbered messages into a stream: in order, a bounded window of them unsettled, and after any
 //! doubt published again, the same bytes, from the lowest unsettled one on.
 //!
-//! What settles a message differs: for events the stream's acknowledgement does, for reports only
-//! the owner's verdict. Used by one task at a time; holds no task of its own.
+//! What settles a message differs: for events the stream's acknowledgement does; for reports only the owner's
+//! verdict, so that the stream is not even asked for one. Used by one task at a time; holds no task of its own.
 
 use std::{collections::VecDeque, future::Future, pin::Pin};
 
@@ -42,7 +42,7 @@ pub struct Ordered {
     /// Taken and unsettled, in order of number.
     unsettled: VecDeque<(u32, Bytes)>,
     /// Acknowledgements on their way, with the round they were sent in.
-    acks: FuturesUnordered<AckFuture>,
+    acks: Option<FuturesUnordered<AckFuture>>,
     /// Grows with every resend, so that failures of an earlier round count once.
     round: u32,
 }
@@ -50,16 +50,7 @@ pub struct Ordered {
 impl Ordered {
     /// No message yet.
     pub fn new(lane: Lane, subject: String, window: usize, settled_by: SettledBy) -> Self {
-        Self {
-            lane,
-            subject,
-            window,
-            settled_by,
-            last: 0,
-            unsettled: VecDeque::new(),
-            acks: FuturesUnordered::new(),
-            round: 0,
-        }
+        Self { lane, subject, window, settled_by, last: 0, unsettled: VecDeque::new(), acks: None, round: 0 }
     }
 
     /// Number of the last message taken; 0 if none.
@@ -103,10 +94,17 @@ impl Ordered {
 
     async fn publish(&mut self, n: u32, body: Bytes) {
         let round = self.round;
-        match self.lane.post(self.subject.clone(), body).await {
-            Ok(posted) => self.acks.push(Box::pin(async move { (n, round, posted.stored().await) })),
-            Err(error) => self.acks.push(Box::pin(async move { (n, round, Err(error)) })),
-        }
+        let ack: AckFuture = match self.settled_by {
+            SettledBy::Verdict => match self.lane.tell(self.subject.clone(), body).await {
+                Ok(()) => return,
+                Err(_closed) => Box::pin(async move { (n, round, Err(StoreError::Unknown)) }),
+            },
+            SettledBy::Ack => match self.lane.post(self.subject.clone(), body).await {
+                Ok(posted) => Box::pin(async move { (n, round, posted.stored().await) }),
+                Err(error) => Box::pin(async move { (n, round, Err(error)) }),
+            },
+        };
+        self.acks.get_or_insert_default().push(ack);
     }
 
     /// Everything up to `n` is settled.
@@ -119,9 +117,9 @@ impl Ordered {
     /// What happens next to what was published. Pends while nothing does. Safe to drop at any time.
     pub async fn progress(&mut self) -> Progress {
         loop {
-            match self.acks.next().await {
-                None => std::future::pending().await,
-                Some((_, _, Ok(()))) if self.settled_by == SettledBy::Verdict => {}
+            let Some(acks) = &mut self.acks else { return std::future::pending().await };
+            match acks.next().await {
+                None => self.acks = None,
                 Some((n, _, Ok(()))) => {
                     self.unsettled.retain(|(other, _)| *other != n);
                     return Progress::Settled;

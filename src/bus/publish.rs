@@ -3,19 +3,15 @@
 //! A publish whose acknowledgement does not come may still be stored later, so the only honest
 //! thing to do with it is to publish the same bytes again, or to say that nobody knows.
 
-use std::{error::Error as _, time::Duration};
+use std::time::Duration;
 
-use async_nats::jetstream::{
-    self, ErrorCode,
-    context::{PublishAckFuture, PublishError, PublishErrorKind},
-};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::link::Lane;
+use super::{acks::Answer, link::Lane};
 
 /// How long one acknowledgement may take before it counts as unknown.
-pub(super) const ACK_TIMEOUT: Duration = Duration::from_secs(5);
+const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Pause between two tries of the same bytes.
 const AGAIN: Duration = Duration::from_millis(200);
@@ -41,46 +37,24 @@ pub enum StoreError {
 }
 
 /// A message on its way into a stream.
-pub struct Posted(PublishAckFuture);
+pub struct Posted(Answer);
 
 impl Posted {
     /// Waits for the stream's word.
     pub async fn stored(self) -> Result<(), StoreError> {
-        self.0.await.map(drop).map_err(|error| classify(&error))
-    }
-}
-
-fn classify(error: &PublishError) -> StoreError {
-    match error.kind() {
-        PublishErrorKind::StreamNotFound => StoreError::NoStream,
-        PublishErrorKind::MaxPayloadExceeded => StoreError::TooLarge,
-        PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe | PublishErrorKind::MaxAckPending => {
-            StoreError::Unknown
-        }
-        PublishErrorKind::WrongLastMessageId | PublishErrorKind::WrongLastSequence => {
-            StoreError::Refused(error.to_string())
-        }
-        PublishErrorKind::Other => {
-            match error.source().and_then(|source| source.downcast_ref::<jetstream::Error>()) {
-                Some(server) if server.error_code() == ErrorCode::STREAM_STORE_FAILED => StoreError::Full,
-                Some(server) if server.error_code() == ErrorCode::INSUFFICIENT_RESOURCES => StoreError::Full,
-                Some(server) if server.error_code() == ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM => {
-                    StoreError::TooLarge
-                }
-                Some(server) => StoreError::Refused(server.to_string()),
-                None => StoreError::Unknown,
-            }
-        }
+        // Nobody answers any more: its time is over, or the connection is closed.
+        self.0.await.unwrap_or(Err(StoreError::Unknown))
     }
 }
 
 impl Lane {
     /// Hands a message over, in the order of the calls; the acknowledgement is awaited apart.
     pub async fn post(&self, subject: String, body: Bytes) -> Result<Posted, StoreError> {
-        match self.streams().publish(subject, body).await {
-            Ok(ack) => Ok(Posted(ack)),
-            Err(error) => Err(classify(&error)),
-        }
+        self.post_until(subject, body, Instant::now() + ACK_TIMEOUT).await
+    }
+
+    async fn post_until(&self, subject: String, body: Bytes, until: Instant) -> Result<Posted, StoreError> {
+        self.acks().post(subject, body, until).await.map(Posted)
     }
 
     /// Stores one message, publishing the identical bytes again for as long as the outcome is unknown.
@@ -89,11 +63,13 @@ impl Lane {
         let mut unknown = false;
         let mut no_stream = 0;
         loop {
-            let attempt = async { self.post(subject.to_owned(), body.clone()).await?.stored().await };
-            let error = match tokio::time::timeout_at(deadline, attempt).await {
-                Ok(Ok(())) => return Ok(()),
-                Ok(Err(error)) => error,
-                Err(_) => return Err(StoreError::Unknown),
+            let until = deadline.min(Instant::now() + ACK_TIMEOUT);
+            let error = match self.post_until(subject.to_owned(), body.clone(), until).await {
+                Err(error) => error,
+                Ok(posted) => match posted.stored().await {
+                    Ok(()) => return Ok(()),
+                    Err(error) => error,
+                },
             };
             match error {
                 StoreError::Unknown => unknown = true,

@@ -224,7 +224,7 @@ fn options(settings: &Settings, id: String) -> Options {
         sizing: sizing(own),
         shrink: ShrinkOptions {
             journal_bytes: own.snapshot_journal_bytes.0,
-            payload_cache: usize::try_from(own.payload_cache_bytes.0).unwrap_or(usize::MAX),
+            cache_bytes: own.payload_cache_bytes.0,
         },
         owner_ttl: own.owner_ttl,
         admin: Some(own.admin_listen),

@@ -1,6 +1,7 @@
 //! A task somebody submitted or knows the id of.
 
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
 use super::{Client, Ended, Error, Result, Watch};
 use crate::{
@@ -15,6 +16,8 @@ pub struct TaskHandle {
     pub(super) id: TaskId,
     /// What this process submitted under the id, if it did.
     pub(super) body_hash: Option<BodyHash>,
+    /// When this process submitted it, if it did.
+    pub(super) stored: Option<Instant>,
 }
 
 impl TaskHandle {
@@ -31,7 +34,7 @@ impl TaskHandle {
     /// Waits for its end, however long that takes. Refused with `IDEMPOTENCY_CONFLICT` if the id
     /// belongs to a task that was submitted with another body.
     pub async fn wait(&self) -> Result<Ended> {
-        let ended = self.client.wait_as(&self.id, self.body_hash).await?;
+        let ended = self.client.wait_as(&self.id, self.body_hash, self.stored).await?;
         self.check(ended.body_hash)?;
         match ended.refusal {
             // Nothing of the task has this revision: it is the submit that was refused.
@@ -78,6 +81,6 @@ impl std::fmt::Debug for TaskHandle {
 impl Client {
     /// A handle to a task with this id.
     pub fn task(&self, id: &TaskId) -> TaskHandle {
-        TaskHandle { client: self.clone(), id: id.clone(), body_hash: None }
+        TaskHandle { client: self.clone(), id: id.clone(), body_hash: None, stored: None }
     }
 }

@@ -9,6 +9,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use serde::Serialize;
+use tokio::time::Instant;
 
 use super::{Client, Error, Result, TaskHandle, wait};
 use crate::{
@@ -186,7 +187,12 @@ impl Client {
 
     async fn store(&self, lane: &Lane, ready: Ready) -> Result<TaskHandle> {
         match lane.store(&ready.subject, ready.body, self.submit_within).await {
-            Ok(()) => Ok(TaskHandle { client: self.clone(), id: ready.id, body_hash: Some(ready.hash) }),
+            Ok(()) => Ok(TaskHandle {
+                client: self.clone(),
+                id: ready.id,
+                body_hash: Some(ready.hash),
+                stored: Some(Instant::now()),
+            }),
             Err(error) => Err(not_stored(error, ready.id)),
         }
     }
@@ -197,7 +203,9 @@ impl Client {
         let lane = &self.link.main;
         let mut hints = lane.subscribe(subjects::done(&self.tenant, &ready.id)).await?;
         let handle = self.store(lane, ready).await?;
-        let admitted = wait::until(self, &handle.id, handle.body_hash, &mut hints, |_| true);
+        // The hint can't have come before the subscription: it is rarely needed to ask.
+        let look = wait::FIRST_PAUSE;
+        let admitted = wait::until(self, &handle.id, handle.body_hash, &mut hints, look, |_| true);
         let seen = match tokio::time::timeout(self.submit_within, admitted).await {
             Ok(seen) => seen?,
             Err(_) => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::{Client, Error, Result};
 use crate::{
@@ -15,8 +15,12 @@ use crate::{
 };
 
 /// First and longest pause between two `get`s of one wait.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// When it is first looked for a task that was submitted just now: its end takes about that long, and its hint
+/// mostly comes earlier and spares the question.
+const FRESH_LOOK: Duration = Duration::from_millis(10);
 
 /// Longer than any `get` takes.
 const LONGEST_LOOK: Duration = Duration::from_secs(600);
@@ -91,30 +95,43 @@ impl Client {
     /// Waits for the end of a task, however long that takes, through reconnects and take-overs.
     /// Put a `tokio::time::timeout` around it to give up earlier; the task goes on all the same.
     pub async fn wait(&self, task: &TaskId) -> Result<Ended> {
-        self.wait_as(task, None).await
+        self.wait_as(task, None, None).await
     }
 
-    /// The same for who submitted the body `ours` under this id, and is told if that was refused.
-    pub(super) async fn wait_as(&self, task: &TaskId, ours: Option<BodyHash>) -> Result<Ended> {
+    /// The same for who submitted the body `ours` under this id, and is told if that was refused; `stored` is when,
+    /// if it was here.
+    pub(super) async fn wait_as(
+        &self,
+        task: &TaskId,
+        ours: Option<BodyHash>,
+        stored: Option<Instant>,
+    ) -> Result<Ended> {
         let mut hints = self.link.main.subscribe(subjects::done(&self.tenant, task)).await?;
-        until(self, task, ours, &mut hints, Phase::is_terminal).await
+        let look = stored.map_or(Duration::ZERO, |at| FRESH_LOOK.saturating_sub(at.elapsed()));
+        until(self, task, ours, &mut hints, look, Phase::is_terminal).await
     }
 }
 
-/// Waits until the task is in a state that `enough` accepts, or the submit with the body `ours` is refused.
+/// Waits until the task is in a state that `enough` accepts, or the submit with the body `ours` is refused. A hint is
+/// waited for as long as `look` before anybody is asked.
 pub(super) async fn until(
     client: &Client,
     task: &TaskId,
     ours: Option<BodyHash>,
     hints: &mut Subscription,
+    look: Duration,
     enough: impl Fn(Phase) -> bool,
 ) -> Result<Ended> {
     let mut reconnects = client.link.reconnects();
     let mut pause = Pause::new();
     let mut min_rev = None;
-    // The hint may have come before the subscription did: look first, and don't let a slow answer hide a hint.
+    let mut look = Some(look).filter(|look| !look.is_zero());
+    // The hint may have come before the subscription did: look soon, and don't let a slow answer hide a hint.
     loop {
-        let news = tokio::select! {
+        let news = if let Some(look) = look.take() {
+            Some(next_news(task, ours, hints, &mut reconnects, look).await?)
+        } else {
+            tokio::select! {
             biased;
             news = next_news(task, ours, hints, &mut reconnects, LONGEST_LOOK) => Some(news?),
             view = client.get_from(task, min_rev) => {
@@ -125,6 +142,7 @@ pub(super) async fn until(
                     Err(error) => return Err(error),
                 }
                 None
+            }
             }
         };
         let news = match news {

@@ -32,11 +32,14 @@ const REPORT_LIMIT: usize = 3 * MAX_PAYLOAD_BYTES;
 /// A heartbeat lists its leases.
 const BEAT_LIMIT: usize = 1024 * 1024;
 
+/// Messages read at once, at most.
+const GULP: usize = 256;
+
 /// How an input is answered.
 #[derive(Debug)]
 pub enum Handle {
     /// Acknowledge the stream message.
-    Ack(Box<Ack>),
+    Ack(Ack),
     /// Answer the heartbeat there, in this format.
     Beat(String, Format),
     /// Nobody is answered; that it is dropped says that the input is decided.
@@ -92,28 +95,36 @@ pub enum From {
 
 /// Reads deliveries of one stream into inputs until either end is closed.
 pub async fn read(from: From, mut deliveries: mpsc::Receiver<Delivery>, inputs: mpsc::Sender<Inbound>) {
-    while let Some(delivery) = deliveries.recv().await {
-        match parse(from, &delivery) {
-            Ok(input) => {
-                let stream = match &input {
-                    Input::Submit { body: Err(_), .. } | Input::Cmd { body: Err(_), .. } => Some(INTAKE),
-                    Input::Report { body: Err(_), .. } => Some(REPORTS),
-                    _ => None,
-                };
-                if let Some(stream) = stream {
-                    metrics::counter!(names::INPUTS_MALFORMED, names::STREAM => stream).increment(1);
-                }
-                let report_seq = (from == From::Reports).then_some(delivery.stream_seq);
-                let handle = Some(Handle::Ack(Box::new(delivery.ack)));
-                if inputs.send(Inbound { input, handle, report_seq, format: None }).await.is_err() {
-                    return;
-                }
+    let mut arrived = Vec::with_capacity(GULP);
+    let mut read = Vec::with_capacity(GULP);
+    while deliveries.recv_many(&mut arrived, GULP).await > 0 {
+        for delivery in arrived.drain(..) {
+            read_one(from, delivery, &mut read).await;
+        }
+        let Ok(room) = inputs.reserve_many(read.len()).await else { return };
+        room.zip(read.drain(..)).for_each(|(place, input)| place.send(input));
+    }
+}
+
+async fn read_one(from: From, delivery: Delivery, inputs: &mut Vec<Inbound>) {
+    match parse(from, &delivery) {
+        Ok(input) => {
+            let stream = match &input {
+                Input::Submit { body: Err(_), .. } | Input::Cmd { body: Err(_), .. } => Some(INTAKE),
+                Input::Report { body: Err(_), .. } => Some(REPORTS),
+                _ => None,
+            };
+            if let Some(stream) = stream {
+                metrics::counter!(names::INPUTS_MALFORMED, names::STREAM => stream).increment(1);
             }
-            Err(error) => {
-                metrics::counter!(names::UNATTRIBUTABLE).increment(1);
-                tracing::warn!(seq = delivery.stream_seq, %error, "a message is nobody's; dropped");
-                delivery.ack.ack().await;
-            }
+            let report_seq = (from == From::Reports).then_some(delivery.stream_seq);
+            let handle = Some(Handle::Ack(delivery.ack));
+            inputs.push(Inbound { input, handle, report_seq, format: None });
+        }
+        Err(error) => {
+            metrics::counter!(names::UNATTRIBUTABLE).increment(1);
+            tracing::warn!(seq = delivery.stream_seq, %error, "a message is nobody's; dropped");
+            delivery.ack.ack().await;
         }
     }
 }

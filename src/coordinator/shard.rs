@@ -189,7 +189,7 @@ async fn life(
         error => Failed::Again(error.to_string()),
     })?;
     engine.keep_ended();
-    engine.set_resident_budget(context.shrink.payload_cache);
+    engine.set_resident_budget(usize::try_from(context.shrink.cache_bytes).unwrap_or(usize::MAX));
     let mut ended = EndedFeed::default();
     // A snapshot is published only when the archive covers it.
     ended.covered(found.seq.max(archive.covered().await?));
@@ -332,8 +332,12 @@ async fn term(
         options.batch = PULL;
         options.expires = PULL_EXPIRES;
         options.budget = budget;
-        tasks.spawn(consume::pull(context.streams.clone(), options, deliveries, over.clone()));
-        tasks.spawn(until(over.clone(), intake::read(from, arrived, inputs.clone())));
+        let pulling = consume::pull(context.streams.clone(), options, deliveries, over.clone());
+        let reading = until(over.clone(), intake::read(from, arrived, inputs.clone()));
+        // One task: a message that wakes the one is read by the other at once.
+        tasks.spawn(async move {
+            tokio::join!(pulling, reading);
+        });
     }
     for subject in [subjects::BEAT_ALL, subjects::ACCEPT_ALL] {
         let heard = context.link.main.subscribe(subject).await?;

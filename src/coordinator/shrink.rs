@@ -70,13 +70,13 @@ const LAST: Duration = Duration::from_secs(8);
 pub struct ShrinkOptions {
     /// Bytes appended before a snapshot is taken, at least.
     pub journal_bytes: u64,
-    /// Bytes of payloads kept in memory.
-    pub payload_cache: usize,
+    /// Bytes of inputs and results in memory, at most.
+    pub cache_bytes: u64,
 }
 
 impl Default for ShrinkOptions {
     fn default() -> Self {
-        Self { journal_bytes: 64 << 20, payload_cache: crate::flow::resident::BUDGET }
+        Self { journal_bytes: 64 << 20, cache_bytes: 64 << 20 }
     }
 }
 

@@ -368,7 +368,9 @@ impl<H> Engine<H> {
                 let decision = run::decide(&self.state, &input, entropy);
                 if let Ok(report) = body {
                     if decision.hold {
-                        self.held.insert((report.token, report.n), Queued { input, handle });
+                        // Who reported keeps it until the verdict: the stream need not keep it too.
+                        batch.effects.extend(handle.map(Effect::Ack));
+                        self.held.insert((report.token, report.n), Queued { input, handle: None });
                         return Ok(());
                     }
                     if matches!(report.op, ReportOp::End(_)) {

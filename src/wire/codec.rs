@@ -133,20 +133,27 @@ pub fn pack_into<T: Serialize>(message: &T, out: &mut Vec<u8>) {
 
 /// Decodes MessagePack: one value, depth at most 16, nothing after it.
 pub fn unpack<T: DeserializeOwned>(body: &[u8]) -> Result<T, DecodeError> {
-    let mut rest = std::io::Cursor::new(body);
+    let mut rest = body;
     let mut de = rmp_serde::Deserializer::new(&mut rest);
     de.set_max_depth(MAX_DEPTH);
-    let value = serde_path_to_error::deserialize(&mut de).map_err(|e| shape("MessagePack", &e))?;
-    let read = rest.position() as usize;
-    if read < body.len() {
-        return Err(DecodeError::Trailing { extra: body.len() - read, format: "MessagePack" });
+    // Where it does not fit is looked for only when it does not.
+    let Ok(value) = T::deserialize(&mut de) else {
+        let mut de = rmp_serde::Deserializer::new(body);
+        de.set_max_depth(MAX_DEPTH);
+        return serde_path_to_error::deserialize(&mut de).map_err(|e| shape("MessagePack", &e));
+    };
+    if !rest.is_empty() {
+        return Err(DecodeError::Trailing { extra: rest.len(), format: "MessagePack" });
     }
     Ok(value)
 }
 
 fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, DecodeError> {
     let mut de = serde_json::Deserializer::from_slice(body);
-    let value = serde_path_to_error::deserialize(&mut de).map_err(|e| shape("JSON", &e))?;
+    let Ok(value) = T::deserialize(&mut de) else {
+        let mut de = serde_json::Deserializer::from_slice(body);
+        return serde_path_to_error::deserialize(&mut de).map_err(|e| shape("JSON", &e));
+    };
     de.end().map_err(|_| DecodeError::Trailing { extra: trailing(body), format: "JSON" })?;
     Ok(value)
 }

@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::subjects::{self, Shard};
 
-/// Submits and commands on their way to the owner: a work queue.
+/// Submits and commands on their way to the owner; purged as they are decided.
 pub const INTAKE: &str = "INTAKE";
-/// Reports on their way to the owner: a work queue.
+/// Reports on their way to the owner; purged as they are decided.
 pub const REPORTS: &str = "REPORTS";
 /// The truth.
 pub const JOURNAL: &str = "JOURNAL";
@@ -115,10 +115,8 @@ impl Default for Sizing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Retention {
-    /// Kept until a limit removes it.
+    /// Kept until a limit removes it, or a purge.
     Limits,
-    /// Removed once acknowledged.
-    WorkQueue,
 }
 
 /// What gives way when a stream is full.
@@ -192,14 +190,16 @@ pub struct ConsumerDef {
     pub description: String,
     /// Always `all`: consumers can be reset then.
     pub deliver_policy: &'static str,
-    /// Always `explicit`.
+    /// `none`: the owner purges what is decided. `explicit` where nobody purges.
     pub ack_policy: &'static str,
     /// Always `instant`.
     pub replay_policy: &'static str,
-    /// Nanoseconds. Long, because a take-over resets the consumer instead of waiting for it.
-    #[serde(with = "nanos")]
+    /// Nanoseconds. Long, because a take-over resets the consumer instead of waiting for it. Absent without
+    /// acknowledgements.
+    #[serde(with = "nanos", skip_serializing_if = "Duration::is_zero")]
     pub ack_wait: Duration,
-    /// How many messages the owner may hold unacknowledged.
+    /// How many messages the owner may hold unacknowledged. Absent without acknowledgements.
+    #[serde(skip_serializing_if = "is_zero")]
     pub max_ack_pending: i64,
     /// -1: no limit. A parked message would be a lost task; poison is handled by the owner.
     pub max_deliver: i64,
@@ -235,7 +235,7 @@ fn streams(sizing: &Sizing) -> Vec<StreamDef> {
         name: name.to_owned(),
         description: description.to_owned(),
         subjects: subjects.iter().map(|s| (*s).to_owned()).collect(),
-        retention: Retention::WorkQueue,
+        retention: Retention::Limits,
         discard: Discard::New,
         storage: "file",
         num_replicas: sizing.replicas,
@@ -264,7 +264,6 @@ fn streams(sizing: &Sizing) -> Vec<StreamDef> {
             sizing.reports_bytes,
         ),
         StreamDef {
-            retention: Retention::Limits,
             deny_delete: true,
             ..stream(
                 JOURNAL,
@@ -274,7 +273,6 @@ fn streams(sizing: &Sizing) -> Vec<StreamDef> {
             )
         },
         StreamDef {
-            retention: Retention::Limits,
             deny_delete: true,
             ..stream(
                 SNAPSHOTS,
@@ -284,7 +282,6 @@ fn streams(sizing: &Sizing) -> Vec<StreamDef> {
             )
         },
         StreamDef {
-            retention: Retention::Limits,
             discard: Discard::Old,
             max_age: sizing.archive_age,
             deny_delete: true,
@@ -297,7 +294,6 @@ fn streams(sizing: &Sizing) -> Vec<StreamDef> {
             )
         },
         StreamDef {
-            retention: Retention::Limits,
             discard: Discard::Old,
             max_age: sizing.events_age,
             truth: false,
@@ -357,9 +353,15 @@ fn consumers(sizing: &Sizing, shard: Shard) -> Vec<ConsumerDef> {
         num_replicas: sizing.replicas,
     };
     let owner = owner_consumer(shard);
+    let purged = |stream| ConsumerDef {
+        ack_policy: "none",
+        ack_wait: Duration::ZERO,
+        max_ack_pending: 0,
+        ..consumer(stream, &owner, "The owner's; rewound at every take-over")
+    };
     vec![
-        consumer(INTAKE, &owner, "The owner's; reset at every take-over"),
-        consumer(REPORTS, &owner, "The owner's; reset at every take-over"),
+        purged(INTAKE),
+        purged(REPORTS),
         consumer(EVENTS, EVENT_WRITER, "Read by the owner only: an id that arrives late is refused"),
     ]
 }
@@ -403,7 +405,7 @@ mod tests {
         assert!(events.get("allow_msg_ttl").is_none());
         assert!(events.get("truth").is_none());
         let intake = serde_json::to_value(&topology.streams[0]).unwrap();
-        assert_eq!(intake["retention"], "workqueue");
+        assert_eq!(intake["retention"], "limits");
     }
 
     #[test]

@@ -26,8 +26,11 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::counting::peak;
 use super::seeds;
 
+/// Takes any bytes.
+pub type Target = fn(&[u8]);
+
 /// Every target with its name.
-pub const ALL: [(&str, fn(&[u8])); 5] = [
+pub const ALL: [(&str, Target); 5] = [
     ("envelope", envelope),
     ("names", names),
     ("journal", journal),

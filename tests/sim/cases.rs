@@ -51,9 +51,9 @@ fn a_retry_is_recognised_for_as_long_as_the_dead_task() {
     check(Scenario::of(51));
 }
 
-/// A repeat of a held report was the held message itself: it was acknowledged while only in memory.
+/// A repeat of a held report was the held message itself: it was acknowledged when its turn came, and not applied.
 #[test]
-fn a_held_report_is_not_acknowledged() {
+fn a_held_report_is_applied_when_its_turn_comes() {
     use Fault::*;
     let faults = [PublishLost, PublishAckLost, PublishTwice, DeliveredLate, AppendLost, CtlLost, RetryDead];
     check(Scenario::shrunk(1, 286, &faults));

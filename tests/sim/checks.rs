@@ -69,7 +69,8 @@ impl World {
         }
     }
 
-    /// What is acknowledged is decided: it will never come again.
+    /// What is acknowledged is decided: it will never come again. But for a report that came too early: its sender
+    /// keeps it, and sends it again.
     fn check_ack(&self, queue: Queue, id: u64) -> Result<(), String> {
         let messages = if queue == Queue::Intake { &self.intake } else { &self.reports };
         let Some((input, _)) = messages.messages.get(&id) else { return Ok(()) };
@@ -88,7 +89,7 @@ impl World {
                 }
             }
             Input::Report { body: Ok(report), .. } => match self.audit.granted.get(&report.token) {
-                Some(granted) if granted.live && granted.applied < report.n => {
+                Some(granted) if granted.live && granted.applied + 1 == report.n => {
                     Err(format!("report {} of a live lease was acknowledged, and not applied", report.n))
                 }
                 _ => Ok(()),

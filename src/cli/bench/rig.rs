@@ -298,8 +298,8 @@ impl Rig {
     }
 
     /// Bytes Redis has allocated.
-    pub async fn redis_memory(&mut self) -> Result<f64> {
-        let info: String = redis::cmd("INFO").arg("memory").query_async(&mut self.redis).await?;
+    pub async fn redis_memory(&self) -> Result<f64> {
+        let info: String = redis::cmd("INFO").arg("memory").query_async(&mut self.redis.clone()).await?;
         Ok(counters::field(&info, "used_memory"))
     }
 

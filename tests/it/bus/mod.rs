@@ -1,5 +1,6 @@
 //! `selvedge::bus` against a real nats-server.
 
+mod consume;
 mod journal;
 mod ownership;
 mod permissions;

@@ -3,7 +3,7 @@
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy};
 use selvedge::{
     bus::{
-        api::consumer_reset,
+        api::consumer_rewind,
         provision::{Provision, ProvisionError, Severity, breaking, drift, provision, watch_drift},
     },
     wire::topology::{JOURNAL, Topology},
@@ -110,18 +110,19 @@ async fn another_size_is_reported_and_kept() {
 }
 
 #[tokio::test]
-async fn a_reset_redelivers_what_was_not_acknowledged() {
+async fn a_rewound_consumer_delivers_again_what_was_not_purged() {
     use futures_util::StreamExt;
     let (_nats, js) = fabric().await;
     js.publish("sv.submit.acme.reader.t1", "{}".into()).await.unwrap().await.unwrap();
     let consumer: async_nats::jetstream::consumer::PullConsumer =
         js.get_consumer_from_stream("owner-0", "INTAKE").await.unwrap();
     let first = consumer.fetch().max_messages(1).messages().await.unwrap().next().await.unwrap().unwrap();
-    consumer_reset(&js, "INTAKE", "owner-0").await.unwrap();
+    let state = consumer_rewind(&js, "INTAKE", "owner-0").await.unwrap();
+    assert_eq!((state.first_seq, state.last_seq, state.messages), (1, 1, 1));
     let again = consumer.fetch().max_messages(1).messages().await.unwrap().next().await.unwrap().unwrap();
     assert_eq!(first.info().unwrap().stream_sequence, again.info().unwrap().stream_sequence);
     let mut js = js;
     js.set_timeout(std::time::Duration::from_secs(1));
-    let missing = consumer_reset(&js, "INTAKE", "nobody").await.unwrap_err();
+    let missing = consumer_rewind(&js, "INTAKE", "nobody").await.unwrap_err();
     assert!(missing.to_string().contains("consumer not found"), "{missing}");
 }
