@@ -14,7 +14,7 @@ use hashbrown::HashTable;
 use super::entry::Task;
 use crate::task::TaskId;
 
-/// Entries per piece of the slab: it grows without moving what is there.
+/// Entries per piece of the slab: beyond the first it grows without moving what is there.
 const CHUNK: usize = 4_096;
 
 /// Where a task is.
@@ -115,7 +115,9 @@ impl Tasks {
 
     fn grow(&mut self) -> Slot {
         if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK) {
-            self.chunks.push(Vec::with_capacity(CHUNK));
+            // The first one grows with its tasks: a small state is small.
+            let room = if self.chunks.is_empty() { 0 } else { CHUNK };
+            self.chunks.push(Vec::with_capacity(room));
         }
         let full = (self.chunks.len() - 1) * CHUNK;
         // Pushed above if there was none with room.
