@@ -242,6 +242,7 @@ fn policy(own: &config::Coordinator) -> Policy {
         },
         dedupe_horizon_ms: millis(own.dedupe_horizon),
         dedupe_max: own.dedupe_max_per_tenant,
+        dedupe_total: own.dedupe_max_total,
         offer_timeout_ms: millis(own.offer_timeout),
         max_payload: own.max_payload_bytes.0,
         ..Policy::default()

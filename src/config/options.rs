@@ -186,6 +186,8 @@ section! {
         dedupe_horizon: Duration = "24h", unit "", env "", example "7d", check |d| at_least(*d, Duration::from_secs(60));
         /// How many ended tasks' ids are remembered per tenant; beyond that the oldest go before `dedupe_horizon`.
         dedupe_max_per_tenant: u64 = "100000", unit "ids", env "", example "1000000", check |n| between(*n, 1, u64::MAX);
+        /// How many ended tasks' ids are remembered in all; beyond that the oldest go before `dedupe_horizon`. Each costs about 250 bytes of memory.
+        dedupe_max_total: u64 = "500000", unit "ids", env "", example "2000000", check |n| between(*n, 1, u64::MAX);
         /// The size at which INTAKE refuses further submits.
         intake_max_bytes: ByteSize = "512MiB", unit "", env "", example "4GiB", check |b| at_least_bytes(*b, 1 << 20);
         /// The size at which REPORTS refuses further reports.

@@ -45,6 +45,17 @@ pub enum OwnerCall {
     },
 }
 
+impl OwnerCall {
+    /// Whether nobody waits for the answer any more.
+    pub fn is_given_up(&self) -> bool {
+        match self {
+            Self::View { reply, .. } => reply.is_closed(),
+            Self::Children { reply, .. } => reply.is_closed(),
+            Self::Results { reply, .. } => reply.is_closed(),
+        }
+    }
+}
+
 /// The way to the owner's loop while this process is the owner.
 #[derive(Debug, Clone)]
 pub struct OwnerHandle(watch::Receiver<Option<mpsc::Sender<OwnerCall>>>);

@@ -8,8 +8,7 @@ use super::indexer::{FollowReply, IndexAsk};
 use crate::{
     bus::{archive::Archive, journal::JournalReader},
     flow::{
-        engine::Engine,
-        query,
+        engine::{Engine, Touched},
         record::{JournalMessage, Record},
     },
     store::index::{Generation, IndexBatch, IndexWrite, Retention},
@@ -51,12 +50,12 @@ impl IndexFeed {
                 self.waiting = None;
                 match from {
                     Some(seq) => {
-                        engine.dirty_mut().prune(seq);
-                        self.reread = engine.dirty_mut().take_dropped().map(|_| seq + 1);
+                        engine.prune_dirty(seq);
+                        self.reread = engine.take_dropped().map(|_| seq + 1);
                     }
                     None => {
                         engine.touch_all();
-                        engine.dirty_mut().take_dropped();
+                        engine.take_dropped();
                         self.reread = Some(1);
                     }
                 }
@@ -83,38 +82,36 @@ impl IndexFeed {
 
     /// Journal sequence from which results are to be read back now, said once.
     pub fn take_reread<H>(&mut self, engine: &mut Engine<H>) -> Option<u64> {
-        self.reread.take().or_else(|| engine.dirty_mut().take_dropped())
+        self.reread.take().or_else(|| engine.take_dropped())
     }
 
     /// Hands out a batch, if one is asked for and something is dirty; the first of a generation even if it
     /// is empty, so that an index of no tasks is known to be complete. Call only while nothing is in flight.
     pub fn serve<H>(&mut self, engine: &mut Engine<H>, wall: Millis) {
         let Some(generation) = self.generation else { return };
-        if engine.dirty_mut().is_empty() && !self.fresh {
+        if engine.dirty().is_empty() && !self.fresh {
             return;
         }
         let Some(Waiting { max, max_bytes, reply }) = self.waiting.take() else { return };
         self.fresh = false;
-        let taken = engine.dirty_mut().take(max, max_bytes);
+        let taken = engine.take_dirty(max, max_bytes);
         let mut retain = HashMap::new();
         let mut writes = Vec::with_capacity(taken.len());
         let mut gone = Vec::new();
-        for (key, result) in taken {
+        for Touched { key, view, result } in taken {
             if !retain.contains_key(&key.tenant) {
                 retain.insert(key.tenant.clone(), retention(engine, &key.tenant));
             }
-            let Some(mut view) = engine.state().task(&key).and_then(|task| query::view(&key, task)) else {
+            let Some(view) = view else {
                 gone.push(key);
                 continue;
             };
-            let result = result.or_else(|| view.result.take());
-            view.result = None;
             writes.push(IndexWrite { view, result });
         }
         let head = engine.seq();
-        let upto_seq = engine.dirty_mut().clean_up_to(head);
+        let upto_seq = engine.dirty().clean_up_to(head);
         let shard = engine.state().shard;
-        let left = engine.dirty_mut().len();
+        let left = engine.dirty().len();
         let batch = IndexBatch { shard, generation, upto_seq, writes, gone, retain, now_wall: wall, left };
         // An indexer that went away comes back with `Follow`, from its restart point.
         let _ = reply.send(batch);

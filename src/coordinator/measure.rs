@@ -75,7 +75,7 @@ impl Gauges {
         gauge!(names::REPORTS_HELD).set(held as f64);
         gauge!(names::JOURNAL_SEQUENCE).set(engine.seq() as f64);
         gauge!(names::INDEX_LAG).set(engine.seq().saturating_sub(indexed) as f64);
-        gauge!(names::INDEX_DIRTY).set(engine.dirty_mut().len() as f64);
+        gauge!(names::INDEX_DIRTY).set(engine.dirty().len() as f64);
         let state = engine.state();
         gauge!(names::TASKS_REMEMBERED).set(state.tasks().len() as f64);
         gauge!(names::TENANTS).set(state.tenants().len() as f64);
@@ -84,10 +84,8 @@ impl Gauges {
             gauge!(names::QUEUED, names::AGENT => text(agent)).set(queue.queued() as f64);
         }
         let mut gone = std::mem::take(&mut self.agents);
-        for (agent, instances) in engine.live().agents() {
-            let leased = |instance: &_| state.leases_of(agent, instance);
-            let slots: u64 = instances.values().map(|instance| u64::from(instance.slots)).sum();
-            show_agent(agent, instances.len(), slots, engine.live().free_slots(agent, leased));
+        for (agent, size) in engine.live().agents() {
+            show_agent(agent, size.instances, size.slots, size.free);
             gone.remove(agent);
             self.agents.insert(agent.clone());
         }
@@ -97,7 +95,7 @@ impl Gauges {
     }
 }
 
-fn show_agent(agent: &AgentName, instances: usize, slots: u64, free: usize) {
+fn show_agent(agent: &AgentName, instances: usize, slots: u64, free: u64) {
     gauge!(names::INSTANCES, names::AGENT => text(agent)).set(instances as f64);
     gauge!(names::SLOTS, names::AGENT => text(agent)).set(slots as f64);
     gauge!(names::SLOTS_FREE, names::AGENT => text(agent)).set(free as f64);

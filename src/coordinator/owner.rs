@@ -36,7 +36,6 @@ use crate::{
     flow::{
         engine::{Engine, JournalError, Next},
         input::{Entropy, Input},
-        query,
         state::Policy,
     },
     task::{Millis, Token},
@@ -166,6 +165,7 @@ pub async fn run(mut term: Term, mut engine: Engine<Handle>, idle: Millis) -> Te
         hello_at: start + HELLO_EVERY,
         reports: 0,
         inputs: Vec::with_capacity(GULP),
+        unanswered: Vec::new(),
     };
     loop {
         match turn.once(&mut term, &mut engine).await {
@@ -189,6 +189,8 @@ struct Turn {
     /// Reports read since the last announcement.
     reports: usize,
     inputs: Vec<Inbound>,
+    /// Questions that wait for the journal.
+    unanswered: Vec<OwnerCall>,
 }
 
 impl Turn {
@@ -336,9 +338,14 @@ impl Turn {
 
     /// Answers questions and the indexer, and goes on with shrinking the journal. Nothing is in flight here.
     fn serve(&mut self, term: &mut Term, engine: &mut Engine<Handle>) -> Result<(), TermEnd> {
-        for _ in 0..CAPACITY {
+        for call in std::mem::take(&mut self.unanswered) {
+            if !call.is_given_up() {
+                self.unanswered.extend(answer(engine, call));
+            }
+        }
+        for _ in 0..CAPACITY.saturating_sub(self.unanswered.len()) {
             let Ok(call) = term.calls.try_recv() else { break };
-            answer(engine, call);
+            self.unanswered.extend(answer(engine, call));
         }
         while let Ok(ask) = term.index.try_recv() {
             self.feed.ask(engine, ask);
@@ -373,7 +380,7 @@ impl Turn {
                 (term.probe)("taken");
                 self.take(engine, &mut term.reports_before);
             }
-            Some(call) = term.calls.recv() => answer(engine, call),
+            Some(call) = term.calls.recv() => self.unanswered.extend(answer(engine, call)),
             Some(ask) = term.index.recv() => {
                 self.feed.ask(engine, ask);
                 self.feed.serve(engine, term.clock.wall());
@@ -415,28 +422,28 @@ fn lost_payloads(shard: u16, lost: &PlaceError) -> JournalError {
     JournalError::Unreadable { shard, seq, reason: lost.to_string() }
 }
 
-fn answer(engine: &mut Engine<Handle>, call: OwnerCall) {
+/// Answers a question, or gives it back if the journal has to be asked first.
+fn answer(engine: &mut Engine<Handle>, call: OwnerCall) -> Option<OwnerCall> {
     // Whoever stopped waiting gets no answer.
     match call {
         OwnerCall::View { key, reply } => {
-            let mut view = engine.state().task(&key).and_then(|task| query::view(&key, task));
-            if let Some(view) = &mut view
-                && view.result.is_none()
-            {
-                view.result = engine.dirty_mut().waiting_result(&key).cloned();
-            }
-            let _ = reply.send(view);
+            let _ = reply.send(engine.view(&key));
         }
         OwnerCall::Children { key, after, limit, results, reply } => {
-            let _ = reply.send(query::children(engine.state(), &key, after, limit, results));
+            match engine.children(&key, after, limit, results) {
+                // Asked again once the journal has given what it lacks.
+                Some((_, false)) => return Some(OwnerCall::Children { key, after, limit, results, reply }),
+                page => {
+                    let _ = reply.send(page.map(|(page, _)| page));
+                }
+            }
         }
         OwnerCall::Results { results, reply } => {
             for (_, key, result) in results {
-                if engine.state().task(&key).is_some() {
-                    engine.dirty_mut().result(0, key, result);
-                }
+                engine.reread(&key, result);
             }
-            let _ = reply.send(engine.dirty_mut().result_bytes());
+            let _ = reply.send(engine.dirty().result_bytes());
         }
     }
+    None
 }

@@ -189,6 +189,7 @@ async fn life(
         error => Failed::Again(error.to_string()),
     })?;
     engine.keep_ended();
+    engine.set_resident_budget(usize::try_from(context.shrink.cache_bytes).unwrap_or(usize::MAX));
     let mut ended = EndedFeed::default();
     // A snapshot is published only when the archive covers it.
     ended.covered(found.seq.max(archive.covered().await?));

@@ -240,8 +240,11 @@ impl Shrink {
 
     /// Does what can be done now. Call while nothing is in flight.
     pub fn work(&mut self, engine: &mut Engine<Handle>, wall: Millis) -> Result<(), PlaceError> {
-        if let Ok(lost) = self.lost.try_recv() {
-            return Err(lost);
+        while let Ok(lost) = self.lost.try_recv() {
+            // Purged after it was carried on: whoever waits for it asks where it is now.
+            if !matches!(&lost, PlaceError::NotThere { rev, .. } if !engine.needs(*rev)) {
+                return Err(lost);
+            }
         }
         while let Some(told) = self.heard.take().or_else(|| self.told.try_recv().ok()) {
             self.hear(engine, told, wall)?;

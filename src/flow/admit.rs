@@ -4,7 +4,7 @@
 //! Children: size → depth → children of the parent → tasks of the tree; the tree's cap bounds them,
 //! so the backlog does not.
 
-use super::state::{State, Task};
+use super::{entry::Task, state::State};
 use crate::task::{Code, Payload, Plan, Refusal, Spec, TaskKey};
 
 /// Room kept at a parent for children beyond its cap, so that their refusals can be remembered.
@@ -87,12 +87,12 @@ pub fn child(
         let message = format!("depth {depth} > cap {}", plan.depth);
         return refused(spec, Refusal::over(Code::DepthExceeded, message, depth.into(), plan.depth.into()));
     }
-    let children = (parent.children.len() + before + 1) as u64;
+    let children = (parent.more().children.len() + before + 1) as u64;
     if children > u64::from(plan.children) {
         let message = format!("child {children} > cap {} of children per task", plan.children);
         return refused(spec, Refusal::over(Code::ChildrenExceeded, message, children, plan.children.into()));
     }
-    let root = TaskKey { tenant: parent_key.tenant.clone(), id: parent.root(&parent_key.id).clone() };
+    let root = TaskKey { tenant: parent_key.tenant.clone(), id: parent.root().clone() };
     let total = state.tree(&root).map_or(0, |tree| tree.total) + admitted_before + 1;
     if total > plan.tree {
         let message = format!("task {total} > cap {} of tasks per tree", plan.tree);

@@ -1,56 +1,93 @@
-//! What the index does not show yet: task keys in the order they were first touched.
+//! What the index does not show yet: tasks in the order they were first touched.
 //!
 //! Views are built when the indexer asks, from the state as acknowledged then, so a task that
-//! changed ten times in between is written once, and a Redis that is away costs one key per task.
+//! changed ten times in between is written once, and a Redis that is away costs a bit and a place in line per task.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
+use super::{quick::QuickMap, tasks::Slot};
 use crate::task::{Payload, TaskKey};
 
 /// Results waiting to be indexed, in bytes; beyond this they are dropped and read back from the journal.
 pub const MAX_RESULT_BYTES: usize = 64 * 1024 * 1024;
 
-#[derive(Debug)]
-struct Entry {
-    /// Journal sequence of the last touch.
-    last: u64,
-    result: Option<Payload>,
+/// Forgotten tasks whose names are kept for an index that still shows them.
+const MAX_GONE: usize = 262_144;
+
+/// Something the index has to be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Taken {
+    /// How this task looks now, and its result if it was completed since.
+    Task(Slot, Option<Payload>),
+    /// That this one was forgotten.
+    Gone(TaskKey),
 }
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Dirty {
     /// By the sequence of the first touch since they were last taken.
-    order: VecDeque<(u64, TaskKey)>,
-    entries: HashMap<TaskKey, Entry>,
+    order: VecDeque<(u64, Slot)>,
+    /// A bit per slot: whether its task is in line.
+    flags: Vec<u64>,
+    /// Tasks that were forgotten in line, by their slots; `None`: there were too many.
+    gone: QuickMap<u32, VecDeque<Option<TaskKey>>>,
+    gone_names: usize,
+    results: QuickMap<u32, Payload>,
     bytes: usize,
     /// Journal sequence of the first result that had to be dropped.
     dropped_from: Option<u64>,
 }
 
 impl Dirty {
+    fn is_set(&self, slot: Slot) -> bool {
+        self.flags.get(slot.0 as usize / 64).is_some_and(|bits| bits >> (slot.0 % 64) & 1 == 1)
+    }
+
+    fn set(&mut self, slot: Slot, to: bool) {
+        let at = slot.0 as usize / 64;
+        if self.flags.len() <= at {
+            self.flags.resize(at + 1, 0);
+        }
+        let bit = 1 << (slot.0 % 64);
+        self.flags[at] = if to { self.flags[at] | bit } else { self.flags[at] & !bit };
+    }
+
     /// A task was touched by the journal message at `seq`.
-    pub fn touch(&mut self, seq: u64, key: TaskKey) {
-        match self.entries.get_mut(&key) {
-            Some(entry) => entry.last = entry.last.max(seq),
-            None => {
-                self.entries.insert(key.clone(), Entry { last: seq, result: None });
-                self.order.push_back((seq, key));
-            }
+    pub fn touch(&mut self, seq: u64, slot: Slot) {
+        if !self.is_set(slot) {
+            self.set(slot, true);
+            self.order.push_back((seq, slot));
         }
     }
 
     /// A task was completed by the journal message at `seq`, with this result.
-    pub fn result(&mut self, seq: u64, key: TaskKey, result: Payload) {
-        self.touch(seq, key.clone());
+    pub fn result(&mut self, seq: u64, slot: Slot, result: Payload) {
+        self.touch(seq, slot);
         if self.bytes + result.len() > MAX_RESULT_BYTES {
             self.dropped_from.get_or_insert(seq);
             return;
         }
-        if let Some(entry) = self.entries.get_mut(&key) {
-            self.bytes += result.len();
-            self.bytes -= entry.result.replace(result).map_or(0, |old| old.len());
+        self.bytes += result.len();
+        self.bytes -= self.results.insert(slot.0, result).map_or(0, |old| old.len());
+    }
+
+    /// A task was forgotten; its slot may be another's from now on.
+    pub fn gone(&mut self, slot: Slot, key: TaskKey) {
+        if !self.is_set(slot) {
+            return;
         }
+        self.set(slot, false);
+        self.drop_result(slot);
+        let room = self.gone_names < MAX_GONE;
+        self.gone_names += usize::from(room);
+        self.gone.entry(slot.0).or_default().push_back(room.then_some(key));
+    }
+
+    fn drop_result(&mut self, slot: Slot) -> Option<Payload> {
+        let result = self.results.remove(&slot.0);
+        self.bytes -= result.as_ref().map_or(0, Payload::len);
+        result
     }
 
     /// Results of what was touched so far are not here.
@@ -61,51 +98,63 @@ impl Dirty {
     }
 
     /// The result waiting with this task.
-    pub fn waiting_result(&self, key: &TaskKey) -> Option<&Payload> {
-        self.entries.get(key)?.result.as_ref()
+    pub fn waiting_result(&self, slot: Slot) -> Option<&Payload> {
+        self.results.get(&slot.0)
     }
 
-    /// Everything touched up to `seq` is in the index already.
-    pub fn prune(&mut self, seq: u64) {
-        self.entries.retain(|_, entry| {
-            let keep = entry.last > seq;
-            if !keep {
-                self.bytes -= entry.result.as_ref().map_or(0, Payload::len);
+    /// Everything touched up to `seq` is in the index already; `last` says at most when a task was touched last.
+    pub fn prune(&mut self, seq: u64, last: impl Fn(Slot) -> u64) {
+        for (first, slot) in std::mem::take(&mut self.order) {
+            // Of the tasks that had the slot the forgotten ones stand before the one that has it.
+            if self.gone.contains_key(&slot.0) || last(slot) > seq {
+                self.order.push_back((first.max(seq + 1), slot));
+            } else {
+                self.set(slot, false);
+                self.drop_result(slot);
             }
-            keep
-        });
-        let entries = &self.entries;
-        self.order.retain_mut(|(first, key)| {
-            *first = (*first).max(seq + 1);
-            entries.contains_key(key)
-        });
+        }
     }
 
-    /// The index has to be made anew: everything in `keys` is dirty, from the beginning of the journal.
-    pub fn restart(&mut self, keys: Vec<TaskKey>) {
-        let mut old = std::mem::take(&mut self.entries);
+    /// The index has to be made anew: everything in `slots` is dirty, from the beginning of the journal.
+    pub fn restart(&mut self, slots: impl Iterator<Item = Slot>) {
         self.order.clear();
-        for key in keys {
-            let entry = old.remove(&key).unwrap_or(Entry { last: 0, result: None });
-            self.entries.insert(key.clone(), entry);
-            self.order.push_back((0, key));
+        self.flags.clear();
+        self.gone.clear();
+        self.gone_names = 0;
+        for slot in slots {
+            self.touch(0, slot);
         }
-        self.bytes = self.entries.values().filter_map(|e| e.result.as_ref()).map(Payload::len).sum();
     }
 
     /// The oldest touched tasks: at most `max`, and at most `max_bytes` of results but at least one task.
-    pub fn take(&mut self, max: usize, max_bytes: usize) -> Vec<(TaskKey, Option<Payload>)> {
+    pub fn take(&mut self, max: usize, max_bytes: usize) -> Vec<Taken> {
         let mut out = Vec::with_capacity(max.min(self.order.len()));
         let mut bytes = 0;
         while out.len() < max
             && bytes < max_bytes
-            && let Some((_, key)) = self.order.pop_front()
+            && let Some((_, slot)) = self.order.pop_front()
         {
-            let result = self.entries.remove(&key).and_then(|entry| entry.result);
-            bytes += result.as_ref().map_or(0, Payload::len);
-            out.push((key, result));
+            match self.gone.get_mut(&slot.0) {
+                Some(keys) => {
+                    if let Some(key) = keys.pop_front().flatten() {
+                        self.gone_names -= 1;
+                        out.push(Taken::Gone(key));
+                    }
+                    if keys.is_empty() {
+                        self.gone.remove(&slot.0);
+                    }
+                }
+                None => {
+                    self.set(slot, false);
+                    let result = self.drop_result(slot);
+                    bytes += result.as_ref().map_or(0, Payload::len);
+                    out.push(Taken::Task(slot, result));
+                }
+            }
         }
-        self.bytes -= bytes;
+        if self.order.is_empty() {
+            self.order = VecDeque::new();
+        }
         out
     }
 
@@ -139,6 +188,10 @@ impl Dirty {
 mod tests {
     use super::*;
 
+    const A: Slot = Slot(0);
+    const B: Slot = Slot(70);
+    const C: Slot = Slot(3);
+
     fn key(id: &str) -> TaskKey {
         TaskKey { tenant: "t".parse().unwrap(), id: id.parse().unwrap() }
     }
@@ -146,20 +199,20 @@ mod tests {
     #[test]
     fn what_was_touched_again_after_the_restart_point_stays() {
         let mut dirty = Dirty::default();
-        dirty.touch(3, key("a"));
-        dirty.touch(5, key("b"));
-        dirty.touch(9, key("a"));
-        dirty.prune(6);
+        dirty.touch(3, A);
+        dirty.touch(5, B);
+        dirty.touch(9, A);
+        dirty.prune(6, |slot| if slot == A { 9 } else { 5 });
         assert_eq!(dirty.clean_up_to(9), 6);
-        assert_eq!(dirty.take(10, 10), vec![(key("a"), None)]);
+        assert_eq!(dirty.take(10, 10), vec![Taken::Task(A, None)]);
         assert_eq!(dirty.clean_up_to(9), 9);
     }
 
     #[test]
     fn a_batch_holds_at_least_one_task_whatever_its_result() {
         let mut dirty = Dirty::default();
-        for id in ["a", "b"] {
-            dirty.result(1, key(id), Payload::json(&"x".repeat(100)).unwrap());
+        for slot in [A, B] {
+            dirty.result(1, slot, Payload::json(&"x".repeat(100)).unwrap());
         }
         assert_eq!(dirty.take(10, 50).len(), 1);
         assert_eq!(dirty.result_bytes(), 102);
@@ -169,9 +222,9 @@ mod tests {
     #[test]
     fn a_rebuild_starts_over_until_its_last_task_is_taken() {
         let mut dirty = Dirty::default();
-        dirty.touch(7, key("b"));
-        dirty.restart(vec![key("a"), key("b")]);
-        dirty.touch(9, key("c"));
+        dirty.touch(7, B);
+        dirty.restart([A, B].into_iter());
+        dirty.touch(9, C);
         assert_eq!(dirty.clean_up_to(9), 0);
         dirty.take(1, 10);
         assert_eq!(dirty.clean_up_to(9), 0);
@@ -179,5 +232,18 @@ mod tests {
         assert_eq!(dirty.clean_up_to(9), 8);
         assert_eq!(dirty.take(9, 10).len(), 1);
         assert_eq!(dirty.clean_up_to(9), 9);
+    }
+
+    #[test]
+    fn a_forgotten_task_is_told_apart_from_the_next_in_its_slot() {
+        let mut dirty = Dirty::default();
+        dirty.touch(1, A);
+        dirty.gone(A, key("old"));
+        dirty.touch(2, A);
+        dirty.gone(A, key("younger"));
+        dirty.touch(3, A);
+        let taken = dirty.take(10, 10);
+        assert_eq!(taken, [Taken::Gone(key("old")), Taken::Gone(key("younger")), Taken::Task(A, None)]);
+        assert!(dirty.is_empty());
     }
 }

@@ -1,52 +1,65 @@
 //! Dispatch: a task is offered only to an instance with a free slot; whatever waits, waits here.
 
-use super::{input::Entropy, live::Live, record::Record, state::State};
+use super::{input::Entropy, live::Live, record::Record, state::State, tasks::Slot};
 use crate::{
-    task::{AgentName, TaskKey},
+    task::{AgentName, InstanceId, Payload},
     wire::messages::Offer,
 };
 
 /// The next dispatch, if a slot is free for an admissible task.
-pub fn next(state: &State, live: &Live, entropy: &mut dyn Entropy) -> Option<Record> {
-    for (agent, _) in live.agents() {
-        if let Some(record) = for_agent(state, live, agent, entropy) {
-            return Some(record);
+pub fn next(state: &State, live: &mut Live, entropy: &mut dyn Entropy) -> Option<Record> {
+    // Agents whose instances are all busy are passed over at once.
+    let mut from = 0;
+    loop {
+        let (agent, name) = live.agent_with_room(from)?;
+        let slot = state.queue(name).and_then(|queue| queue.next()).map(|(_, slot)| slot);
+        if let Some(slot) = slot
+            && let Some((instance, lease_ms)) = live.freest(agent)
+        {
+            let task = &state.tasks[slot];
+            return Some(Record::Dispatched {
+                key: state.key_of(task),
+                attempt: task.attempt() + 1,
+                token: entropy.token(),
+                instance,
+                lease_ms,
+                resume: task.resumed,
+            });
         }
+        from = agent + 1;
     }
-    None
 }
 
-fn for_agent(state: &State, live: &Live, agent: &AgentName, entropy: &mut dyn Entropy) -> Option<Record> {
-    let queue = state.queues().get(agent)?;
-    let (tenant, (_, _, id)) = queue.next()?;
-    let (instance, lease_ms) = live.freest(agent, |instance| state.leases_of(agent, instance))?;
-    let key = TaskKey { tenant: tenant.clone(), id: id.clone() };
-    let task = state.task(&key)?;
-    Some(Record::Dispatched {
-        attempt: task.attempt + 1,
-        token: entropy.token(),
-        instance: instance.clone(),
-        lease_ms,
-        resume: task.resumed,
-        key,
-    })
+/// What an instance is to be told, or which journal message must be read before it can be.
+pub enum Ready {
+    /// To whom, and what.
+    Offer(AgentName, InstanceId, Box<Offer>),
+    /// The input is not in memory: it stands in the message of this revision.
+    Load(u64),
 }
 
 /// What an instance needs to run the task's current lease.
-pub fn offer(state: &State, key: &TaskKey) -> Option<Offer> {
-    let task = state.task(key)?;
-    let lease = task.lease.as_ref()?;
-    Some(Offer {
-        tenant: key.tenant.clone(),
-        task: key.id.clone(),
-        attempt: task.attempt,
+pub fn offer(state: &State, slot: Slot) -> Option<Ready> {
+    let task = state.tasks.get(slot)?;
+    let lease = task.lease()?;
+    let input = match (task.input.rev(), state.resident.input(slot)) {
+        (None, _) => Payload::default(),
+        (Some(_), Some(input)) => input.clone(),
+        (Some(rev), None) => return Some(Ready::Load(rev)),
+    };
+    let agent = state.agent_of(task).clone();
+    let offer = Offer {
+        tenant: state.tenant_name(task.tenant).clone(),
+        task: task.id.clone(),
+        attempt: task.attempt(),
         token: lease.token,
         lease_ms: lease.lease_ms,
-        tries: task.tries,
+        tries: task.tries(),
         parent: task.parent().cloned(),
-        root: task.root(&key.id).clone(),
+        root: task.root().clone(),
         depth: task.depth(),
-        children: task.children.len() as u32,
-        input: task.spec.input.clone(),
-    })
+        children: task.more().children.len() as u32,
+        input,
+    };
+    Some(Ready::Offer(agent, lease.instance.clone(), Box::new(offer)))
 }

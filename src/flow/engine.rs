@@ -10,26 +10,35 @@
 //! answered, so what leaves here is acknowledged state only. The coordinator's loop and the simulator
 //! drive the same engine. `H` is whatever the driver needs to acknowledge an input.
 
+mod effects;
+mod index;
+mod payloads;
+mod replay;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
+use self::{
+    effects::{Batch, ended_views},
+    payloads::Waiting,
+};
+pub use self::{index::Touched, payloads::Sizes, replay::JournalError};
 use super::{
     dirty::Dirty,
     dispatch,
-    evolve::{At, Changes, Misfit, evolve},
-    facts::{self, Fact, News},
+    facts::{Fact, News},
     input::{Decision, Entropy, Input, Tell},
     live::Live,
-    query,
     record::{Hash, JOURNAL_VERSION, JournalMessage, Record},
     run, settle,
     snapshot::{self, SnapshotHead, Writing},
     state::{Policy, State},
     submit,
+    tasks::Slot,
 };
 use crate::{
-    task::{AgentName, Code, InstanceId, Millis, Payload, TaskKey, Token},
+    task::{AgentName, Code, InstanceId, Millis, Payload, Token},
     wire::{
         api::TaskView,
         messages::{CtlOp, ReportOp},
@@ -41,63 +50,8 @@ use crate::{
 const MESSAGE_BYTES: usize = 48 * 1024;
 /// Room for dispatches behind the inputs of a message: a flood of inputs can't keep slots idle.
 const DISPATCH_BYTES: usize = 16 * 1024;
-/// What a record weighs besides its payload, roughly, encoded.
-const RECORD_BYTES: usize = 280;
-
-/// A journal that can't be continued. The shard stops; an operator decides.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum JournalError {
-    /// A message can't be read, or is from a newer version.
-    #[error("JOURNAL_UNREADABLE: shard {shard}, sequence {seq}: {reason}")]
-    Unreadable {
-        /// Which shard.
-        shard: u16,
-        /// Which message.
-        seq: u64,
-        /// Why.
-        reason: String,
-    },
-    /// A message does not follow its predecessor.
-    #[error(
-        "JOURNAL_GAP: shard {shard}, sequence {seq}: expected revision {expected} after {head}, found {found}: {what}"
-    )]
-    Gap {
-        /// Which shard.
-        shard: u16,
-        /// Which message.
-        seq: u64,
-        /// The revision that should have come.
-        expected: u64,
-        /// The revision that came.
-        found: u64,
-        /// Hash of the last good message.
-        head: String,
-        /// What does not fit.
-        what: &'static str,
-    },
-    /// The journal ends before what was seen of it.
-    #[error(
-        "JOURNAL_REGRESSED: shard {shard} ends at sequence {head}, but {witness} was seen; restore it, or start a new generation"
-    )]
-    Regressed {
-        /// Which shard.
-        shard: u16,
-        /// Where it ends.
-        head: u64,
-        /// What a witness saw.
-        witness: u64,
-    },
-    /// A record does not fit the state.
-    #[error("JOURNAL_MISFIT: shard {shard}, revision {rev}: {misfit}")]
-    Misfit {
-        /// Which shard.
-        shard: u16,
-        /// In which message.
-        rev: u64,
-        /// What does not fit.
-        misfit: Misfit,
-    },
-}
+/// Facts of inputs that left no record, kept for the next message.
+const MAX_FACTS: usize = 4_096;
 
 /// What the driver has to do.
 #[derive(Debug)]
@@ -135,8 +89,8 @@ struct Pending<H> {
     hash: Hash,
     news: News,
     effects: Vec<Effect<H>>,
-    touched: Vec<TaskKey>,
-    results: Vec<(TaskKey, Payload)>,
+    touched: Vec<Slot>,
+    results: Vec<(Slot, Payload)>,
     ended: Vec<(TaskView, Option<Payload>)>,
 }
 
@@ -155,9 +109,12 @@ pub struct Engine<H> {
     vital: VecDeque<Queued<H>>,
     /// Reports that came before their predecessors.
     held: BTreeMap<(Token, u32), Queued<H>>,
+    waiting: Waiting<H>,
     pending: Option<Pending<H>>,
     /// Of the last acknowledged message.
     news: News,
+    /// Of inputs that left no record.
+    facts: Vec<Fact>,
     dirty: Dirty,
     opening: Option<(String, Policy)>,
     opened: bool,
@@ -187,8 +144,10 @@ impl<H> Engine<H> {
             queue: VecDeque::new(),
             vital: VecDeque::new(),
             held: BTreeMap::new(),
+            waiting: Waiting::default(),
             pending: None,
             news: News::default(),
+            facts: Vec::new(),
             dirty: Dirty::default(),
             opening: None,
             opened: false,
@@ -200,17 +159,10 @@ impl<H> Engine<H> {
 
     /// An engine that goes on from a restored state.
     pub(super) fn restored(state: State, seq: u64) -> Self {
-        let mut dirty = Dirty::default();
-        // Which of them the index has is not in a snapshot: all are dirty until it says up to where it has come. A
-        // revision's sequence is at most what it would be without gaps between it and the head.
-        let mut tasks: Vec<(u64, &TaskKey)> = state.tasks.iter().map(|(key, task)| (task.rev, key)).collect();
-        tasks.sort();
-        for (rev, key) in tasks {
-            dirty.touch(seq.saturating_sub(state.rev.saturating_sub(rev)), key.clone());
-        }
-        dirty.drop_results();
         let shard = state.shard;
-        Self { state, seq, dirty, ..Self::new(shard) }
+        let mut engine = Self { state, seq, ..Self::new(shard) };
+        engine.all_dirty_since();
+        engine
     }
 
     /// The state; acknowledged unless [`Engine::is_busy`].
@@ -243,68 +195,6 @@ impl<H> Engine<H> {
         (self.queue.len() + self.vital.len(), self.held.len())
     }
 
-    /// What the index does not show yet.
-    pub fn dirty_mut(&mut self) -> &mut Dirty {
-        &mut self.dirty
-    }
-
-    /// Every task is dirty, for an index that has to be made anew.
-    pub fn touch_all(&mut self) {
-        let mut keys: Vec<TaskKey> = self.state.tasks().iter().map(|(key, _)| key.clone()).collect();
-        keys.sort();
-        self.dirty.restart(keys);
-    }
-
-    /// Applies a message read from the journal. What it touches is dirty until the index says otherwise.
-    pub fn replay(&mut self, seq: u64, bytes: &[u8]) -> Result<(), JournalError> {
-        let shard = self.state.shard.0;
-        let message = JournalMessage::decode(bytes).map_err(|reason| JournalError::Unreadable {
-            shard,
-            seq,
-            reason,
-        })?;
-        let gap = |what| JournalError::Gap {
-            shard,
-            seq,
-            expected: self.state.rev + 1,
-            found: message.rev,
-            head: self.state.head.to_string(),
-            what,
-        };
-        if message.shard != self.state.shard {
-            return Err(gap("the message is another shard's"));
-        }
-        if message.rev != self.state.rev + 1 {
-            return Err(gap("the revision does not follow"));
-        }
-        if message.prev != self.state.head {
-            return Err(gap("the hash of the predecessor differs"));
-        }
-        if message.epoch < self.state.epoch {
-            return Err(gap("the epoch goes back"));
-        }
-        let at = At { now: message.now, wall: message.wall, rev: message.rev, epoch: message.epoch };
-        self.state.advance(message.now, message.wall);
-        for record in &message.records {
-            let changes = evolve(&mut self.state, record, at).map_err(|misfit| JournalError::Misfit {
-                shard,
-                rev: message.rev,
-                misfit,
-            })?;
-            if self.keeps_ended {
-                let ended = views(&self.state, &changes);
-                self.ended.extend(ended.map(|(view, result)| Ended { seq, view, result }));
-            }
-            changes.touched.into_iter().for_each(|key| self.dirty.touch(seq, key));
-            if let Some((key, result)) = changes.result {
-                self.dirty.result(seq, key, result);
-            }
-        }
-        self.state.head = Hash::of(bytes);
-        self.seq = seq;
-        Ok(())
-    }
-
     /// Starts to own the shard: the next message opens a new epoch.
     pub fn open(&mut self, coordinator: &str, policy: Policy) {
         self.opening = Some((coordinator.to_owned(), policy));
@@ -317,11 +207,13 @@ impl<H> Engine<H> {
 
     /// Queues an input. The handle comes back in an effect once it is decided and journaled.
     pub fn push(&mut self, input: Input, handle: Option<H>) {
-        let queue = match input {
-            Input::Beat { .. } | Input::Accept { .. } => &mut self.vital,
-            _ => &mut self.queue,
-        };
-        queue.push_back(Queued { input, handle });
+        match input {
+            Input::Beat { .. } | Input::Accept { .. } => self.vital.push_back(Queued { input, handle }),
+            // What offers and commands wait for.
+            Input::Loaded { .. } => self.vital.push_back(Queued { input, handle }),
+            Input::Room { used, max } => self.room(used, max),
+            _ => self.queue.push_back(Queued { input, handle }),
+        }
     }
 
     /// Decides as much as fits into one journal message.
@@ -349,22 +241,24 @@ impl<H> Engine<H> {
         self.apply(due, &mut batch)?;
         let full = batch.bytes.max(MESSAGE_BYTES - DISPATCH_BYTES) + DISPATCH_BYTES;
         while batch.bytes < full
-            && let Some(record) = dispatch::next(&self.state, &self.live, entropy)
+            && let Some(record) = dispatch::next(&self.state, &mut self.live, entropy)
         {
             self.apply(Decision::record(record), &mut batch)?;
         }
         for token in self.live.resend(256) {
-            if let Some(tell) = self.offer_of(&token) {
-                batch.effects.push(Effect::Tell(tell));
-            }
+            self.offer(&token, &mut batch);
         }
+        self.ask_again(&mut batch);
         Ok(self.close(batch))
     }
 
-    fn close(&mut self, batch: Batch<H>) -> Next<H> {
+    fn close(&mut self, mut batch: Batch<H>) -> Next<H> {
         if batch.records.is_empty() {
+            let room = MAX_FACTS.saturating_sub(self.facts.len());
+            self.facts.extend(batch.facts.into_iter().take(room));
             return if batch.effects.is_empty() { Next::Idle } else { Next::Effects(batch.effects) };
         }
+        batch.facts.append(&mut self.facts);
         let records = batch.records.len() as u64;
         let message = JournalMessage {
             v: JOURNAL_VERSION,
@@ -394,17 +288,17 @@ impl<H> Engine<H> {
         self.seq = seq;
         self.state.head = pending.hash;
         self.news = pending.news;
-        for key in pending.touched {
-            self.dirty.touch(seq, key);
+        for slot in pending.touched {
+            self.dirty.touch(seq, slot);
         }
-        for (key, result) in pending.results {
-            self.dirty.result(seq, key, result);
+        for (slot, result) in pending.results {
+            self.dirty.result(seq, slot, result);
         }
         self.ended.extend(pending.ended.into_iter().map(|(view, result)| Ended { seq, view, result }));
         let mut effects = pending.effects;
         if !self.opened {
             self.opened = true;
-            effects.extend(self.inherit().into_iter().map(Effect::Tell));
+            self.inherit(&mut effects);
         }
         effects
     }
@@ -436,17 +330,6 @@ impl<H> Engine<H> {
         self.state.tasks.end_copy();
     }
 
-    /// The lowest journal revision that holds a payload still needed; `None`: no payload is.
-    pub fn needed_from(&self) -> Option<u64> {
-        None
-    }
-
-    /// Journal revisions below `rev` that hold a payload still needed, lowest first, at most `max`.
-    pub fn needed_below(&self, rev: u64, max: usize) -> Vec<u64> {
-        let _ = (rev, max);
-        Vec::new()
-    }
-
     /// From now on every task that ends is kept for [`Engine::take_ended`].
     pub fn keep_ended(&mut self) {
         self.keeps_ended = true;
@@ -455,35 +338,6 @@ impl<H> Engine<H> {
     /// Tasks that ended in acknowledged messages since this was asked last, in that order. Also of a replay.
     pub fn take_ended(&mut self) -> Vec<Ended> {
         std::mem::take(&mut self.ended)
-    }
-
-    /// Takes over the live leases: their offers are sent again, under the new epoch.
-    fn inherit(&mut self) -> Vec<Tell> {
-        let mut tokens: Vec<Token> = self.state.live_leases().map(|(token, _)| *token).collect();
-        tokens.sort();
-        for token in &tokens {
-            if let Some((_, task)) = self.state.leased(token)
-                && let Some(lease) = &task.lease
-            {
-                // Granted by this very message: known already.
-                if !self.live.holds(token, &task.spec.agent, &lease.instance) {
-                    let (agent, instance) = (task.spec.agent.clone(), lease.instance.clone());
-                    self.live.granted(*token, &agent, &instance, lease.lease_ms, true);
-                }
-            }
-        }
-        tokens.iter().filter_map(|token| self.offer_of(token)).collect()
-    }
-
-    fn offer_of(&self, token: &Token) -> Option<Tell> {
-        let (key, task) = self.state.leased(token)?;
-        let lease = task.lease.as_ref()?;
-        let offer = dispatch::offer(&self.state, key)?;
-        Some(Tell::Offer {
-            agent: task.spec.agent.clone(),
-            instance: lease.instance.clone(),
-            offer: Box::new(offer),
-        })
     }
 
     /// Decides one input.
@@ -495,11 +349,20 @@ impl<H> Engine<H> {
         entropy: &mut dyn Entropy,
     ) -> Result<(), JournalError> {
         let decision = match &input {
+            Input::Submit { .. } if self.waiting.is_full() => {
+                self.waiting.park(input, handle);
+                return Ok(());
+            }
             Input::Submit { .. } | Input::Cmd { .. } => {
                 if let Input::Submit { stored_at, .. } = &input {
                     batch.facts.push(Fact::Decided(batch.at.wall.saturating_sub(*stored_at)));
                 }
-                submit::decide(&self.state, &input)
+                let decision = submit::decide(&self.state, &input);
+                if let Some(rev) = decision.needs {
+                    self.wait_for(rev, input, handle, batch);
+                    return Ok(());
+                }
+                decision
             }
             Input::Report { body, .. } => {
                 let decision = run::decide(&self.state, &input, entropy);
@@ -521,7 +384,7 @@ impl<H> Engine<H> {
             }
             Input::Beat { agent, instance, body } => {
                 let state = &self.state;
-                let stop = self.live.beat(agent, instance, body, |token| state.leased(token).is_some());
+                let stop = self.live.beat(agent, instance, body, |token| state.lease_slot(token).is_some());
                 match handle {
                     Some(handle) => batch.effects.push(Effect::Beat(handle, stop)),
                     None => {
@@ -549,7 +412,6 @@ impl<H> Engine<H> {
                     }),
                 }
             }
-            Input::Loaded { .. } | Input::Carry { .. } | Input::Room { .. } => Decision::none(),
             Input::Tenant { name, settings, kv_rev } => match self.state.tenant(name) {
                 Some(tenant) if tenant.kv_rev >= *kv_rev => Decision::none(),
                 _ => Decision::record(Record::TenantSet {
@@ -558,6 +420,21 @@ impl<H> Engine<H> {
                     kv_rev: *kv_rev,
                 }),
             },
+            Input::Loaded { .. } => {
+                self.loaded(input, batch, entropy)?;
+                Decision::none()
+            }
+            Input::Carry { .. } => match self.carry(input, batch)? {
+                None => Decision::none(),
+                Some(rest) => {
+                    self.queue.push_front(Queued { input: rest, handle });
+                    return Ok(());
+                }
+            },
+            Input::Room { used, max } => {
+                self.room(*used, *max);
+                Decision::none()
+            }
         };
         self.apply(decision, batch)?;
         batch.effects.extend(handle.map(Effect::Ack));
@@ -566,7 +443,9 @@ impl<H> Engine<H> {
 
     /// A report was looked at: the one that waited for it may go.
     fn unhold(&mut self, token: Token, n: u32) {
-        if let Some(next) = self.held.remove(&(token, n + 1)) {
+        if !self.held.is_empty()
+            && let Some(next) = self.held.remove(&(token, n + 1))
+        {
             self.queue.push_front(next);
         }
     }
@@ -579,136 +458,13 @@ impl<H> Engine<H> {
             if !self.live.holds(token, agent, instance) || self.live.is_accepted(token) {
                 continue;
             }
-            let Some((key, _)) = self.state.leased(token) else { continue };
-            let (key, token) = (key.clone(), *token);
+            let Some(task) = self.state.leased(token) else { continue };
+            let (key, token) = (self.state.key_of(task), *token);
             decision.records.push(Record::Withdrawn { key, token, vanished: false, failure: None });
         }
         if !decision.records.is_empty() {
             self.live.suspect(agent, instance);
         }
         decision
-    }
-
-    /// Evolves by a decision's records and derives their effects.
-    fn apply(&mut self, decision: Decision, batch: &mut Batch<H>) -> Result<(), JournalError> {
-        for record in decision.records {
-            let lease = facts::lease_before(&self.state, &record);
-            let changes = evolve(&mut self.state, &record, batch.at).map_err(|misfit| {
-                JournalError::Misfit { shard: self.state.shard.0, rev: batch.at.rev, misfit }
-            })?;
-            facts::of(&self.state, &record, &changes, lease, &mut batch.facts);
-            self.effects(&record, changes, batch);
-            batch.bytes += weight(&record);
-            batch.records.push(record);
-        }
-        batch.effects.extend(decision.answers.into_iter().map(Effect::Tell));
-        Ok(())
-    }
-
-    fn effects(&mut self, record: &Record, changes: Changes, batch: &mut Batch<H>) {
-        match record {
-            Record::Dispatched { token, instance, lease_ms, key, .. } => {
-                if let Some(task) = self.state.task(key) {
-                    let agent = task.spec.agent.clone();
-                    self.live.granted(*token, &agent, instance, *lease_ms, false);
-                }
-                batch.effects.extend(self.offer_of(token).map(Effect::Tell));
-            }
-            Record::Ended { token, .. } => {
-                self.live.ended(*token, true);
-                self.drop_held(*token);
-            }
-            _ => {}
-        }
-        if self.keeps_ended {
-            batch.ended.extend(views(&self.state, &changes));
-        }
-        for (token, agent, instance, code) in changes.revoked {
-            self.live.ended(token, false);
-            if matches!(record, Record::Withdrawn { vanished: true, .. }) {
-                self.live.suspect(&agent, &instance);
-            }
-            if matches!(record, Record::Withdrawn { vanished: false, .. }) {
-                self.live.let_go(&agent, &instance, token);
-            }
-            self.drop_held(token);
-            let op = CtlOp::Stop { token, code };
-            batch.effects.push(Effect::Tell(Tell::Ctl { agent, instance, op }));
-        }
-        for key in &changes.ended {
-            if let Some(task) = self.state.task(key) {
-                let result = changes.result.as_ref().filter(|(k, _)| k == key).map(|(_, r)| r);
-                let done = Box::new(query::end_hint(task, result));
-                batch.effects.push(Effect::Tell(Tell::Done { key: key.clone(), done }));
-            }
-        }
-        batch.touched.extend(changes.touched);
-        batch.results.extend(changes.result);
-    }
-
-    /// Reports held for a lease that is over are decided now: they are stale.
-    fn drop_held(&mut self, token: Token) {
-        let range = (token, 0)..=(token, u32::MAX);
-        let keys: Vec<_> = self.held.range(range).map(|(k, _)| *k).collect();
-        for key in keys {
-            if let Some(queued) = self.held.remove(&key) {
-                self.queue.push_back(queued);
-            }
-        }
-    }
-}
-
-/// What just ended, as it will stay.
-fn views(state: &State, changes: &Changes) -> impl Iterator<Item = (TaskView, Option<Payload>)> {
-    changes.ended.iter().filter_map(|key| {
-        let view = TaskView { result: None, ..query::view(key, state.task(key)?)? };
-        let result =
-            changes.result.as_ref().filter(|(ended, _)| ended == key).map(|(_, result)| result.clone());
-        Some((view, result))
-    })
-}
-
-/// Roughly how many bytes a record takes in the journal.
-fn weight(record: &Record) -> usize {
-    let payload = match record {
-        Record::Submitted { admission, .. } => admission.spec.input.len(),
-        Record::Spawned { children, .. } => {
-            children.iter().map(|c| c.spec.input.len() + RECORD_BYTES).sum::<usize>()
-        }
-        Record::Ended { outcome: crate::task::Outcome::Completed { result }, .. } => result.len(),
-        Record::Carried { payload, .. } => payload.len(),
-        _ => 0,
-    };
-    RECORD_BYTES + payload
-}
-
-struct Batch<H> {
-    at: At,
-    records: Vec<Record>,
-    effects: Vec<Effect<H>>,
-    facts: Vec<Fact>,
-    touched: Vec<TaskKey>,
-    results: Vec<(TaskKey, Payload)>,
-    ended: Vec<(TaskView, Option<Payload>)>,
-    bytes: usize,
-}
-
-impl<H> Batch<H> {
-    fn new(state: &State, now: Millis, wall: Millis) -> Self {
-        let at = At { now: now.max(state.clock_now()), wall, rev: state.rev + 1, epoch: state.epoch };
-        Self {
-            at,
-            records: Vec::new(),
-            effects: Vec::new(),
-            facts: Vec::new(),
-            touched: Vec::new(),
-            results: Vec::new(),
-            ended: Vec::new(),
-            bytes: 0,
-        }
-    }
-
-    fn is_full(&self) -> bool {
-        self.bytes >= MESSAGE_BYTES
     }
 }

@@ -10,10 +10,11 @@ mod memory;
 mod settle;
 
 use super::{
-    fair::RESUMED,
+    entry::{LastEnd, Lease, Stored, Task},
     limiter::RateState,
-    record::{Hash, Record},
-    state::{LastEnd, Lease, Policy, State, Task, Tenant},
+    record::{Hash, Record, What},
+    state::{Agent, Policy, State, Tenant},
+    tasks::Slot,
 };
 use crate::task::{
     AgentName, BodyHash, Code, IllegalTransition, InstanceId, Millis, Outcome, Payload, Plan, Step, TaskKey,
@@ -43,6 +44,9 @@ pub enum Misfit {
     /// A record number out of order.
     #[error("{0}: report {1} does not follow {2}")]
     Order(TaskKey, u32, u32),
+    /// A payload carried on that the task does not have.
+    #[error("{0} has no such {1:?}")]
+    NotThere(TaskKey, What),
 }
 
 /// When a record is written.
@@ -58,17 +62,30 @@ pub struct At {
     pub epoch: u64,
 }
 
-/// What a record changed, for effects and the index.
+/// A lease that is over and was not ended by its own report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revoked {
+    /// Which.
+    pub token: Token,
+    /// Of whom.
+    pub agent: AgentName,
+    /// Which process.
+    pub instance: InstanceId,
+    /// Why.
+    pub code: Code,
+}
+
+/// What a record changed, for effects and the index. Slots stay what they are until the next journal message.
 #[derive(Debug, Default)]
 pub struct Changes {
     /// Tasks that look different now.
-    pub touched: Vec<TaskKey>,
+    pub touched: Vec<Slot>,
     /// Tasks that became terminal.
-    pub ended: Vec<TaskKey>,
-    /// Leases that are over and were not ended by their own report.
-    pub revoked: Vec<(Token, AgentName, InstanceId, Code)>,
+    pub ended: Vec<Slot>,
+    /// See [`Revoked`].
+    pub revoked: Vec<Revoked>,
     /// The result of a completed task.
-    pub result: Option<(TaskKey, Payload)>,
+    pub result: Option<(Slot, Payload)>,
 }
 
 /// Applies one record.
@@ -91,68 +108,76 @@ pub fn evolve(state: &mut State, record: &Record, at: At) -> Result<Changes, Mis
             state.refresh_plans();
         }
         Record::TenantSet { name, settings, kv_rev } => {
-            let tenant = state.tenant_mut(name);
+            let number = state.tenant_number(name);
+            let tenant = state.tenant_at(number);
             tenant.settings = settings.clone();
             tenant.kv_rev = *kv_rev;
-            state.refresh_plan(name);
+            state.refresh_plan(number);
+            state.look_if_idle(number);
         }
         Record::Submitted { tenant, admission } => {
-            let key = TaskKey { tenant: tenant.clone(), id: admission.task.clone() };
-            state.admit(key, admission, &mut changes)?;
+            let tenant = state.tenant_number(tenant);
+            state.admit(tenant, admission, &mut changes)?;
         }
         Record::Spawned { key, token, n, children } => {
-            let lease = state.lease_mut(key, *token)?;
-            if *n != lease.n + 1 {
-                return Err(Misfit::Order(key.clone(), *n, lease.n));
-            }
-            lease.n = *n;
+            let slot = state.slot_of(key)?;
+            state.reported(slot, *token, *n)?;
+            let tenant = state.tasks[slot].tenant;
             for admission in children {
-                let child = TaskKey { tenant: key.tenant.clone(), id: admission.task.clone() };
-                state.admit(child, admission, &mut changes)?;
+                state.admit(tenant, admission, &mut changes)?;
             }
-            state.touch(key, &mut changes);
+            state.touch(slot, &mut changes);
         }
         Record::Dispatched { key, attempt, token, instance, lease_ms, resume } => {
-            state.dispatch(key, *attempt, *token, instance, *lease_ms, *resume)?;
-            state.touch(key, &mut changes);
+            let slot = state.slot_of(key)?;
+            state.dispatch(slot, *attempt, *token, instance, *lease_ms, *resume)?;
+            state.touch(slot, &mut changes);
         }
         Record::Withdrawn { key, token, vanished, failure } => {
-            state.revoke(key, *token, Code::OfferLost, &mut changes)?;
-            state.task_mut(key)?.vanished += u32::from(*vanished);
+            let slot = state.slot_of(key)?;
+            state.revoke(slot, *token, Code::OfferLost, &mut changes)?;
+            state.tasks[slot].ran_mut().vanished += u32::from(*vanished);
             match failure {
-                Some(failure) => state.fail(key, failure, &mut changes)?,
+                Some(failure) => state.fail(slot, failure, &mut changes)?,
                 None => {
-                    state.step(key, Step::Withdraw)?;
-                    state.enqueue(key);
+                    state.step(slot, Step::Withdraw)?;
+                    state.enqueue(slot);
                 }
             }
-            state.touch(key, &mut changes);
+            state.touch(slot, &mut changes);
         }
         Record::Ended { key, token, n, last_event, outcome, said, failure, wake_at } => {
-            let lease = state.lease_mut(key, *token)?;
-            if *n != lease.n + 1 {
-                return Err(Misfit::Order(key.clone(), *n, lease.n));
-            }
-            state.release(key, *token, true)?;
-            let task = state.task_mut(key)?;
-            task.last_end = Some(LastEnd { token: *token, n: *n, outcome: *said });
-            task.last_event = *last_event;
-            task.vanished = 0;
-            state.settle(key, outcome, failure.as_ref(), *wake_at, &mut changes)?;
-            state.touch(key, &mut changes);
+            let slot = state.slot_of(key)?;
+            state.reported(slot, *token, *n)?;
+            state.release(slot, *token, true)?;
+            let ran = state.tasks[slot].ran_mut();
+            ran.last_end = Some(LastEnd { token: *token, n: *n, outcome: *said });
+            ran.last_event = *last_event;
+            ran.vanished = 0;
+            state.settle(slot, outcome, failure.as_ref(), *wake_at, &mut changes)?;
+            state.touch(slot, &mut changes);
         }
         Record::LeaseLost { key, token, failure } => {
-            state.revoke(key, *token, Code::LeaseLost, &mut changes)?;
-            state.task_mut(key)?.vanished = 0;
-            state.fail(key, failure, &mut changes)?;
-            state.touch(key, &mut changes);
+            let slot = state.slot_of(key)?;
+            state.revoke(slot, *token, Code::LeaseLost, &mut changes)?;
+            state.tasks[slot].ran_mut().vanished = 0;
+            state.fail(slot, failure, &mut changes)?;
+            state.touch(slot, &mut changes);
         }
         Record::Woken { key } => {
-            state.wake(key, false)?;
-            state.touch(key, &mut changes);
+            let slot = state.slot_of(key)?;
+            state.wake(slot, false)?;
+            state.touch(slot, &mut changes);
         }
-        Record::Cancelled { key, reason } => state.cancel(key, reason, &mut changes)?,
-        Record::Carried { .. } | Record::Refused { .. } => {}
+        Record::Cancelled { key, reason } => match state.find(key) {
+            Some(slot) => state.cancel(slot, reason, &mut changes)?,
+            None => state.tombstone(key, reason),
+        },
+        Record::Carried { key, what, payload } => {
+            let slot = state.slot_of(key)?;
+            state.carried(slot, *what, payload)?;
+        }
+        Record::Refused { .. } => {}
     }
     Ok(changes)
 }
@@ -175,79 +200,106 @@ impl State {
             }
         }
         self.refresh_plans();
+        self.line_up_leaving();
     }
 
     fn refresh_plans(&mut self) {
-        let names: Vec<TenantName> = self.tenants.keys().cloned().collect();
-        for name in names {
-            self.refresh_plan(&name);
+        for number in self.tenants.numbers() {
+            self.refresh_plan(number);
         }
     }
 
-    fn refresh_plan(&mut self, name: &TenantName) {
-        let plan = self.plan_of(name).unwrap_or_else(Plan::free);
+    pub(super) fn refresh_plan(&mut self, number: u32) {
+        let plan = self.plan_of(self.tenant_name(number)).unwrap_or_else(Plan::free);
         let now = self.now;
-        if let Some(tenant) = self.tenants.get_mut(name) {
-            tenant.rate_at = tenant.rate.peek(plan.rate, plan.burst, now).err().unwrap_or(now);
-            tenant.plan = plan;
+        let tenant = self.tenant_at(number);
+        tenant.rate_at = tenant.rate.peek(plan.rate, plan.burst, now).err().unwrap_or(now);
+        tenant.plan = plan;
+        self.refresh(number, None);
+    }
+
+    /// The tenant's number; it is known from now on.
+    fn tenant_number(&mut self, name: &TenantName) -> u32 {
+        if let Some(number) = self.tenants.number(name) {
+            return number;
         }
-        self.refresh(name);
+        let plan = self.plan_of(name).unwrap_or_else(Plan::free);
+        let rate_at = RateState::default().peek(plan.rate, plan.burst, self.now).err().unwrap_or(0);
+        let tenant = Tenant {
+            settings: None,
+            kv_rev: 0,
+            rate: Default::default(),
+            forgotten: self.departed,
+            idle_since: None,
+            plan,
+            in_flight: 0,
+            backlog: 0,
+            tasks: 0,
+            agents: Vec::new(),
+            rate_at,
+            memory: Default::default(),
+            open: (false, false),
+        };
+        self.tenants.insert(name.clone(), tenant)
     }
 
-    fn tenant_mut(&mut self, name: &TenantName) -> &mut Tenant {
-        if !self.tenants.contains_key(name) {
-            let plan = self.plan_of(name).unwrap_or_else(Plan::free);
-            let rate_at = RateState::default().peek(plan.rate, plan.burst, self.now).err().unwrap_or(0);
-            let tenant = Tenant {
-                settings: None,
-                kv_rev: 0,
-                rate: Default::default(),
-                memory: Default::default(),
-                forgotten: None,
-                plan,
-                in_flight: Default::default(),
-                backlog: 0,
-                agents: Default::default(),
-                rate_at,
-            };
-            self.tenants.insert(name.clone(), tenant);
-        }
-        // Inserted above if it was missing.
-        self.tenants.get_mut(name).unwrap_or_else(|| unreachable!("tenant just inserted"))
+    fn agent_number(&mut self, name: &AgentName) -> u32 {
+        let known = self.agents.number(name);
+        known.unwrap_or_else(|| self.agents.insert(name.clone(), Agent::default()))
     }
 
-    fn task_mut(&mut self, key: &TaskKey) -> Result<&mut Task, Misfit> {
-        self.tasks.get_mut(key).ok_or_else(|| Misfit::NoTask(key.clone()))
+    fn slot_of(&self, key: &TaskKey) -> Result<Slot, Misfit> {
+        self.find(key).ok_or_else(|| Misfit::NoTask(key.clone()))
     }
 
-    fn lease_mut(&mut self, key: &TaskKey, token: Token) -> Result<&mut Lease, Misfit> {
-        let task = self.tasks.get_mut(key).ok_or_else(|| Misfit::NoTask(key.clone()))?;
-        task.lease.as_mut().filter(|l| l.token == token).ok_or_else(|| Misfit::NoLease(key.clone()))
+    fn no_lease(&self, slot: Slot) -> Misfit {
+        Misfit::NoLease(self.key_of(&self.tasks[slot]))
     }
 
-    fn touch(&mut self, key: &TaskKey, changes: &mut Changes) {
+    fn lease_mut(&mut self, slot: Slot, token: Token) -> Option<&mut Lease> {
+        let lease = self.tasks[slot].ran.as_mut()?.lease.as_deref_mut()?;
+        (lease.token == token).then_some(lease)
+    }
+
+    /// The next report of a lease.
+    fn reported(&mut self, slot: Slot, token: Token, n: u32) -> Result<(), Misfit> {
+        let last = match self.lease_mut(slot, token) {
+            Some(lease) if n == lease.n + 1 => {
+                lease.n = n;
+                return Ok(());
+            }
+            Some(lease) => lease.n,
+            None => return Err(self.no_lease(slot)),
+        };
+        Err(Misfit::Order(self.key_of(&self.tasks[slot]), n, last))
+    }
+
+    fn touch(&mut self, slot: Slot, changes: &mut Changes) {
         let rev = self.rev;
-        if let Some(task) = self.tasks.get_mut(key) {
-            task.rev = rev;
-            changes.touched.push(key.clone());
-        }
+        self.tasks[slot].rev = rev;
+        changes.touched.push(slot);
     }
 
     /// Moves a task by the transition table, keeping the backlog counts.
-    fn step(&mut self, key: &TaskKey, step: Step) -> Result<&mut Task, Misfit> {
-        let task = self.tasks.get_mut(key).ok_or_else(|| Misfit::NoTask(key.clone()))?;
-        let before = task.in_backlog();
-        task.phase = task.phase.after(step).map_err(|e| Misfit::Illegal(key.clone(), e))?;
+    fn step(&mut self, slot: Slot, step: Step) -> Result<&mut Task, Misfit> {
+        let task = &self.tasks[slot];
+        let phase = match task.phase.after(step) {
+            Ok(phase) => phase,
+            Err(error) => return Err(Misfit::Illegal(self.key_of(task), error)),
+        };
+        let (before, tenant) = (task.in_backlog(), task.tenant);
+        let task = &mut self.tasks[slot];
+        task.phase = phase;
         let after = task.in_backlog();
-        self.count_backlog(&key.tenant, before, after);
-        self.task_mut(key)
+        self.count_backlog(tenant, before, after);
+        Ok(&mut self.tasks[slot])
     }
 
-    fn count_backlog(&mut self, tenant: &TenantName, before: bool, after: bool) {
+    fn count_backlog(&mut self, tenant: u32, before: bool, after: bool) {
         if before == after {
             return;
         }
-        let tenant = self.tenant_mut(tenant);
+        let tenant = self.tenant_at(tenant);
         if after {
             tenant.backlog += 1;
             self.backlog += 1;
@@ -256,6 +308,44 @@ impl State {
             self.backlog -= 1;
         }
     }
-}
 
-const _: () = assert!(RESUMED == 0, "resumed parents go first");
+    /// The input is needed no more.
+    fn drop_input(&mut self, slot: Slot) {
+        let input = std::mem::take(&mut self.tasks[slot].input);
+        self.references.remove(input);
+        self.resident.drop_input(slot);
+    }
+
+    /// The result is needed no more.
+    fn drop_result(&mut self, slot: Slot) {
+        if self.tasks[slot].more().result.is_none() {
+            return;
+        }
+        if let Some(result) = self.tasks[slot].more_mut().result.take() {
+            self.references.remove(result);
+            self.resident.drop_result(slot);
+        }
+    }
+
+    /// A payload was written again.
+    fn carried(&mut self, slot: Slot, what: What, payload: &Payload) -> Result<(), Misfit> {
+        let rev = self.rev;
+        let task = &self.tasks[slot];
+        let from = match what {
+            What::Input => Some(task.input),
+            What::Result => task.more().result,
+        };
+        let Some(from) = from.filter(|from| !from.is_empty() && from.fits(payload)) else {
+            return Err(Misfit::NotThere(self.key_of(task), what));
+        };
+        let to: Stored = from.moved(rev);
+        let task = &mut self.tasks[slot];
+        match what {
+            What::Input => task.input = to,
+            What::Result => task.more_mut().result = Some(to),
+        }
+        self.references.add(to);
+        self.references.remove(from);
+        Ok(())
+    }
+}

@@ -55,8 +55,8 @@ pub fn lease_before(state: &State, record: &Record) -> Option<(AgentName, Millis
 }
 
 fn leased(state: &State, token: &Token) -> Option<(AgentName, Millis)> {
-    let (_, task) = state.leased(token)?;
-    Some((task.spec.agent.clone(), task.lease.as_ref()?.since))
+    let task = state.leased(token)?;
+    Some((state.agent_of(task).clone(), task.lease()?.since))
 }
 
 /// What the record did; `before` is what [`lease_before`] said.
@@ -94,11 +94,11 @@ pub fn of(
         _ => {}
     }
     // A rejected task was counted as refused: its agent is whatever somebody wrote.
-    let ended = changes.ended.iter().filter_map(|key| state.task(key));
+    let ended = changes.ended.iter().filter_map(|slot| state.tasks.get(*slot));
     facts.extend(
         ended
             .filter(|task| task.phase != Phase::Rejected && !task.tombstone)
-            .map(|task| Fact::Ended(task.spec.agent.clone(), task.phase)),
+            .map(|task| Fact::Ended(state.agent_of(task).clone(), task.phase)),
     );
 }
 
@@ -112,7 +112,7 @@ fn admitted(admission: &Admission) -> Fact {
 fn offered(state: &State, key: &TaskKey, attempt: u32) -> Option<Fact> {
     let task = state.task(key)?;
     let waited = (attempt == 1).then(|| state.wall.saturating_sub(task.created));
-    Some(Fact::Offered(task.spec.agent.clone(), waited))
+    Some(Fact::Offered(state.agent_of(task).clone(), waited))
 }
 
 fn lost(agent: &AgentName, failure: &Failure) -> Fact {

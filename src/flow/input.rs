@@ -149,6 +149,10 @@ pub struct Decision {
     pub answers: Vec<Tell>,
     /// It came too early: keep it, unacknowledged, until what it follows has been applied.
     pub hold: bool,
+    /// It can't be decided before the payloads of this journal message are in memory: keep it until then.
+    pub needs: Option<u64>,
+    /// It was refused for this, and nothing else came of it.
+    pub garbage: Option<Code>,
 }
 
 impl Decision {
@@ -160,6 +164,11 @@ impl Decision {
     /// One record.
     pub fn record(record: Record) -> Self {
         Self { records: vec![record], ..Self::default() }
+    }
+
+    /// Something that can't be read and that nobody can be told of: counted, not journaled.
+    pub fn garbage(code: Code) -> Self {
+        Self { garbage: Some(code), ..Self::default() }
     }
 
     /// One answer.

@@ -77,6 +77,11 @@ impl RateState {
         take(&mut { self }, rate, burst, now)
     }
 
+    /// Logical time from which on it is as if it had never been used.
+    pub fn full_at(self) -> Millis {
+        self.0.map_or(0, |arrival| arrival.div_ceil(1_000_000))
+    }
+
     /// Takes a cell. If none is there (a decision made under an older quota), the debt is one cell deeper.
     pub fn charge(&mut self, rate: u32, burst: u32, now: Millis) {
         if take(self, rate, burst, now).is_err() && rate > 0 {

@@ -3,8 +3,12 @@
 //! Time here is *hearing time*: it advances only while heartbeats could have been heard, so that an
 //! outage, a suspended process or a take-over expires nothing.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
+use super::{
+    named::Named,
+    quick::{QuickMap, QuickSet},
+};
 use crate::{
     task::{AgentName, InstanceId, Millis, Token},
     wire::messages::Beat,
@@ -19,6 +23,8 @@ const RECENT: usize = 65_536;
 const RETURN_MS: Millis = 6_000;
 /// An offer is sent again this often until it is accepted.
 const RESEND_MS: Millis = 1_000;
+/// How often leases are looked through for those that are overdue.
+const LOOK_MS: Millis = 100;
 
 /// Instances remembered; beyond it unknown ones are not heard until silent ones are forgotten.
 const MAX_INSTANCES: usize = 65_536;
@@ -26,31 +32,90 @@ const MAX_INSTANCES: usize = 65_536;
 const MAX_DEAD: usize = 4_096;
 
 /// One process of an agent.
-#[derive(Debug, Clone)]
-pub struct Instance {
+#[derive(Debug)]
+struct Instance {
+    agent: u32,
+    id: InstanceId,
     /// Attempts it runs at once.
-    pub slots: u32,
+    slots: u32,
     /// Lease length it asks for.
-    pub lease_ms: Millis,
+    lease_ms: Millis,
     heard: Millis,
     draining: bool,
     /// An offer to it was not answered; no more until it is heard again.
     suspected: bool,
     /// Leases we ended that it may still be working on; each occupies a slot.
     dead: BTreeSet<Token>,
+    /// Live leases it has.
+    leased: u32,
+    /// The free slots under which it stands in its agent's `room`, if it does.
+    room: u32,
 }
 
-#[derive(Debug, Clone)]
+impl Instance {
+    /// Slots an offer could take, if it is there.
+    fn free(&self) -> u32 {
+        if self.draining || self.suspected {
+            return 0;
+        }
+        self.slots.saturating_sub(self.leased).saturating_sub(self.dead.len() as u32)
+    }
+
+    fn is_quiet(&self, hearing: Millis) -> bool {
+        hearing.saturating_sub(self.heard) * 3 > self.lease_ms * 2
+    }
+}
+
+#[derive(Debug, Default)]
+struct Agent {
+    instances: HashMap<InstanceId, u32>,
+    /// Instances with free slots, by how many; quiet ones are taken out when they turn up.
+    room: BTreeSet<(u32, u32)>,
+}
+
+/// What there is of an agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AgentSize {
+    /// Its instances.
+    pub instances: usize,
+    /// Their slots.
+    pub slots: u64,
+    /// Those a task could be offered to now.
+    pub free: u64,
+}
+
+#[derive(Debug)]
 struct Held {
-    agent: AgentName,
-    instance: InstanceId,
+    instance: u32,
     lease_ms: Millis,
     heard: Millis,
     sent: Millis,
     first_sent: Millis,
     accepted: bool,
+    /// The offer has gone out: its input was in memory.
+    told: bool,
     /// From before a take-over: may have been accepted; expires, is not withdrawn.
     inherited: bool,
+}
+
+/// Why a lease is overdue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// Not heard of for its length.
+    Expired,
+    /// Its offer was sent and not accepted.
+    Unanswered,
+    /// Its offer could not be sent: its input did not come.
+    Untold,
+}
+
+/// A lease to be ended by time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Overdue {
+    /// Which.
+    pub token: Token,
+    /// Why.
+    pub how: How,
 }
 
 /// Instances and leases as heard.
@@ -58,11 +123,15 @@ struct Held {
 pub struct Live {
     hearing: Millis,
     listening: bool,
-    agents: BTreeMap<AgentName, BTreeMap<InstanceId, Instance>>,
-    held: HashMap<Token, Held>,
-    expiry: BTreeSet<(Millis, Token)>,
-    unaccepted: BTreeSet<(Millis, Token)>,
-    recent: HashMap<Token, ()>,
+    agents: Named<AgentName, Agent>,
+    instances: Vec<Option<Instance>>,
+    free: Vec<u32>,
+    held: QuickMap<Token, Held>,
+    /// When leases are looked through next.
+    look_at: Millis,
+    /// Offers in the order they were sent; most are answered by the time they would be sent again.
+    sent: VecDeque<(Millis, Token)>,
+    recent: QuickSet<Token>,
     recent_order: VecDeque<Token>,
 }
 
@@ -97,58 +166,118 @@ impl Live {
         for token in &listed {
             if is_live(token) {
                 self.heard(*token, agent, id);
-            } else if !self.recent.contains_key(token) {
+            } else if !self.recent.contains(token) {
                 over.push(*token);
             }
         }
+        let known = self.number(agent, id);
         if beat.slots == 0 && listed.is_empty() {
-            self.forget_instance(agent, id);
+            if let Some(number) = known {
+                self.forget(number);
+            }
             return over;
         }
-        let known = self.instance_mut(agent, id).is_some();
-        if !known && self.agents.values().map(BTreeMap::len).sum::<usize>() >= MAX_INSTANCES {
+        if known.is_none() && self.instances.len() - self.free.len() >= MAX_INSTANCES {
             return over;
         }
-        let instance =
-            self.agents.entry(agent.clone()).or_default().entry(id.clone()).or_insert_with(|| Instance {
-                slots: 0,
-                lease_ms: beat.lease_ms,
-                heard: 0,
-                draining: false,
-                suspected: false,
-                dead: BTreeSet::new(),
-            });
-        instance.slots = beat.slots.min(100_000);
-        instance.lease_ms = beat.lease_ms.clamp(100, 24 * 3_600_000);
-        instance.draining = beat.draining;
-        instance.suspected = false;
-        instance.heard = self.hearing;
-        instance.dead.retain(|token| listed.contains(token));
-        let room = MAX_DEAD.saturating_sub(instance.dead.len());
-        instance.dead.extend(over.iter().take(room).copied());
+        let number = known.unwrap_or_else(|| self.meet(agent, id, beat.lease_ms));
+        let hearing = self.hearing;
+        if let Some(instance) = self.instance_mut(number) {
+            instance.slots = beat.slots.min(100_000);
+            instance.lease_ms = beat.lease_ms.clamp(100, 24 * 3_600_000);
+            instance.draining = beat.draining;
+            instance.suspected = false;
+            instance.heard = hearing;
+            instance.dead.retain(|token| listed.contains(token));
+            let room = MAX_DEAD.saturating_sub(instance.dead.len());
+            instance.dead.extend(over.iter().take(room).copied());
+        }
+        self.count_room(number);
         over
     }
 
-    fn forget_instance(&mut self, agent: &AgentName, id: &InstanceId) {
-        if let Some(instances) = self.agents.get_mut(agent) {
-            instances.remove(id);
-            if instances.is_empty() {
-                self.agents.remove(agent);
+    fn number(&self, agent: &AgentName, id: &InstanceId) -> Option<u32> {
+        self.agents.get(agent)?.instances.get(id).copied()
+    }
+
+    fn instance_mut(&mut self, number: u32) -> Option<&mut Instance> {
+        self.instances.get_mut(number as usize)?.as_mut()
+    }
+
+    fn instance(&self, number: u32) -> Option<&Instance> {
+        self.instances.get(number as usize)?.as_ref()
+    }
+
+    /// An instance that was not known.
+    fn meet(&mut self, agent: &AgentName, id: &InstanceId, lease_ms: Millis) -> u32 {
+        let known = self.agents.number(agent);
+        let agent = known.unwrap_or_else(|| self.agents.insert(agent.clone(), Agent::default()));
+        let number = self.free.pop().unwrap_or_else(|| {
+            self.instances.push(None);
+            (self.instances.len() - 1) as u32
+        });
+        self.instances[number as usize] = Some(Instance {
+            agent,
+            id: id.clone(),
+            slots: 0,
+            lease_ms,
+            heard: self.hearing,
+            draining: false,
+            suspected: false,
+            dead: BTreeSet::new(),
+            leased: 0,
+            room: 0,
+        });
+        if let Some(agent) = self.agents.at_mut(agent) {
+            agent.instances.insert(id.clone(), number);
+        }
+        number
+    }
+
+    /// Forgets an instance, or only its slots as long as it has leases.
+    fn forget(&mut self, number: u32) {
+        let Some(instance) = self.instance_mut(number) else { return };
+        instance.slots = 0;
+        instance.dead.clear();
+        let leased = instance.leased > 0;
+        self.count_room(number);
+        if leased {
+            return;
+        }
+        let Some(instance) = self.instances.get_mut(number as usize).and_then(Option::take) else { return };
+        self.free.push(number);
+        if let Some(agent) = self.agents.at_mut(instance.agent) {
+            agent.instances.remove(&instance.id);
+            if agent.instances.is_empty() {
+                self.agents.remove(instance.agent);
             }
+        }
+    }
+
+    /// Brings an instance's place among its agent's in line with its free slots.
+    fn count_room(&mut self, number: u32) {
+        let Some(instance) = self.instances.get_mut(number as usize).and_then(Option::as_mut) else { return };
+        let (old, new) = (instance.room, instance.free());
+        if old == new {
+            return;
+        }
+        instance.room = new;
+        let Some(agent) = self.agents.at_mut(instance.agent) else { return };
+        if old > 0 {
+            agent.room.remove(&(old, number));
+        }
+        if new > 0 {
+            agent.room.insert((new, number));
         }
     }
 
     /// The holder of a lease was heard.
     fn heard(&mut self, token: Token, agent: &AgentName, id: &InstanceId) {
-        if let Some(held) = self.held.get_mut(&token)
-            && held.agent == *agent
-            && held.instance == *id
+        if self.holds(&token, agent, id)
+            && let Some(held) = self.held.get_mut(&token)
         {
             held.heard = self.hearing;
-            if !held.accepted {
-                held.accepted = true;
-                self.unaccepted.remove(&(held.sent, token));
-            }
+            held.accepted = true;
         }
     }
 
@@ -161,7 +290,13 @@ impl Live {
 
     /// Whether this instance holds the lease.
     pub fn holds(&self, token: &Token, agent: &AgentName, id: &InstanceId) -> bool {
-        self.held.get(token).is_some_and(|h| h.agent == *agent && h.instance == *id)
+        let instance = self.held.get(token).and_then(|held| self.instance(held.instance));
+        instance.is_some_and(|i| i.id == *id && self.agents.name(i.agent) == Some(agent))
+    }
+
+    /// Whether the lease is known here.
+    pub fn knows(&self, token: &Token) -> bool {
+        self.held.contains_key(token)
     }
 
     /// Whether the lease was accepted, or heard of since.
@@ -178,157 +313,184 @@ impl Live {
         lease_ms: Millis,
         inherited: bool,
     ) {
+        let number = self.number(agent, id).unwrap_or_else(|| self.meet(agent, id, lease_ms));
         // Whoever holds it may still be finding its way back.
         let heard = if inherited { self.hearing + RETURN_MS.saturating_sub(lease_ms) } else { self.hearing };
         let held = Held {
-            agent: agent.clone(),
-            instance: id.clone(),
+            instance: number,
             lease_ms,
             heard,
             sent: self.hearing,
             first_sent: self.hearing,
             accepted: false,
+            told: false,
             inherited,
         };
-        self.expiry.insert((heard + lease_ms, token));
-        self.unaccepted.insert((held.sent, token));
-        self.held.insert(token, held);
+        self.sent.push_back((held.sent, token));
+        if self.held.insert(token, held).is_none()
+            && let Some(instance) = self.instance_mut(number)
+        {
+            instance.leased += 1;
+        }
+        self.count_room(number);
+    }
+
+    /// The offer of a lease has gone out.
+    pub fn told(&mut self, token: &Token) {
+        let hearing = self.hearing;
+        if let Some(held) = self.held.get_mut(token)
+            && !held.told
+        {
+            held.told = true;
+            held.first_sent = hearing;
+        }
     }
 
     /// A lease is over. `by_itself`: ended by its own report, so its slot is free at once.
     pub fn ended(&mut self, token: Token, by_itself: bool) {
         let Some(held) = self.held.remove(&token) else { return };
-        self.unaccepted.remove(&(held.sent, token));
         if by_itself {
-            self.recent.insert(token, ());
+            self.recent.insert(token);
             self.recent_order.push_back(token);
             if self.recent_order.len() > RECENT
                 && let Some(old) = self.recent_order.pop_front()
             {
                 self.recent.remove(&old);
             }
-        } else if let Some(instance) = self.instance_mut(&held.agent, &held.instance) {
-            instance.dead.insert(token);
         }
-        // The entry in `expiry` goes when its time comes.
+        if let Some(instance) = self.instance_mut(held.instance) {
+            instance.leased = instance.leased.saturating_sub(1);
+            if !by_itself {
+                instance.dead.insert(token);
+            }
+        }
+        self.count_room(held.instance);
     }
 
     /// A dead lease's holder has let go of it.
     pub fn let_go(&mut self, agent: &AgentName, id: &InstanceId, token: Token) {
-        if let Some(instance) = self.instance_mut(agent, id) {
-            instance.dead.remove(&token);
+        // Most reports are of leases that live: nothing is looked up for them.
+        if self.held.contains_key(&token) {
+            return;
+        }
+        let Some(number) = self.number(agent, id) else { return };
+        if self.instance_mut(number).is_some_and(|instance| instance.dead.remove(&token)) {
+            self.count_room(number);
         }
     }
 
     /// The instance did not answer an offer.
     pub fn suspect(&mut self, agent: &AgentName, id: &InstanceId) {
-        if let Some(instance) = self.instance_mut(agent, id) {
+        let Some(number) = self.number(agent, id) else { return };
+        if let Some(instance) = self.instance_mut(number) {
             instance.suspected = true;
         }
+        self.count_room(number);
     }
 
-    fn instance_mut(&mut self, agent: &AgentName, id: &InstanceId) -> Option<&mut Instance> {
-        self.agents.get_mut(agent)?.get_mut(id)
-    }
-
-    /// Leases not heard of for their length, at most `max`.
-    pub fn expired(&mut self, max: usize) -> Vec<Token> {
-        let mut out = Vec::new();
-        while out.len() < max
-            && let Some((due, token)) = self.expiry.first().copied()
-            && due <= self.hearing
-        {
-            self.expiry.remove(&(due, token));
-            let Some(held) = self.held.get(&token) else { continue };
-            let really = held.heard + held.lease_ms;
-            if really > self.hearing {
-                self.expiry.insert((really, token));
-            } else {
-                // Asked about again unless the record of its loss removes it.
-                self.expiry.insert((self.hearing + 1, token));
-                out.push(token);
-            }
+    /// Leases that time has ended, at most `max`. Said again unless they are ended.
+    pub fn overdue(&mut self, offer_timeout: Millis, max: usize) -> Vec<Overdue> {
+        if self.hearing < self.look_at {
+            return Vec::new();
         }
+        let hearing = self.hearing;
+        let mut out: Vec<Overdue> = Vec::new();
+        for (token, held) in &self.held {
+            let untold = !held.told && !held.inherited;
+            let unanswered = !held.accepted && !held.inherited && held.first_sent + offer_timeout <= hearing;
+            let how = match (unanswered, untold) {
+                (true, true) => How::Untold,
+                _ if held.heard + held.lease_ms <= hearing => How::Expired,
+                (true, false) => How::Unanswered,
+                _ => continue,
+            };
+            out.push(Overdue { token: *token, how });
+        }
+        self.look_at = if out.len() > max { hearing } else { hearing + LOOK_MS };
+        out.sort_by_key(|overdue| overdue.token);
+        out.truncate(max);
         out
-    }
-
-    /// Offers nobody accepted for `timeout`, whose instance has been heard of by this owner or not at all.
-    pub fn unanswered(&self, timeout: Millis, max: usize) -> Vec<Token> {
-        self.unaccepted
-            .iter()
-            .filter(|(_, token)| {
-                self.held.get(token).is_some_and(|h| !h.inherited && h.first_sent + timeout <= self.hearing)
-            })
-            .map(|(_, token)| *token)
-            .take(max)
-            .collect()
     }
 
     /// Offers to send again now, at most `max`.
     pub fn resend(&mut self, max: usize) -> Vec<Token> {
-        let due: Vec<(Millis, Token)> = self
-            .unaccepted
-            .iter()
-            .take_while(|(sent, _)| sent + RESEND_MS <= self.hearing)
-            .take(max)
-            .copied()
-            .collect();
-        for (sent, token) in &due {
-            self.unaccepted.remove(&(*sent, *token));
-            self.unaccepted.insert((self.hearing, *token));
-            if let Some(held) = self.held.get_mut(token) {
-                held.sent = self.hearing;
+        let hearing = self.hearing;
+        let mut due = Vec::new();
+        while due.len() < max
+            && let Some((sent, token)) = self.sent.front().copied()
+            && (sent + RESEND_MS <= hearing || self.is_answered(&token))
+        {
+            self.sent.pop_front();
+            let Some(held) = self.held.get_mut(&token).filter(|held| !held.accepted && held.sent == sent)
+            else {
+                continue;
+            };
+            held.sent = hearing;
+            due.push(token);
+        }
+        self.sent.extend(due.iter().map(|token| (hearing, *token)));
+        due
+    }
+
+    fn is_answered(&self, token: &Token) -> bool {
+        self.held.get(token).is_none_or(|held| held.accepted)
+    }
+
+    /// The first agent from `from` on with an instance that may have a free slot.
+    pub fn agent_with_room(&self, from: u32) -> Option<(u32, &AgentName)> {
+        (from..self.agents.places()).find_map(|number| {
+            let room = !self.agents.at(number)?.room.is_empty();
+            Some((number, self.agents.name(number)?)).filter(|_| room)
+        })
+    }
+
+    /// The instance of an agent with the most free slots, if one has any.
+    pub fn freest(&mut self, agent: u32) -> Option<(InstanceId, Millis)> {
+        loop {
+            let (free, number) = *self.agents.at(agent)?.room.last()?;
+            let instance = self.instance(number)?;
+            if !instance.is_quiet(self.hearing) {
+                return Some((instance.id.clone(), instance.lease_ms));
             }
+            // It comes back with its next heartbeat.
+            self.agents.at_mut(agent)?.room.remove(&(free, number));
+            self.instance_mut(number)?.room = 0;
         }
-        due.into_iter().map(|(_, token)| token).collect()
     }
 
-    /// The instance of `agent` with the most free slots, if one has any. `leased` counts live leases.
-    pub fn freest(
-        &self,
-        agent: &AgentName,
-        leased: impl Fn(&InstanceId) -> usize,
-    ) -> Option<(&InstanceId, Millis)> {
-        let mut best: Option<(usize, &InstanceId, Millis)> = None;
-        for (id, instance) in self.agents.get(agent)? {
-            let free = self.free(id, instance, &leased);
-            if free > best.map_or(0, |(most, ..)| most) {
-                best = Some((free, id, instance.lease_ms));
+    /// Whether an instance of the agent has a free slot.
+    pub fn has_room(&self, agent: &AgentName) -> bool {
+        let Some(agent) = self.agents.get(agent) else { return false };
+        agent.room.iter().any(|(_, number)| self.instance(*number).is_some_and(|i| !i.is_quiet(self.hearing)))
+    }
+
+    /// What there is of each agent of which some instance was heard.
+    pub fn agents(&self) -> impl Iterator<Item = (&AgentName, AgentSize)> {
+        self.agents.iter().map(|(name, agent)| {
+            let mut size = AgentSize { instances: agent.instances.len(), ..AgentSize::default() };
+            for instance in agent.instances.values().filter_map(|number| self.instance(*number)) {
+                size.slots += u64::from(instance.slots);
+                if !instance.is_quiet(self.hearing) {
+                    size.free += u64::from(instance.free());
+                }
             }
-        }
-        best.map(|(_, id, lease_ms)| (id, lease_ms))
-    }
-
-    /// Slots of `agent` a task could be offered to now.
-    pub fn free_slots(&self, agent: &AgentName, leased: impl Fn(&InstanceId) -> usize) -> usize {
-        let instances = self.agents.get(agent).into_iter().flatten();
-        instances.map(|(id, instance)| self.free(id, instance, &leased)).sum()
-    }
-
-    fn free(&self, id: &InstanceId, instance: &Instance, leased: impl Fn(&InstanceId) -> usize) -> usize {
-        let quiet = self.hearing.saturating_sub(instance.heard);
-        if instance.draining || instance.suspected || quiet * 3 > instance.lease_ms * 2 {
-            return 0;
-        }
-        (instance.slots as usize).saturating_sub(leased(id) + instance.dead.len())
-    }
-
-    /// Agents of which some instance was heard.
-    pub fn agents(&self) -> impl Iterator<Item = (&AgentName, &BTreeMap<InstanceId, Instance>)> {
-        self.agents.iter()
+            (name, size)
+        })
     }
 
     /// Forgets instances not heard of for ten of their leases.
     pub fn forget_silent(&mut self) {
         let hearing = self.hearing;
-        self.agents.retain(|_, instances| {
-            instances.retain(|_, i| hearing.saturating_sub(i.heard) <= i.lease_ms.saturating_mul(10));
-            !instances.is_empty()
-        });
+        for number in 0..self.instances.len() as u32 {
+            let silent = |i: &Instance| hearing.saturating_sub(i.heard) > i.lease_ms.saturating_mul(10);
+            if self.instance(number).is_some_and(silent) {
+                self.forget(number);
+            }
+        }
     }
 
     /// Sizes of the bounded maps: instances, leases, remembered tokens.
     pub fn sizes(&self) -> (usize, usize, usize) {
-        (self.agents.values().map(BTreeMap::len).sum(), self.held.len(), self.recent.len())
+        (self.instances.len() - self.free.len(), self.held.len(), self.recent.len())
     }
 }

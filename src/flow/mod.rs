@@ -9,17 +9,23 @@
 //! neither tokio nor NATS nor Redis nor tracing.
 
 pub mod admit;
+mod check;
 pub mod dirty;
 pub mod dispatch;
 pub mod engine;
+pub mod entry;
 pub mod evolve;
 pub mod facts;
 pub mod fair;
 pub mod input;
+mod kept;
 pub mod limiter;
 pub mod live;
+pub mod named;
 pub mod query;
+pub mod quick;
 pub mod record;
+pub mod resident;
 pub mod run;
 pub mod settle;
 pub mod snapshot;

@@ -1,9 +1,6 @@
 //! Reading the state: views of tasks as readers, parents and hints see them.
 
-use super::{
-    record::Origin,
-    state::{State, Task},
-};
+use super::{entry::Task, state::State, tasks::Slot};
 use crate::{
     task::{Payload, Phase, TaskKey},
     wire::{
@@ -15,37 +12,41 @@ use crate::{
 /// Size at which a page of children is cut, in bytes of results.
 const PAGE_BYTES: usize = 512 * 1024;
 
-/// A task as a reader sees it, without its result; `None` for a bare tombstone.
-pub fn view(key: &TaskKey, task: &Task) -> Option<TaskView> {
-    if task.tombstone {
-        return None;
-    }
-    let retry_of = match &task.origin {
-        Origin::Root { retry_of, .. } => retry_of.clone(),
-        Origin::Child { .. } => None,
-    };
+/// A task as a reader sees it, with its result if that is in memory; `None` for a bare tombstone.
+pub fn view(state: &State, key: &TaskKey) -> Option<TaskView> {
+    view_at(state, state.find(key)?)
+}
+
+/// The same, by its slot.
+pub(super) fn view_at(state: &State, slot: Slot) -> Option<TaskView> {
+    let task = state.tasks.get(slot).filter(|task| !task.tombstone)?;
+    let (ran, more) = (task.ran(), task.more());
+    let result = more.result.and_then(|stored| match stored.rev() {
+        None => Some(Payload::default()),
+        Some(_) => state.resident.result(slot).cloned(),
+    });
     Some(TaskView {
-        tenant: key.tenant.clone(),
-        task: key.id.clone(),
-        agent: task.spec.agent.clone(),
+        tenant: state.tenant_name(task.tenant).clone(),
+        task: task.id.clone(),
+        agent: state.agent_of(task).clone(),
         state: task.phase,
         rev: task.rev,
-        priority: task.spec.priority,
+        priority: task.priority,
         parent: task.parent().cloned(),
-        root: task.root(&key.id).clone(),
+        root: task.root().clone(),
         depth: task.depth(),
-        attempt: task.attempt,
-        tries: task.tries,
-        instance: task.lease.as_ref().map(|l| l.instance.clone()),
+        attempt: ran.attempt,
+        tries: ran.tries,
+        instance: ran.lease.as_ref().map(|l| l.instance.clone()),
         created_at: task.created,
-        started_at: task.started,
-        ended_at: task.ended,
-        refusal: task.refusal.clone(),
-        failures: task.failures.clone(),
-        retry_of,
-        last_event: task.last_event,
+        started_at: (ran.attempt > 0).then_some(ran.started),
+        ended_at: task.ended.map(|at| at.get()),
+        refusal: more.refusal.clone(),
+        failures: more.failures.clone(),
+        retry_of: more.retry_of.clone(),
+        last_event: ran.last_event,
         body_hash: Some(task.body_hash),
-        result: task.result.clone(),
+        result,
     })
 }
 
@@ -55,10 +56,10 @@ pub fn done_hint(task: &Task) -> Done {
         v: crate::wire::VERSION,
         rev: task.rev,
         state: task.phase,
-        refusal: task.refusal.clone(),
+        refusal: task.refusal().cloned(),
         result: None,
-        attempt: task.attempt,
-        last_event: task.last_event,
+        attempt: task.attempt(),
+        last_event: task.ran().last_event,
         body_hash: Some(task.body_hash),
     }
 }
@@ -69,31 +70,49 @@ pub fn end_hint(task: &Task, result: Option<&Payload>) -> Done {
     Done { result: small.cloned(), ..done_hint(task) }
 }
 
-/// A page of a task's children, in the order they were spawned.
-pub fn children(state: &State, key: &TaskKey, after: u32, limit: u32, results: bool) -> Option<ChildrenPage> {
+/// A page of a task's children, in the order they were spawned, and the journal messages that hold results which
+/// belong to it and are not in memory.
+pub fn children(
+    state: &State,
+    key: &TaskKey,
+    after: u32,
+    limit: u32,
+    results: bool,
+) -> Option<(ChildrenPage, Vec<u64>)> {
     let task = state.task(key).filter(|t| !t.tombstone)?;
     let mut page = ChildrenPage { children: Vec::new(), next: None };
+    let mut missing = Vec::new();
     let mut bytes = 0;
-    for (at, id) in task.children.iter().enumerate().skip(after as usize) {
+    for (at, id) in task.more().children.iter().enumerate().skip(after as usize) {
         if page.children.len() >= limit as usize || bytes > PAGE_BYTES {
             page.next = Some(at as u32);
             break;
         }
-        let Some(child) = state.task(&TaskKey { tenant: key.tenant.clone(), id: id.clone() }) else {
-            continue;
+        let Some(slot) = state.tasks.find(task.tenant, id) else { continue };
+        let child = &state.tasks[slot];
+        let Some(of) = &child.more().child else { continue };
+        let stored = child.more().result.filter(|_| results);
+        bytes += stored.map_or(0, |stored| stored.len()) + 200;
+        let result = match stored.map(|stored| stored.rev()) {
+            None => None,
+            Some(None) => Some(Payload::default()),
+            Some(Some(rev)) => {
+                let result = state.resident.result(slot).cloned();
+                if result.is_none() && !missing.contains(&rev) {
+                    missing.push(rev);
+                }
+                result
+            }
         };
-        let Origin::Child { step, index, .. } = &child.origin else { continue };
-        let result = child.result.clone().filter(|_| results);
-        bytes += result.as_ref().map_or(0, Payload::len) + 200;
         page.children.push(ChildView {
             task: id.clone(),
-            agent: child.spec.agent.clone(),
-            step: step.clone(),
-            index: *index,
+            agent: state.agent_of(child).clone(),
+            step: of.step.clone(),
+            index: of.index,
             state: child.phase,
-            refusal: child.refusal.clone(),
+            refusal: child.refusal().cloned(),
             result,
         });
     }
-    Some(page)
+    Some((page, missing))
 }

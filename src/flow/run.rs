@@ -5,11 +5,12 @@
 
 use super::{
     admit,
+    entry::{Lease, Task},
     evolve::outcome_hash,
     input::{Decision, Entropy, Input, Tell, check_version, unreadable},
     record::{Admission, Origin, Record},
     settle,
-    state::{Lease, State, Task},
+    state::State,
 };
 use crate::{
     task::{Code, Outcome, Refusal, Spec, TaskId, TaskKey, WaitFor, child_id},
@@ -36,24 +37,24 @@ pub fn decide(state: &State, input: &Input, entropy: &mut dyn Entropy) -> Decisi
         Ok(report) => report,
         Err(error) => {
             // Nobody can be told: the body names the sender.
-            return Decision::record(Record::Refused { key: key.clone(), refusal: unreadable(error) });
+            return Decision::garbage(unreadable(error).code);
         }
     };
     if let Err(refusal) = check_version(report.v) {
         return answer(report, Some(refusal), Vec::new());
     }
     let Some(task) = state.task(key) else { return stale(key, report) };
-    match &task.lease {
-        Some(lease) if is_of(lease, task, report) => live(state, key, task, lease, report, entropy),
+    match task.lease() {
+        Some(lease) if is_of(state, lease, task, report) => live(state, key, task, lease, report, entropy),
         _ => ended(key, task, report),
     }
 }
 
-fn is_of(lease: &Lease, task: &Task, report: &Report) -> bool {
+fn is_of(state: &State, lease: &Lease, task: &Task, report: &Report) -> bool {
     lease.token == report.token
         && lease.instance == report.instance
-        && task.attempt == report.attempt
-        && task.spec.agent == report.agent
+        && task.attempt() == report.attempt
+        && *state.agent_of(task) == report.agent
 }
 
 fn answer(report: &Report, refusal: Option<Refusal>, refused: Vec<RefusedChild>) -> Decision {
@@ -80,13 +81,13 @@ fn refuse(key: &TaskKey, report: &Report, refusal: Refusal) -> Decision {
     Decision {
         records: vec![Record::Refused { key: key.clone(), refusal: refusal.clone() }],
         answers: vec![verdict(report, Some(refusal), Vec::new())],
-        hold: false,
+        ..Decision::none()
     }
 }
 
 /// The lease is not live: a repeated end gets its answer, everything else is a zombie's.
 fn ended(key: &TaskKey, task: &Task, report: &Report) -> Decision {
-    let Some(last) = task.last_end.as_ref().filter(|last| last.token == report.token) else {
+    let Some(last) = task.ran().last_end.as_ref().filter(|last| last.token == report.token) else {
         return stale(key, report);
     };
     if report.n > last.n {
@@ -155,7 +156,7 @@ fn spawn(state: &State, key: &TaskKey, parent: &Task, report: &Report, op: &Spaw
             }
             if let Some(known) = state.task(&child) {
                 // The first decision stands, refusals included.
-                if let Some(refusal) = known.refusal.clone().filter(|_| known.attempt == 0) {
+                if let Some(refusal) = known.refusal().cloned().filter(|_| known.attempt() == 0) {
                     refused.push(RefusedChild { task: id, refusal });
                 }
                 continue;
@@ -171,14 +172,14 @@ fn spawn(state: &State, key: &TaskKey, parent: &Task, report: &Report, op: &Spaw
                 parent: key.id.clone(),
                 step: op.step.clone(),
                 index,
-                root: parent.root(&key.id).clone(),
+                root: parent.root().clone(),
                 depth: parent.depth() + 1,
             };
             children.push(Admission { task: id, spec, body_hash, origin, refusal });
         }
     }
     let record = Record::Spawned { key: key.clone(), token: report.token, n: report.n, children };
-    Decision { records: vec![record], answers: vec![verdict(report, refusal, refused)], hold: false }
+    Decision { records: vec![record], answers: vec![verdict(report, refusal, refused)], ..Decision::none() }
 }
 
 fn inputs_over(state: &State, op: &Spawn) -> Option<Refusal> {
@@ -212,7 +213,7 @@ fn place(parent: &TaskKey, op: &Spawn, offset: usize) -> (u32, TaskId) {
 
 /// How many children the parent would have, if more than `room`. One that exists is adopted, and takes none.
 fn more_than(room: usize, state: &State, key: &TaskKey, parent: &Task, op: &Spawn) -> Option<usize> {
-    let most = parent.children.len() + op.children.len();
+    let most = parent.more().children.len() + op.children.len();
     if most <= room {
         return None;
     }
@@ -220,7 +221,7 @@ fn more_than(room: usize, state: &State, key: &TaskKey, parent: &Task, op: &Spaw
         let child = TaskKey { tenant: key.tenant.clone(), id: place(key, op, *offset).1 };
         state.task(&child).is_none()
     };
-    let total = parent.children.len() + (0..op.children.len()).filter(new).count();
+    let total = parent.more().children.len() + (0..op.children.len()).filter(new).count();
     (total > room).then_some(total)
 }
 
@@ -275,5 +276,5 @@ fn end(
         failure,
         wake_at,
     };
-    Decision { records: vec![record], answers: vec![verdict(report, None, Vec::new())], hold: false }
+    Decision { records: vec![record], answers: vec![verdict(report, None, Vec::new())], ..Decision::none() }
 }

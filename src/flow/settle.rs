@@ -1,10 +1,11 @@
 //! What follows from tries that went wrong, and from time that passed.
 
 use super::{
+    entry::Task,
     input::{Decision, Entropy},
-    live::Live,
+    live::{How, Live, Overdue},
     record::{AfterFailure, Failure, Record},
-    state::{State, Task},
+    state::State,
 };
 use crate::task::{Code, Millis, TryFailure, capped_message};
 
@@ -26,8 +27,8 @@ pub fn try_lost(
     at_least: Option<Millis>,
     entropy: &mut dyn Entropy,
 ) -> Failure {
-    let tries = task.tries + 1;
-    if tries >= task.spec.max_tries.unwrap_or(1) {
+    let tries = task.tries() + 1;
+    if tries >= task.max_tries.max(1) {
         return dead(state, task, code, message);
     }
     let delay =
@@ -38,41 +39,41 @@ pub fn try_lost(
 
 /// No more tries.
 pub fn dead(state: &State, task: &Task, code: Code, message: &str) -> Failure {
-    Failure { what: what(state, task, code, message), tries: task.tries + 1, next: AfterFailure::Dead }
+    Failure { what: what(state, task, code, message), tries: task.tries() + 1, next: AfterFailure::Dead }
 }
 
 fn what(state: &State, task: &Task, code: Code, message: &str) -> TryFailure {
-    TryFailure { attempt: task.attempt, at: state.wall_now(), code, message: capped_message(message) }
+    TryFailure { attempt: task.attempt(), at: state.wall_now(), code, message: capped_message(message) }
 }
 
 /// Decides what time alone brings about: backoffs over, leases lost, offers nobody took.
 pub fn due(state: &State, live: &mut Live, entropy: &mut dyn Entropy) -> Decision {
     let mut records = Vec::new();
     let now = state.clock_now();
-    for (_, key) in state.timers.iter().take_while(|(at, _)| *at <= now).take(AT_ONCE) {
-        records.push(Record::Woken { key: key.clone() });
+    for (_, slot) in state.timers.iter().take_while(|(at, _)| *at <= now).take(AT_ONCE) {
+        records.push(Record::Woken { key: state.key_of(&state.tasks[*slot]) });
     }
-    for token in live.expired(AT_ONCE) {
-        let Some((key, task)) = state.leased(&token) else { continue };
-        let Some(lease) = &task.lease else { continue };
-        let message = format!("no heartbeat from instance {} for {} ms", lease.instance, lease.lease_ms);
-        let failure = try_lost(state, task, Code::LeaseLost, &message, None, entropy);
-        records.push(Record::LeaseLost { key: key.clone(), token, failure });
-    }
-    for token in live.unanswered(state.policy.offer_timeout_ms, AT_ONCE) {
-        let Some((key, task)) = state.leased(&token) else { continue };
-        let Some(lease) = &task.lease else { continue };
-        let failure = (task.vanished >= FREE_WITHDRAWALS).then(|| {
-            let message = format!("instance {} vanished before it accepted", lease.instance);
-            try_lost(state, task, Code::OfferLost, &message, None, entropy)
+    let overdue = live.overdue(state.policy.offer_timeout_ms, AT_ONCE);
+    for Overdue { token, how } in overdue {
+        let Some(task) = state.leased(&token) else { continue };
+        let Some(lease) = task.lease() else { continue };
+        let key = state.key_of(task);
+        records.push(match how {
+            How::Expired => {
+                let message =
+                    format!("no heartbeat from instance {} for {} ms", lease.instance, lease.lease_ms);
+                let failure = try_lost(state, task, Code::LeaseLost, &message, None, entropy);
+                Record::LeaseLost { key, token, failure }
+            }
+            How::Unanswered => {
+                let failure = (task.ran().vanished >= FREE_WITHDRAWALS).then(|| {
+                    let message = format!("instance {} vanished before it accepted", lease.instance);
+                    try_lost(state, task, Code::OfferLost, &message, None, entropy)
+                });
+                Record::Withdrawn { key, token, vanished: true, failure }
+            }
+            How::Untold => Record::Withdrawn { key, token, vanished: false, failure: None },
         });
-        records.push(Record::Withdrawn { key: key.clone(), token, vanished: true, failure });
     }
-    // A lease can be both expired and unanswered; the first record stands.
-    let mut seen = std::collections::HashSet::new();
-    records.retain(|record| match record {
-        Record::LeaseLost { token, .. } | Record::Withdrawn { token, .. } => seen.insert(*token),
-        _ => true,
-    });
     Decision { records, ..Decision::default() }
 }

@@ -7,23 +7,23 @@
 //! Restoring gives the same state byte for byte ([`super::state::State::canonical`]). Bytes that are not what was
 //! written are named and refused; nothing is guessed.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{
     engine::Engine,
+    entry::Tree,
     fair::{AgentQueue, KeptQueue},
+    kept::{KeptTask, TaskRef, task_ref},
     limiter::RateState,
     record::Hash,
-    state::{Policy, State, Task, Tenant},
+    state::{Agent, Policy, State, Tenant},
+    tasks::Slot,
 };
 use crate::{
-    task::{
-        AgentName, Millis, Phase, Plan, PlanName, TaskId, TaskKey, TenantName, TenantSettings,
-        without_content,
-    },
+    task::{AgentName, Millis, Phase, Plan, PlanName, TenantName, TenantSettings, without_content},
     wire::subjects::Shard,
 };
 
@@ -38,8 +38,8 @@ pub const SNAPSHOT_VERSION: u32 = 1;
 pub struct Counts {
     /// Tenants.
     pub tenants: u64,
-    /// Agents' queues.
-    pub queues: u64,
+    /// Agents.
+    pub agents: u64,
     /// Tasks.
     pub tasks: u64,
 }
@@ -70,8 +70,8 @@ pub struct SnapshotHead {
     pub plans: Vec<(PlanName, Plan, u64)>,
     /// The next number in the order of arrival.
     pub next_order: u64,
-    /// When memories are looked at next.
-    pub next_forget: Millis,
+    /// What tenants that left took with them.
+    pub departed: Option<Millis>,
     /// What the parts hold together.
     pub counts: Counts,
 }
@@ -111,39 +111,53 @@ pub enum SnapshotError {
 /// A tenant as a snapshot holds it.
 #[derive(Serialize, Deserialize)]
 struct KeptTenant {
+    number: u32,
+    name: TenantName,
     settings: Option<TenantSettings>,
     kv_rev: u64,
     rate: RateState,
-    #[serde(deserialize_with = "crate::task::grown")]
-    memory: VecDeque<(Millis, TaskId)>,
     forgotten: Option<Millis>,
+    idle_since: Option<Millis>,
+}
+
+/// An agent as a snapshot holds it.
+#[derive(Serialize, Deserialize)]
+struct KeptAgent {
+    number: u32,
+    name: AgentName,
+    queue: Option<KeptQueue>,
 }
 
 /// One thing in a part.
 #[derive(Serialize)]
 enum EntryRef<'a> {
-    Tenant(&'a TenantName, KeptTenant),
-    Queue(&'a AgentName, KeptQueue),
-    Task(&'a TaskKey, &'a Task),
+    #[serde(rename = "n")]
+    Tenant(KeptTenant),
+    #[serde(rename = "a")]
+    Agent(KeptAgent),
+    #[serde(rename = "t")]
+    Task(TaskRef<'a, u32, u32>),
 }
 
 /// The same, read back.
 #[derive(Deserialize)]
 enum Entry {
-    Tenant(TenantName, Box<KeptTenant>),
-    Queue(AgentName, KeptQueue),
-    Task(TaskKey, Box<Task>),
+    #[serde(rename = "n")]
+    Tenant(Box<KeptTenant>),
+    #[serde(rename = "a")]
+    Agent(Box<KeptAgent>),
+    #[serde(rename = "t")]
+    Task(Box<KeptTask>),
 }
 
 fn write(entry: &EntryRef<'_>, out: &mut Vec<u8>) {
-    let mut serializer = rmp_serde::Serializer::new(out).with_struct_map();
-    // Plain data with string keys into memory: nothing in it can fail to encode.
-    entry.serialize(&mut serializer).unwrap_or_else(|error| unreachable!("state not encodable: {error}"));
-}
-
-/// Writes one task.
-pub(super) fn write_task(key: &TaskKey, task: &Task, out: &mut Vec<u8>) {
-    write(&EntryRef::Task(key, task), out);
+    let wrote = match entry {
+        // A tenant's overrides leave out what is not set: that needs names.
+        EntryRef::Tenant(_) => entry.serialize(&mut rmp_serde::Serializer::new(out).with_struct_map()),
+        _ => entry.serialize(&mut rmp_serde::Serializer::new(out)),
+    };
+    // Plain data into memory: nothing in it can fail to encode.
+    wrote.unwrap_or_else(|error| unreachable!("state not encodable: {error}"));
 }
 
 /// A snapshot under way, besides the tasks.
@@ -175,18 +189,22 @@ impl Pieces {
 /// Begins one; the engine says at which sequence it stands.
 pub(super) fn begin(state: &mut State, seq: u64) -> (SnapshotHead, Writing) {
     let mut small = Pieces::default();
-    for (name, tenant) in &state.tenants {
-        let kept = KeptTenant {
+    for number in state.tenants.numbers() {
+        let Some((name, tenant)) = state.tenants.name(number).zip(state.tenants.at(number)) else { continue };
+        small.write(&EntryRef::Tenant(KeptTenant {
+            number,
+            name: name.clone(),
             settings: tenant.settings.clone(),
             kv_rev: tenant.kv_rev,
             rate: tenant.rate,
-            memory: tenant.memory.clone(),
             forgotten: tenant.forgotten,
-        };
-        small.write(&EntryRef::Tenant(name, kept));
+            idle_since: tenant.idle_since,
+        }));
     }
-    for (name, queue) in &state.queues {
-        small.write(&EntryRef::Queue(name, queue.kept()));
+    for number in state.agents.numbers() {
+        let Some((name, agent)) = state.agents.name(number).zip(state.agents.at(number)) else { continue };
+        let queue = agent.queue.as_ref().map(|queue| queue.kept());
+        small.write(&EntryRef::Agent(KeptAgent { number, name: name.clone(), queue }));
     }
     state.tasks.begin_copy();
     let counts = counts(state);
@@ -202,7 +220,7 @@ pub(super) fn begin(state: &mut State, seq: u64) -> (SnapshotHead, Writing) {
         policy: state.policy.clone(),
         plans: state.plans.iter().map(|(name, (plan, rev))| (name.clone(), plan.clone(), *rev)).collect(),
         next_order: state.next_order,
-        next_forget: state.next_forget,
+        departed: state.departed,
         counts,
     };
     (head, Writing { small: small.0, tasks_left: true })
@@ -218,7 +236,10 @@ impl Writing {
             out.append(&mut piece);
         }
         if self.small.is_empty() && self.tasks_left {
-            self.tasks_left = state.tasks.copy_part(max_bytes, &mut out);
+            self.tasks_left = state.tasks.copy_part(|task| {
+                write(&EntryRef::Task(task_ref(task, task.tenant, task.agent)), &mut out);
+                out.len() < max_bytes
+            });
         }
         (!out.is_empty()).then(|| Bytes::from(out))
     }
@@ -232,6 +253,9 @@ pub struct Restore {
     /// What the head promises.
     counts: Counts,
     parts: u64,
+    /// What the numbers in the parts stand for here.
+    tenants: HashMap<u32, u32>,
+    agents: HashMap<u32, u32>,
 }
 
 impl Restore {
@@ -252,8 +276,15 @@ impl Restore {
         state.policy = head.policy;
         state.plans = head.plans.into_iter().map(|(name, plan, rev)| (name, (plan, rev))).collect();
         state.next_order = head.next_order;
-        state.next_forget = head.next_forget;
-        Ok(Self { state, seq: head.seq, counts: head.counts, parts: 0 })
+        state.departed = head.departed;
+        Ok(Self {
+            state,
+            seq: head.seq,
+            counts: head.counts,
+            parts: 0,
+            tenants: HashMap::new(),
+            agents: HashMap::new(),
+        })
     }
 
     /// The next part, in order.
@@ -276,25 +307,41 @@ impl Restore {
     }
 
     fn put(&mut self, entry: Entry) -> Result<(), SnapshotError> {
-        let twice = |what: &dyn std::fmt::Display| SnapshotError::Misfit(format!("{what} is in it twice"));
+        let misfit = |what: String| Err(SnapshotError::Misfit(what));
         match entry {
-            Entry::Tenant(name, kept) => {
-                if self.state.tenants.contains_key(&name) {
-                    return Err(twice(&name));
+            Entry::Tenant(kept) => {
+                if self.state.tenants.number(&kept.name).is_some() || self.tenants.contains_key(&kept.number)
+                {
+                    return misfit(format!("{} is in it twice", kept.name));
                 }
-                self.state.put_tenant(name, *kept);
+                let number = kept.number;
+                let here = self.state.tenants.insert(kept.name.clone(), tenant(*kept));
+                self.tenants.insert(number, here);
             }
-            Entry::Queue(name, kept) => {
-                if self.state.queues.contains_key(&name) {
-                    return Err(twice(&name));
+            Entry::Agent(kept) => {
+                if self.state.agents.number(&kept.name).is_some() || self.agents.contains_key(&kept.number) {
+                    return misfit(format!("{} is in it twice", kept.name));
                 }
-                self.state.queues.insert(name, AgentQueue::restored(kept));
+                let mut agent = Agent::default();
+                if let Some(queue) = kept.queue {
+                    match AgentQueue::restored(queue, |number| self.tenants.get(&number).copied()) {
+                        Some(queue) => agent.queue = Some(Box::new(queue)),
+                        None => return misfit(format!("a lane of {} is of no tenant", kept.name)),
+                    }
+                }
+                let here = self.state.agents.insert(kept.name, agent);
+                self.agents.insert(kept.number, here);
             }
-            Entry::Task(key, task) => {
-                if self.state.tasks.contains_key(&key) {
-                    return Err(twice(&key));
+            Entry::Task(kept) => {
+                let (tenant, agent) = (self.tenants.get(&kept.tenant), self.agents.get(&kept.agent));
+                let Some((tenant, agent)) = tenant.zip(agent) else {
+                    return misfit("a task is of no tenant or of no agent".to_owned());
+                };
+                let task = kept.into_task(*tenant, *agent);
+                if self.state.tasks.find(task.tenant, &task.id).is_some() {
+                    return misfit(format!("{} is in it twice", self.state.key_of(&task)));
                 }
-                self.state.tasks.insert(key, *task);
+                self.state.tasks.insert(task);
             }
         }
         Ok(())
@@ -318,92 +365,128 @@ impl Restore {
 fn counts(state: &State) -> Counts {
     Counts {
         tenants: state.tenants.len() as u64,
-        queues: state.queues.len() as u64,
+        agents: state.agents.len() as u64,
         tasks: state.tasks.len() as u64,
     }
 }
 
-impl State {
-    fn put_tenant(&mut self, name: TenantName, kept: KeptTenant) {
-        let tenant = Tenant {
-            settings: kept.settings,
-            kv_rev: kept.kv_rev,
-            rate: kept.rate,
-            memory: kept.memory,
-            forgotten: kept.forgotten,
-            plan: Plan::free(),
-            in_flight: Default::default(),
-            backlog: 0,
-            agents: Default::default(),
-            rate_at: 0,
-        };
-        self.tenants.insert(name, tenant);
+fn tenant(kept: KeptTenant) -> Tenant {
+    Tenant {
+        settings: kept.settings,
+        kv_rev: kept.kv_rev,
+        rate: kept.rate,
+        forgotten: kept.forgotten,
+        idle_since: kept.idle_since,
+        plan: Plan::free(),
+        in_flight: 0,
+        backlog: 0,
+        tasks: 0,
+        agents: Vec::new(),
+        rate_at: 0,
+        memory: VecDeque::new(),
+        open: (false, false),
     }
+}
 
+impl State {
     /// Makes everything that follows from the tasks.
     fn rebuild(&mut self) -> Result<(), String> {
-        // Moved out, so that the rest of the state can be changed while they are walked.
-        let tasks = std::mem::take(&mut self.tasks);
-        for (key, task) in tasks.iter() {
-            self.rebuild_one(key, task)?;
+        let mut memory = Vec::new();
+        let mut stored = Vec::new();
+        let mut trees: HashMap<Slot, Tree> = HashMap::new();
+        for at in 0..self.tasks.slots() {
+            let slot = Slot(at as u32);
+            self.rebuild_one(slot)?;
+            let task = &self.tasks[slot];
+            stored.extend([Some(task.input), task.more().result].into_iter().flatten());
+            if task.remembered {
+                memory.push((task.order, slot));
+            }
+            if !task.is_root() && task.phase != Phase::Rejected {
+                let Some(root) = self.tasks.find(task.tenant, task.root()) else {
+                    if task.phase.is_terminal() {
+                        continue; // the root was forgotten first
+                    }
+                    return Err(format!("the root of {} is not in it", self.key_of(task)));
+                };
+                let tree = trees.entry(root).or_default();
+                tree.total += 1;
+                tree.live += u32::from(!task.phase.is_terminal());
+            }
         }
-        self.tasks = tasks;
-        self.trees.retain(|_, tree| tree.live > 0);
+        for (root, mut tree) in trees {
+            tree.total += 1;
+            tree.live += u32::from(!self.tasks[root].phase.is_terminal());
+            if tree.live > 0 {
+                self.tasks[root].more_mut().tree = tree;
+            }
+        }
+        memory.sort_unstable();
+        for (order, slot) in memory {
+            let tenant = self.tasks[slot].tenant;
+            self.tenant_at(tenant).memory.push_back(slot);
+            self.memory.push_back((order, slot));
+        }
+        self.remembered = self.memory.len() as u64;
+        stored.sort_unstable_by_key(|stored| stored.rev());
+        stored.into_iter().for_each(|stored| self.references.add(stored));
         self.clock = self.now;
         self.wall_clock = self.wall;
-        let names: Vec<TenantName> = self.tenants.keys().cloned().collect();
-        for name in names {
-            let plan = self.plan_of(&name).unwrap_or_else(Plan::free);
-            if let Some(tenant) = self.tenants.get_mut(&name) {
-                tenant.rate_at = tenant.rate.peek(plan.rate, plan.burst, self.now).err().unwrap_or(self.now);
-                tenant.plan = plan;
-            }
-            self.refresh(&name);
+        self.line_up_leaving();
+        for number in self.tenants.numbers() {
+            self.refresh_plan(number);
         }
         Ok(())
     }
 
-    fn rebuild_one(&mut self, key: &TaskKey, task: &Task) -> Result<(), String> {
-        if task.lease.is_some() != (task.phase == Phase::Running) {
-            return Err(format!("{key} is {} and its lease says otherwise", task.phase));
+    fn rebuild_one(&mut self, slot: Slot) -> Result<(), String> {
+        let task = &self.tasks[slot];
+        let (number, phase, agent) = (task.tenant, task.phase, task.agent);
+        if task.lease().is_some() != (phase == Phase::Running) {
+            return Err(format!("{} is {phase} and its lease says otherwise", self.key_of(task)));
         }
-        let Some(tenant) = self.tenants.get_mut(&key.tenant) else {
-            return Err(format!("{key} is of a tenant that is not in it"));
-        };
-        let agent = &task.spec.agent;
-        if let Some(lease) = &task.lease {
-            tenant.in_flight.insert(lease.token);
-            if self.leases.insert(lease.token, key.clone()).is_some() {
-                return Err(format!("the lease of {key} is another's, too"));
-            }
-            let holder = (agent.clone(), lease.instance.clone());
-            self.instances.entry(holder).or_default().insert(lease.token);
-            let queue = self.queues.get_mut(agent);
-            queue.ok_or_else(no_queue(key))?.run_on(&key.tenant, lease.token, lease.charge);
+        if task.remembered && !phase.is_terminal() {
+            return Err(format!("{} is {phase} and lined up for being forgotten", self.key_of(task)));
         }
-        if task.phase == Phase::Queued {
-            tenant.agents.insert(agent.clone());
-            let queue = self.queues.get_mut(agent);
-            queue.ok_or_else(no_queue(key))?.put_back(&key.tenant, task.place(&key.id));
-        }
-        if task.in_backlog() {
+        let lease = task.lease().map(|lease| (lease.token, lease.charge));
+        let (place, in_backlog, wake_at) = (task.place(), task.in_backlog(), task.wake_at());
+        self.count_agent(agent, true);
+        let tenant = self.tenant_at(number);
+        tenant.tasks += 1;
+        tenant.in_flight += u32::from(lease.is_some());
+        if in_backlog {
             tenant.backlog += 1;
             self.backlog += 1;
         }
-        if let Some(at) = task.wake_at {
-            self.timers.insert((at, key.clone()));
+        if phase == Phase::Queued && !self.tenant_at(number).agents.contains(&agent) {
+            self.tenant_at(number).agents.push(agent);
         }
-        let counted = task.phase != Phase::Rejected && !task.tombstone;
-        let root = TaskKey { tenant: key.tenant.clone(), id: task.root(&key.id).clone() };
-        if counted {
-            let tree = self.trees.entry(root).or_default();
-            tree.total += 1;
-            tree.live += u32::from(!task.phase.is_terminal());
+        if let Some(at) = wake_at {
+            self.timers.insert((at, slot));
+        }
+        let queue = self.agents.at_mut(agent).and_then(|agent| agent.queue.as_deref_mut());
+        match (queue, lease) {
+            (Some(queue), Some((token, charge))) => {
+                queue.run_on(number, charge);
+                if self.leases.insert(token, slot).is_some() {
+                    return Err(format!("the lease of {} is another's, too", self.key_of(&self.tasks[slot])));
+                }
+            }
+            (Some(queue), None) if phase == Phase::Queued => {
+                let put = queue.put_back(number, place, slot);
+                return if put { Ok(()) } else { Err(self.contradiction(slot, "has another's place")) };
+            }
+            (None, Some(_)) => return Err(self.contradiction(slot, "has no queue")),
+            (None, None) if phase == Phase::Queued => return Err(self.contradiction(slot, "has no queue")),
+            _ => {}
         }
         Ok(())
     }
+
+    fn contradiction(&self, slot: Slot, what: &str) -> String {
+        format!("{} {what}", self.key_of(&self.tasks[slot]))
+    }
 }
 
-fn no_queue(key: &TaskKey) -> impl FnOnce() -> String {
-    move || format!("{key} is of an agent whose queue is not in it")
-}
+#[cfg(test)]
+mod tests;

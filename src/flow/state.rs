@@ -1,22 +1,27 @@
 //! The shard's state: what a replay of the journal gives, byte for byte.
 //!
 //! Primary data is what [`State::canonical`] encodes; everything under "derived" follows from it and
-//! is kept so that no decision scans. Only [`super::evolve`] changes primary data.
+//! is kept so that no decision scans. Only [`super::evolve`] changes primary data. Payloads are references into the
+//! journal; the bytes that happen to be in memory are in [`Resident`], which is neither.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    fair::{AgentQueue, Charge, Place, RESUMED, rank},
+    entry::{Task, Tree},
+    fair::AgentQueue,
     limiter::RateState,
-    record::{Hash, Origin},
-    tasks::Tasks,
+    named::Named,
+    quick::QuickMap,
+    record::Hash,
+    resident::{References, Resident},
+    tasks::{Slot, Tasks},
 };
 use crate::{
     task::{
-        AgentName, Backoff, BodyHash, InstanceId, MAX_PAYLOAD_BYTES, Millis, Payload, Phase, Plan, PlanName,
-        Refusal, Spec, TaskId, TaskKey, TenantName, TenantSettings, Token, TryFailure,
+        AgentName, Backoff, MAX_PAYLOAD_BYTES, Millis, Plan, PlanName, TaskKey, TenantName, TenantSettings,
+        Token,
     },
     wire::subjects::Shard,
 };
@@ -32,12 +37,19 @@ pub struct Policy {
     pub dedupe_horizon_ms: Millis,
     /// How many terminal ids are remembered per tenant.
     pub dedupe_max: u64,
+    /// How many terminal ids are remembered in the whole shard; the oldest go first.
+    #[serde(default = "dedupe_total")]
+    pub dedupe_total: u64,
     /// Delays between tries.
     pub backoff: Backoff,
     /// How long an offer may stay unanswered, in milliseconds.
     pub offer_timeout_ms: Millis,
     /// Largest input or result, in bytes.
     pub max_payload: u64,
+}
+
+fn dedupe_total() -> u64 {
+    500_000
 }
 
 impl Default for Policy {
@@ -47,178 +59,11 @@ impl Default for Policy {
             backlog: 2_000_000,
             dedupe_horizon_ms: 24 * 3_600_000,
             dedupe_max: 100_000,
+            dedupe_total: dedupe_total(),
             backoff: Backoff::default(),
             offer_timeout_ms: 5_000,
             max_payload: MAX_PAYLOAD_BYTES as u64,
         }
-    }
-}
-
-/// The right to run one attempt.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lease {
-    /// Its secret.
-    pub token: Token,
-    /// Who has it.
-    pub instance: InstanceId,
-    /// Reports applied.
-    pub n: u32,
-    /// Its length.
-    pub lease_ms: Millis,
-    /// Logical time of the dispatch.
-    pub since: Millis,
-    /// What the lane was charged.
-    pub charge: Charge,
-    /// It resumed a parent.
-    pub resume: bool,
-}
-
-/// The last lease that was ended by its own report: a repeated end finds its answer here.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LastEnd {
-    /// Which lease.
-    pub token: Token,
-    /// Number of the ending report.
-    pub n: u32,
-    /// What it said, hashed.
-    pub outcome: BodyHash,
-}
-
-/// A task.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Task {
-    /// What it is to do; the input is dropped once nobody can ask for it.
-    pub spec: Spec,
-    /// What it was submitted with.
-    pub body_hash: BodyHash,
-    /// Where it came from.
-    pub origin: Origin,
-    /// Where it is.
-    pub phase: Phase,
-    /// Dispatches so far.
-    pub attempt: u32,
-    /// Tries lost so far.
-    pub tries: u32,
-    /// Offers lost with their instance since the last acceptance, in a row.
-    pub vanished: u32,
-    /// While running.
-    pub lease: Option<Lease>,
-    /// See [`LastEnd`].
-    pub last_end: Option<LastEnd>,
-    /// In order of spawn and index, rejected ones included.
-    #[serde(deserialize_with = "crate::task::grown")]
-    pub children: Vec<TaskId>,
-    /// Children that are not terminal.
-    pub live_children: u32,
-    /// While waiting: the children still awaited.
-    pub awaits: BTreeSet<TaskId>,
-    /// While retrying or snoozing: logical time of the next try.
-    pub wake_at: Option<Millis>,
-    /// Place in the order of arrival.
-    pub order: u64,
-    /// Its wait is over: first in line, free of rate.
-    pub resumed: bool,
-    /// A child of it has ended since it was dispatched: what makes a wait that is over at once a resume.
-    pub news: bool,
-    /// The latest tasks that retry this dead one.
-    #[serde(deserialize_with = "crate::task::grown")]
-    pub retries: VecDeque<TaskId>,
-    /// The last ten tries that went wrong.
-    #[serde(deserialize_with = "crate::task::grown")]
-    pub failures: Vec<TryFailure>,
-    /// Why it is rejected, failed or cancelled.
-    pub refusal: Option<Refusal>,
-    /// Kept while a live parent may ask for it.
-    pub result: Option<Payload>,
-    /// Unix milliseconds.
-    pub created: Millis,
-    /// First dispatch, Unix milliseconds.
-    pub started: Option<Millis>,
-    /// Unix milliseconds.
-    pub ended: Option<Millis>,
-    /// Journal revision of the last change.
-    pub rev: u64,
-    /// Last event of the last ended attempt.
-    pub last_event: u32,
-    /// A cancel that came before its submit: an id, and nothing else of the task is known.
-    pub tombstone: bool,
-}
-
-impl Task {
-    /// A task as it enters, at this wall time and journal revision.
-    pub(super) fn new(
-        spec: Spec,
-        body_hash: BodyHash,
-        origin: Origin,
-        phase: Phase,
-        wall: Millis,
-        rev: u64,
-    ) -> Self {
-        Self {
-            spec,
-            body_hash,
-            origin,
-            phase,
-            attempt: 0,
-            tries: 0,
-            vanished: 0,
-            lease: None,
-            last_end: None,
-            children: Vec::new(),
-            live_children: 0,
-            awaits: Default::default(),
-            wake_at: None,
-            order: 0,
-            resumed: false,
-            news: false,
-            retries: Default::default(),
-            failures: Vec::new(),
-            refusal: None,
-            result: None,
-            created: wall,
-            started: None,
-            ended: phase.is_terminal().then_some(wall),
-            rev,
-            last_event: 0,
-            tombstone: false,
-        }
-    }
-
-    /// The task it was spawned by.
-    pub fn parent(&self) -> Option<&TaskId> {
-        match &self.origin {
-            Origin::Child { parent, .. } => Some(parent),
-            Origin::Root { .. } => None,
-        }
-    }
-
-    /// The root of its tree; `own` for a root.
-    pub fn root<'a>(&'a self, own: &'a TaskId) -> &'a TaskId {
-        match &self.origin {
-            Origin::Child { root, .. } => root,
-            Origin::Root { .. } => own,
-        }
-    }
-
-    /// 0 for a root.
-    pub fn depth(&self) -> u32 {
-        match &self.origin {
-            Origin::Child { depth, .. } => *depth,
-            Origin::Root { .. } => 0,
-        }
-    }
-
-    /// Where it stands in its lane while queued.
-    pub fn place(&self, id: &TaskId) -> Place {
-        let rank = if self.resumed { RESUMED } else { rank(self.spec.priority) };
-        (rank, self.order, id.clone())
-    }
-
-    /// Whether it counts against its tenant's backlog.
-    pub fn in_backlog(&self) -> bool {
-        matches!(self.origin, Origin::Root { .. })
-            && matches!(self.phase, Phase::Queued | Phase::Retrying)
-            && !self.resumed
     }
 }
 
@@ -231,30 +76,43 @@ pub struct Tenant {
     pub kv_rev: u64,
     /// Its rate limiter.
     pub rate: RateState,
-    /// Terminal tasks in the order they will be forgotten: (logical time of the end, id).
-    pub memory: VecDeque<(Millis, TaskId)>,
     /// The highest first-try time among forgotten tasks, Unix milliseconds.
     pub forgotten: Option<Millis>,
+    /// Since when, in logical time, nothing is known of it but this; `None`: something is.
+    pub idle_since: Option<Millis>,
     // derived
     /// The plan with overrides, as in force.
     pub plan: Plan,
     /// Live leases.
-    pub in_flight: BTreeSet<Token>,
+    pub in_flight: u32,
     /// Root tasks queued or retrying.
     pub backlog: u64,
-    /// Agents with a lane of this tenant's.
-    pub agents: BTreeSet<AgentName>,
+    /// Tasks in the state, of whatever phase.
+    pub tasks: u64,
+    /// Agents with a lane of this tenant's, by number.
+    pub(super) agents: Vec<u32>,
     /// Logical time at which the limiter gives the next cell.
     pub rate_at: Millis,
+    /// Terminal tasks in the order they will be forgotten.
+    pub(super) memory: VecDeque<Slot>,
+    /// What its lanes were told last: whether it has a place and a cell, and whether it has a place.
+    pub(super) open: (bool, bool),
 }
 
-/// A tree with live tasks in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-pub struct Tree {
-    /// Tasks ever admitted.
-    pub total: u32,
-    /// Of which not terminal.
-    pub live: u32,
+impl Tenant {
+    /// Whether tasks of it wait for a slot.
+    pub fn waits(&self) -> bool {
+        !self.agents.is_empty()
+    }
+}
+
+/// An agent that tasks name.
+#[derive(Debug, Default)]
+pub struct Agent {
+    /// Once a task was queued for it.
+    pub queue: Option<Box<AgentQueue>>,
+    /// Tasks that name it.
+    pub(super) tasks: u64,
 }
 
 /// The state of one shard.
@@ -276,25 +134,34 @@ pub struct State {
     pub policy: Policy,
     /// With the revision of their KV entries.
     pub plans: BTreeMap<PlanName, (Plan, u64)>,
-    pub(super) tenants: HashMap<TenantName, Tenant>,
+    /// The highest first-try time that a tenant took with it which left: new ones begin with it.
+    pub departed: Option<Millis>,
+    pub(super) tenants: Named<TenantName, Tenant>,
+    pub(super) agents: Named<AgentName, Agent>,
     pub(super) tasks: Tasks,
-    pub(super) trees: HashMap<TaskKey, Tree>,
     pub(super) next_order: u64,
-    pub(super) queues: BTreeMap<AgentName, AgentQueue>,
     // derived
     /// Retries and snoozes by the time they are due.
-    pub(super) timers: BTreeSet<(Millis, TaskKey)>,
+    pub(super) timers: BTreeSet<(Millis, Slot)>,
     /// Tenants out of rate by the time they get a cell.
-    pub(super) rate_waits: BTreeSet<(Millis, TenantName)>,
-    pub(super) leases: HashMap<Token, TaskKey>,
-    pub(super) instances: HashMap<(AgentName, InstanceId), BTreeSet<Token>>,
+    pub(super) rate_waits: BTreeSet<(Millis, u32)>,
+    pub(super) leases: QuickMap<Token, Slot>,
     pub(super) backlog: u64,
+    /// All remembered tasks, oldest first, each with its place in that order; some are forgotten already.
+    pub(super) memory: VecDeque<(u64, Slot)>,
+    pub(super) remembered: u64,
+    /// Idle tenants by the time they may leave, and by name, so that all coordinators let them go alike.
+    pub(super) leaving: BTreeSet<(Millis, TenantName)>,
+    /// Journal messages that hold payloads still needed.
+    pub(super) references: References,
     /// How far `rate_waits` has been served.
     pub(super) clock: Millis,
     /// Wall time of the batch decided or applied now. What is made of it stands in the record.
     pub(super) wall_clock: Millis,
-    /// When memories are looked at next; a pure function of the journal's times.
-    pub(super) next_forget: Millis,
+    // volatile
+    pub(super) resident: Resident,
+    /// Tasks forgotten since the engine looked last, and where they were.
+    pub(super) gone: Vec<(Slot, TaskKey)>,
 }
 
 impl State {
@@ -303,9 +170,14 @@ impl State {
         Self { shard, ..Self::default() }
     }
 
+    /// Where a task is.
+    pub fn find(&self, key: &TaskKey) -> Option<Slot> {
+        self.tasks.find(self.tenants.number(&key.tenant)?, &key.id)
+    }
+
     /// A task.
     pub fn task(&self, key: &TaskKey) -> Option<&Task> {
-        self.tasks.get(key)
+        self.tasks.get(self.find(key)?)
     }
 
     /// All tasks.
@@ -313,41 +185,82 @@ impl State {
         &self.tasks
     }
 
+    /// A task's full name.
+    pub fn key_of(&self, task: &Task) -> TaskKey {
+        TaskKey { tenant: self.tenant_name(task.tenant).clone(), id: task.id.clone() }
+    }
+
+    /// Who runs a task.
+    pub fn agent_of(&self, task: &Task) -> &AgentName {
+        // An agent stays for as long as a task names it.
+        self.agents.name(task.agent).unwrap_or_else(|| unreachable!("agent {} is gone", task.agent))
+    }
+
+    pub(super) fn tenant_name(&self, number: u32) -> &TenantName {
+        // A tenant stays for as long as it has tasks.
+        self.tenants.name(number).unwrap_or_else(|| unreachable!("tenant {number} is gone"))
+    }
+
+    pub(super) fn tenant_at(&mut self, number: u32) -> &mut Tenant {
+        self.tenants.at_mut(number).unwrap_or_else(|| unreachable!("tenant {number} is gone"))
+    }
+
     /// A tenant.
     pub fn tenant(&self, name: &TenantName) -> Option<&Tenant> {
         self.tenants.get(name)
     }
 
-    /// All tenants, in no order.
-    pub fn tenants(&self) -> impl ExactSizeIterator<Item = (&TenantName, &Tenant)> {
-        self.tenants.iter()
+    /// All tenants.
+    pub fn tenants(&self) -> &Named<TenantName, Tenant> {
+        &self.tenants
     }
 
-    /// A tree with live tasks.
-    pub fn tree(&self, root: &TaskKey) -> Option<&Tree> {
-        self.trees.get(root)
-    }
-
-    /// The task a live lease is for.
-    pub fn leased(&self, token: &Token) -> Option<(&TaskKey, &Task)> {
-        let key = self.leases.get(token)?;
-        Some((key, self.tasks.get(key)?))
-    }
-
-    /// Live leases.
-    pub fn live_leases(&self) -> impl Iterator<Item = (&Token, &TaskKey)> {
-        self.leases.iter()
-    }
-
-    /// Live leases of an instance.
-    pub fn leases_of(&self, agent: &AgentName, instance: &InstanceId) -> usize {
-        // The key is built per call: instances are few and names cheap to clone.
-        self.instances.get(&(agent.clone(), instance.clone())).map_or(0, BTreeSet::len)
+    /// All agents that tasks name.
+    pub fn agents(&self) -> &Named<AgentName, Agent> {
+        &self.agents
     }
 
     /// Per agent: its queue.
-    pub fn queues(&self) -> &BTreeMap<AgentName, AgentQueue> {
-        &self.queues
+    pub fn queues(&self) -> impl Iterator<Item = (&AgentName, &AgentQueue)> {
+        self.agents.iter().filter_map(|(name, agent)| Some((name, agent.queue.as_deref()?)))
+    }
+
+    /// The queue of an agent.
+    pub fn queue(&self, agent: &AgentName) -> Option<&AgentQueue> {
+        self.agents.get(agent)?.queue.as_deref()
+    }
+
+    pub(super) fn queue_at(&mut self, agent: u32) -> Option<&mut AgentQueue> {
+        self.agents.at_mut(agent)?.queue.as_deref_mut()
+    }
+
+    /// A tree with live tasks, by its root.
+    pub fn tree(&self, root: &TaskKey) -> Option<Tree> {
+        let root = self.task(root)?;
+        let tree = root.more().tree;
+        if tree.total > 0 {
+            return (tree.live > 0).then_some(tree);
+        }
+        (root.is_root() && !root.phase.is_terminal()).then_some(Tree { total: 1, live: 1 })
+    }
+
+    /// The task a live lease is for.
+    pub fn leased(&self, token: &Token) -> Option<&Task> {
+        self.tasks.get(self.lease_slot(token)?)
+    }
+
+    pub(super) fn lease_slot(&self, token: &Token) -> Option<Slot> {
+        self.leases.get(token).copied()
+    }
+
+    /// Live leases.
+    pub fn live_leases(&self) -> impl ExactSizeIterator<Item = &Token> {
+        self.leases.keys()
+    }
+
+    /// Payloads in memory.
+    pub fn resident(&self) -> &Resident {
+        &self.resident
     }
 
     /// Root tasks queued or retrying in the shard.
@@ -393,125 +306,50 @@ impl State {
             && *at <= self.clock
         {
             if let Some((_, tenant)) = self.rate_waits.pop_first() {
-                self.refresh(&tenant);
+                self.refresh(tenant, None);
             }
         }
     }
 
-    /// Brings the tenant's readiness in line with its caps, on every agent it has a lane of.
-    pub(super) fn refresh(&mut self, name: &TenantName) {
-        let Some(tenant) = self.tenants.get_mut(name) else { return };
+    /// Brings the tenant's readiness in line with its caps: on every agent it has a lane of if that has changed, else on
+    /// the one whose lane has.
+    pub(super) fn refresh(&mut self, number: u32, changed: Option<u32>) {
+        let Some(tenant) = self.tenants.at_mut(number) else { return };
         let paused = tenant.settings.as_ref().is_some_and(|s| s.paused);
-        let slot = !paused && tenant.in_flight.len() < tenant.plan.in_flight as usize;
+        let slot = !paused && tenant.in_flight < tenant.plan.in_flight;
         let cell = tenant.rate_at <= self.clock;
-        let mut waits = false;
-        tenant.agents.retain(|agent| {
-            let Some(queue) = self.queues.get_mut(agent) else { return false };
-            queue.set_open(name, slot && cell, slot);
-            waits |= queue.queued_of(name) > 0;
-            queue.queued_of(name) > 0
-        });
-        if waits && slot && !cell && tenant.rate_at < Millis::MAX {
-            self.rate_waits.insert((tenant.rate_at, name.clone()));
-        }
-    }
-
-    /// The state in one canonical encoding: equal bytes, equal state.
-    pub fn canonical(&self) -> Vec<u8> {
-        fn sorted<K: Ord, V>(map: &HashMap<K, V>) -> Vec<(&K, &V)> {
-            let mut all: Vec<_> = map.iter().collect();
-            all.sort_by(|a, b| a.0.cmp(b.0));
-            all
-        }
-        let tenants: Vec<_> = sorted(&self.tenants)
-            .into_iter()
-            .map(|(name, t)| (name, &t.settings, t.kv_rev, t.rate, &t.memory, t.forgotten))
-            .collect();
-        let mut tasks: Vec<_> = self.tasks.iter().collect();
-        tasks.sort_by(|a, b| a.0.cmp(b.0));
-        let queues: Vec<_> = self.queues.iter().map(|(a, q)| (a, q.canonical())).collect();
-        let head = (
-            self.shard,
-            self.epoch,
-            self.rev,
-            self.head,
-            self.now,
-            self.wall,
-            self.next_order,
-            self.next_forget,
-        );
-        let all = (head, &self.policy, &self.plans, tenants, tasks, sorted(&self.trees), queues);
-        // Plain data with string keys into memory: nothing in it can fail to encode.
-        rmp_serde::to_vec_named(&all).unwrap_or_else(|error| unreachable!("state not encodable: {error}"))
-    }
-
-    /// Recomputes the derived data the slow way and names what differs. For simulation and tests.
-    pub fn check_derived(&self) -> Result<(), String> {
-        let mut leases = HashMap::new();
-        let mut in_flight: HashMap<&TenantName, BTreeSet<Token>> = HashMap::new();
-        let mut backlog: HashMap<&TenantName, u64> = HashMap::new();
-        let mut timers = BTreeSet::new();
-        let mut queued: HashMap<&AgentName, u64> = HashMap::new();
-        let mut live_children: HashMap<TaskKey, u32> = HashMap::new();
-        let mut live_trees: HashMap<TaskKey, u32> = HashMap::new();
-        for (key, task) in self.tasks.iter() {
-            if task.lease.is_some() != (task.phase == Phase::Running) {
-                return Err(format!("{key} is {} with lease {:?}", task.phase, task.lease));
-            }
-            if let Some(lease) = &task.lease {
-                leases.insert(lease.token, key.clone());
-                in_flight.entry(&key.tenant).or_default().insert(lease.token);
-            }
-            if task.in_backlog() {
-                *backlog.entry(&key.tenant).or_default() += 1;
-            }
-            if let Some(at) = task.wake_at {
-                timers.insert((at, key.clone()));
-            }
-            if task.phase == Phase::Queued {
-                *queued.entry(&task.spec.agent).or_default() += 1;
-            }
-            if !task.phase.is_terminal() {
-                if let Some(parent) = task.parent() {
-                    let parent = TaskKey { tenant: key.tenant.clone(), id: parent.clone() };
-                    *live_children.entry(parent).or_default() += 1;
+        let open = (slot && cell, slot);
+        let agents = &mut self.agents;
+        let mut tell = |agent: u32| {
+            let Some(queue) = agents.at_mut(agent).and_then(|agent| agent.queue.as_deref_mut()) else {
+                return false;
+            };
+            queue.set_open(number, open.0, open.1);
+            queue.queued_of(number) > 0
+        };
+        match changed {
+            Some(agent) if tenant.open == open => {
+                let at = tenant.agents.iter().position(|known| *known == agent);
+                match (tell(agent), at) {
+                    (false, Some(at)) => {
+                        tenant.agents.swap_remove(at);
+                    }
+                    (true, None) => tenant.agents.push(agent),
+                    _ => {}
                 }
-                let root = TaskKey { tenant: key.tenant.clone(), id: task.root(&key.id).clone() };
-                *live_trees.entry(root).or_default() += 1;
+            }
+            _ => {
+                if let Some(agent) = changed
+                    && !tenant.agents.contains(&agent)
+                {
+                    tenant.agents.push(agent);
+                }
+                tenant.agents.retain(|agent| tell(*agent));
             }
         }
-        if leases != self.leases {
-            return Err("the lease index differs from the tasks".to_owned());
+        tenant.open = open;
+        if tenant.waits() && slot && !cell && tenant.rate_at < Millis::MAX {
+            self.rate_waits.insert((tenant.rate_at, number));
         }
-        if timers != self.timers {
-            return Err("the timers differ from the tasks".to_owned());
-        }
-        for (name, tenant) in &self.tenants {
-            if tenant.in_flight != in_flight.remove(name).unwrap_or_default() {
-                return Err(format!("in-flight of {name} differs from the tasks"));
-            }
-            if tenant.backlog != backlog.get(name).copied().unwrap_or(0) {
-                return Err(format!("backlog of {name} is {}, tasks say otherwise", tenant.backlog));
-            }
-        }
-        if self.backlog != backlog.values().sum::<u64>() {
-            return Err("the shard's backlog differs from the tasks".to_owned());
-        }
-        for (agent, queue) in &self.queues {
-            if queue.queued() != queued.get(agent).copied().unwrap_or(0) {
-                return Err(format!("the queue of {agent} holds {} tasks", queue.queued()));
-            }
-        }
-        for (key, task) in self.tasks.iter() {
-            if task.live_children != live_children.get(key).copied().unwrap_or(0) {
-                return Err(format!("{key} counts {} live children", task.live_children));
-            }
-        }
-        for (root, tree) in &self.trees {
-            if tree.live != live_trees.get(root).copied().unwrap_or(0) || tree.live == 0 {
-                return Err(format!("the tree of {root} counts {} live tasks", tree.live));
-            }
-        }
-        Ok(())
     }
 }

@@ -5,10 +5,11 @@
 
 use super::{
     admit,
+    entry::Task,
     input::{Decision, Input, Tell, check_version, unreadable},
     query::done_hint,
     record::{Admission, Origin, Record},
-    state::{State, Task},
+    state::State,
 };
 use crate::{
     task::{
@@ -66,8 +67,8 @@ fn submit(
                 return refuse_only(key, refusal, Some(spec.body_hash()));
             }
             let refusal = task
-                .refusal
-                .clone()
+                .refusal()
+                .cloned()
                 .unwrap_or_else(|| Refusal::new(Code::Cancelled, "cancelled before it was submitted"));
             admitted(key, spec.clone(), spec.body_hash(), first_try, Some(refusal), submit.confirm)
         }
@@ -75,7 +76,7 @@ fn submit(
             true => Decision::answer(Tell::Done { key: key.clone(), done: Box::new(done_hint(task)) }),
             false => Decision::none(),
         },
-        Some(task) => refuse_only(key, conflict(task, &spec), Some(spec.body_hash())),
+        Some(task) => refuse_only(key, conflict(state, task, &spec), Some(spec.body_hash())),
         None => {
             if let Some(refusal) = too_old(state, key, first_try) {
                 return refuse_only(key, refusal, Some(spec.body_hash()));
@@ -116,7 +117,7 @@ fn admitted(
     Decision {
         records: vec![Record::Submitted { tenant: key.tenant.clone(), admission }],
         answers,
-        hold: false,
+        ..Decision::none()
     }
 }
 
@@ -135,15 +136,15 @@ fn refuse_only(key: &TaskKey, refusal: Refusal, submitted: Option<BodyHash>) -> 
     Decision {
         records: vec![Record::Refused { key: key.clone(), refusal }],
         answers: vec![Tell::Done { key: key.clone(), done: Box::new(done) }],
-        hold: false,
+        ..Decision::none()
     }
 }
 
-fn conflict(task: &Task, spec: &Spec) -> Refusal {
+fn conflict(state: &State, task: &Task, spec: &Spec) -> Refusal {
     let message = format!(
         "this id was submitted before with another body (agent {}, hash {}); this one has agent {}, hash {}. \
          Use a new id, or repeat the same body",
-        task.spec.agent,
+        state.agent_of(task),
         task.body_hash,
         spec.agent,
         spec.body_hash()
@@ -170,7 +171,8 @@ fn command(state: &State, key: &TaskKey, nonce: &TaskId, body: &Result<Cmd, Deco
     };
     let op = match readable {
         Ok(cmd) => &cmd.op,
-        Err(refusal) => return Decision::record(Record::Refused { key: key.clone(), refusal }),
+        // It changes nothing and tells nobody: not worth a place in the journal.
+        Err(refusal) => return Decision::garbage(refusal.code),
     };
     match op {
         CmdOp::Cancel { reason } => cancel(state, key, reason),
@@ -191,7 +193,7 @@ fn cancel(state: &State, key: &TaskKey, reason: &str) -> Decision {
         // Its id may have been another's that was forgotten: nothing true can be told of it.
         return Decision::none();
     }
-    let tree = TaskKey { tenant: key.tenant.clone(), id: task.root(&key.id).clone() };
+    let tree = TaskKey { tenant: key.tenant.clone(), id: task.root().clone() };
     if task.phase.is_terminal() && state.tree(&tree).is_none() {
         // Nothing lives below it. Both callers of a race get the true outcome.
         return Decision::answer(Tell::Done { key: key.clone(), done: Box::new(done_hint(task)) });
@@ -201,7 +203,8 @@ fn cancel(state: &State, key: &TaskKey, reason: &str) -> Decision {
 
 fn retry(state: &State, key: &TaskKey, nonce: &TaskId) -> Decision {
     let refuse = |refusal| Decision::record(Record::Refused { key: key.clone(), refusal });
-    let Some(dead) = state.task(key).filter(|t| !t.tombstone) else {
+    let slot = state.find(key);
+    let Some((slot, dead)) = slot.map(|slot| (slot, &state.tasks[slot])).filter(|(_, t)| !t.tombstone) else {
         return refuse(Refusal::new(Code::NotFound, format!("there is no task {key}")));
     };
     if dead.phase != Phase::Failed {
@@ -210,10 +213,16 @@ fn retry(state: &State, key: &TaskKey, nonce: &TaskId) -> Decision {
     }
     let id = TaskKey { tenant: key.tenant.clone(), id: retry_id(&key.id, nonce.as_str()) };
     // Asked of both: the retry may be forgotten before the dead task is, and must not run again.
-    if state.task(&id).is_some() || dead.retries.contains(&id.id) {
+    if state.task(&id).is_some() || dead.more().retries.contains(&id.id) {
         return Decision::none();
     }
-    let asked = dead.spec.clone();
+    let input = match (dead.input.rev(), state.resident().input(slot)) {
+        (None, _) => Payload::default(),
+        (Some(_), Some(input)) => input.clone(),
+        (Some(rev), None) => return Decision { needs: Some(rev), ..Decision::none() },
+    };
+    let max_tries = (dead.max_tries > 0).then_some(dead.max_tries);
+    let asked = Spec { agent: state.agent_of(dead).clone(), input, priority: dead.priority, max_tries };
     let body_hash = asked.body_hash();
     let (spec, refusal) = admit::root(state, &id, asked);
     // No submitter's clock: when it is forgotten, `TOO_OLD` moves no further.

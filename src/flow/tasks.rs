@@ -2,47 +2,62 @@
 //!
 //! A slab of entries and an index over it. A snapshot walks the slab; an entry it has not reached yet is encoded as it
 //! was before it is changed for the first time. All changes go through [`Tasks::get_mut`], [`Tasks::insert`] and
-//! [`Tasks::remove`], so none can be missed.
+//! [`Tasks::remove`], so none can be missed. Slots are this process's own numbers and are given again.
 
-use std::hash::{BuildHasher, RandomState};
+use std::{
+    hash::{BuildHasher, RandomState},
+    ops::{Index, IndexMut},
+};
 
 use hashbrown::HashTable;
 
-use super::{snapshot, state::Task};
-use crate::task::TaskKey;
+use super::entry::Task;
+use crate::task::TaskId;
 
-/// Entries per piece of the slab: it grows without moving what is there.
+/// Entries per piece of the slab: beyond the first it grows without moving what is there.
 const CHUNK: usize = 4_096;
 
-/// A slot of the slab.
-type Slot = Option<(TaskKey, Task)>;
+/// Where a task is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot(pub(super) u32);
+
+impl Slot {
+    /// The slot of this number.
+    pub fn numbered(number: u32) -> Self {
+        Self(number)
+    }
+
+    /// Its number.
+    pub fn number(self) -> u32 {
+        self.0
+    }
+
+    fn place(self) -> (usize, usize) {
+        (self.0 as usize / CHUNK, self.0 as usize % CHUNK)
+    }
+}
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Tasks {
-    chunks: Vec<Vec<Slot>>,
-    free: Vec<u32>,
+    chunks: Vec<Vec<Option<Task>>>,
+    free: Vec<Slot>,
     index: HashTable<u32>,
     hasher: RandomState,
-    copy: Option<Copy>,
+    copy: Option<Copying>,
 }
 
 /// A walk over the slab as it was.
 #[derive(Debug)]
-struct Copy {
+struct Copying {
     /// Slots below are written.
     next: usize,
     /// Slots there were at the beginning.
     end: usize,
-    /// Slots from `next` on whose old entry is in `saved`, or that were free: a bit each.
+    /// Slots whose old entry is kept already, or that were free: a bit each.
     done: Vec<u64>,
-    saved: Vec<u8>,
-}
-
-impl Copy {
-    fn is_done(&self, at: usize) -> bool {
-        self.done[at / 64] >> (at % 64) & 1 == 1
-    }
+    /// Tasks as they were.
+    kept: Vec<Task>,
 }
 
 impl Tasks {
@@ -56,96 +71,107 @@ impl Tasks {
         self.index.is_empty()
     }
 
-    fn slot(&self, at: u32) -> &Slot {
-        &self.chunks[at as usize / CHUNK][at as usize % CHUNK]
-    }
-
-    fn find(&self, key: &TaskKey) -> Option<u32> {
-        let is = |at: &u32| self.slot(*at).as_ref().is_some_and(|(found, _)| found == key);
-        self.index.find(self.hasher.hash_one(key), is).copied()
-    }
-
-    /// One of them.
-    pub fn get(&self, key: &TaskKey) -> Option<&Task> {
-        self.slot(self.find(key)?).as_ref().map(|(_, task)| task)
-    }
-
-    /// Whether it is there.
-    pub fn contains_key(&self, key: &TaskKey) -> bool {
-        self.find(key).is_some()
-    }
-
-    /// One of them, to change it.
-    pub fn get_mut(&mut self, key: &TaskKey) -> Option<&mut Task> {
-        let at = self.find(key)? as usize;
-        self.save(at);
-        self.chunks[at / CHUNK][at % CHUNK].as_mut().map(|(_, task)| task)
-    }
-
-    /// Puts a task in, in the place of one of the same key.
-    pub fn insert(&mut self, key: TaskKey, task: Task) {
-        if let Some(known) = self.get_mut(&key) {
-            *known = task;
-            return;
-        }
-        let at = match self.free.pop() {
-            Some(at) => at,
-            None => {
-                if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK) {
-                    self.chunks.push(Vec::with_capacity(CHUNK));
-                }
-                let full = (self.chunks.len() - 1) * CHUNK;
-                let chunk = self.chunks.last_mut().unwrap_or_else(|| unreachable!("pushed above"));
-                chunk.push(None);
-                (full + chunk.len() - 1) as u32
-            }
+    /// Where the task of this tenant is.
+    pub fn find(&self, tenant: u32, id: &TaskId) -> Option<Slot> {
+        let hash = self.hasher.hash_one((tenant, id));
+        let is = |at: &u32| {
+            let (chunk, at) = Slot(*at).place();
+            self.chunks[chunk][at].as_ref().is_some_and(|task| task.tenant == tenant && task.id == *id)
         };
-        self.save(at as usize);
-        let hash = self.hasher.hash_one(&key);
-        self.chunks[at as usize / CHUNK][at as usize % CHUNK] = Some((key, task));
+        self.index.find(hash, is).map(|at| Slot(*at))
+    }
+
+    /// The task in a slot.
+    pub fn get(&self, slot: Slot) -> Option<&Task> {
+        let (chunk, at) = slot.place();
+        self.chunks.get(chunk)?.get(at)?.as_ref()
+    }
+
+    /// The task in a slot, to change it.
+    pub fn get_mut(&mut self, slot: Slot) -> Option<&mut Task> {
+        if self.copy.is_some() {
+            self.keep(slot);
+        }
+        let (chunk, at) = slot.place();
+        self.chunks.get_mut(chunk)?.get_mut(at)?.as_mut()
+    }
+
+    /// Puts a task in. It must not be there.
+    pub fn insert(&mut self, task: Task) -> Slot {
+        let slot = self.free.pop().unwrap_or_else(|| self.grow());
+        if self.copy.is_some() {
+            self.keep(slot);
+        }
+        let hash = self.hasher.hash_one((task.tenant, &task.id));
+        let (chunk, at) = slot.place();
+        self.chunks[chunk][at] = Some(task);
         let (chunks, hasher) = (&self.chunks, &self.hasher);
-        self.index.insert_unique(hash, at, |at| {
-            let slot = &chunks[*at as usize / CHUNK][*at as usize % CHUNK];
-            slot.as_ref().map_or(0, |(key, _)| hasher.hash_one(key))
+        self.index.insert_unique(hash, slot.0, |at| {
+            let (chunk, at) = Slot(*at).place();
+            chunks[chunk][at].as_ref().map_or(0, |task| hasher.hash_one((task.tenant, &task.id)))
         });
+        slot
+    }
+
+    fn grow(&mut self) -> Slot {
+        if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK) {
+            // The first one grows with its tasks: a small state is small.
+            let room = if self.chunks.is_empty() { 0 } else { CHUNK };
+            self.chunks.push(Vec::with_capacity(room));
+        }
+        let full = (self.chunks.len() - 1) * CHUNK;
+        // Pushed above if there was none with room.
+        let chunk = self.chunks.last_mut().unwrap_or_else(|| unreachable!("there is a chunk"));
+        chunk.push(None);
+        Slot((full + chunk.len() - 1) as u32)
     }
 
     /// Takes a task out.
-    pub fn remove(&mut self, key: &TaskKey) -> Option<Task> {
-        let chunks = &self.chunks;
-        let is = |at: &u32| {
-            let slot = &chunks[*at as usize / CHUNK][*at as usize % CHUNK];
-            slot.as_ref().is_some_and(|(found, _)| found == key)
-        };
-        let hash = self.hasher.hash_one(key);
-        let at = self.index.find_entry(hash, is).ok()?.remove().0;
-        self.save(at as usize);
-        self.free.push(at);
-        self.chunks[at as usize / CHUNK][at as usize % CHUNK].take().map(|(_, task)| task)
+    pub fn remove(&mut self, slot: Slot) -> Option<Task> {
+        if self.copy.is_some() {
+            self.keep(slot);
+        }
+        let (chunk, at) = slot.place();
+        let task = self.chunks.get_mut(chunk)?.get_mut(at)?.take()?;
+        let hash = self.hasher.hash_one((task.tenant, &task.id));
+        if let Ok(found) = self.index.find_entry(hash, |at| *at == slot.0) {
+            found.remove();
+        }
+        self.free.push(slot);
+        Some(task)
     }
 
     /// All of them, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = (&TaskKey, &Task)> {
-        self.chunks.iter().flatten().flatten().map(|(key, task)| (key, task))
+    pub fn iter(&self) -> impl Iterator<Item = (Slot, &Task)> {
+        let all = self.chunks.iter().flatten().enumerate();
+        all.filter_map(|(at, task)| Some((Slot(at as u32), task.as_ref()?)))
+    }
+
+    /// Slots there are, free ones too.
+    pub fn slots(&self) -> usize {
+        self.chunks.iter().map(Vec::len).sum()
     }
 
     /// Starts to write all of them as they are now.
     pub fn begin_copy(&mut self) {
-        let end = self.chunks.iter().map(Vec::len).sum::<usize>();
-        self.copy = Some(Copy { next: 0, end, done: vec![0; end.div_ceil(64)], saved: Vec::new() });
+        let end = self.slots();
+        self.copy = Some(Copying { next: 0, end, done: vec![0; end.div_ceil(64)], kept: Vec::new() });
     }
 
-    /// Writes about `max` bytes of them. Returns whether there is more.
-    pub fn copy_part(&mut self, max: usize, out: &mut Vec<u8>) -> bool {
+    /// Hands `each` what was kept, and then as many as it wants, until it says no. Returns whether there is more.
+    pub fn copy_part(&mut self, mut each: impl FnMut(&Task) -> bool) -> bool {
         let Some(copy) = &mut self.copy else { return false };
-        out.append(&mut copy.saved);
-        while out.len() < max && copy.next < copy.end {
+        let mut wants = true;
+        for task in copy.kept.drain(..) {
+            wants = each(&task);
+        }
+        while wants && copy.next < copy.end {
             let at = copy.next;
             copy.next += 1;
-            if !copy.is_done(at)
-                && let Some((key, task)) = &self.chunks[at / CHUNK][at % CHUNK]
+            if copy.done[at / 64] >> (at % 64) & 1 == 0
+                && let Some(task) = &self.chunks[at / CHUNK][at % CHUNK]
             {
-                snapshot::write_task(key, task, out);
+                wants = each(task);
             }
         }
         if copy.next == copy.end {
@@ -159,15 +185,31 @@ impl Tasks {
         self.copy = None;
     }
 
-    /// The slot is about to change: keeps what a walk has not written yet.
-    fn save(&mut self, at: usize) {
+    /// The slot is about to change: keeps what the walk has not reached yet.
+    fn keep(&mut self, slot: Slot) {
         let Some(copy) = &mut self.copy else { return };
-        if at < copy.next || at >= copy.end || copy.is_done(at) {
+        let at = slot.0 as usize;
+        if at < copy.next || at >= copy.end || copy.done[at / 64] >> (at % 64) & 1 == 1 {
             return;
         }
         copy.done[at / 64] |= 1 << (at % 64);
-        if let Some((key, task)) = &self.chunks[at / CHUNK][at % CHUNK] {
-            snapshot::write_task(key, task, &mut copy.saved);
+        if let Some(task) = &self.chunks[at / CHUNK][at % CHUNK] {
+            copy.kept.push(task.clone());
         }
+    }
+}
+
+/// Slots in the state's own indexes are taken: whoever takes a task out takes it out of those, too.
+impl Index<Slot> for Tasks {
+    type Output = Task;
+
+    fn index(&self, slot: Slot) -> &Task {
+        self.get(slot).unwrap_or_else(|| unreachable!("slot {} is empty", slot.0))
+    }
+}
+
+impl IndexMut<Slot> for Tasks {
+    fn index_mut(&mut self, slot: Slot) -> &mut Task {
+        self.get_mut(slot).unwrap_or_else(|| unreachable!("slot {} is empty", slot.0))
     }
 }

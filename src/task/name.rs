@@ -54,34 +54,17 @@ fn check(what: &'static str, text: &str) -> Result<(), NameError> {
     Ok(())
 }
 
-macro_rules! name_type {
-    ($(#[$doc:meta])* $type:ident, $what:literal) => {
-        $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $type(Arc<str>);
-
-        impl $type {
-            /// Checks `text` against the grammar.
-            pub fn new(text: impl AsRef<str>) -> Result<Self, NameError> {
-                check($what, text.as_ref())?;
-                Ok(Self(Arc::from(text.as_ref())))
-            }
-
-            /// The text.
-            pub fn as_str(&self) -> &str {
-                &self.0
-            }
-        }
-
+macro_rules! written {
+    ($type:ident, $what:literal) => {
         impl fmt::Display for $type {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
+                f.write_str(self.as_str())
             }
         }
 
         impl fmt::Debug for $type {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
+                f.write_str(self.as_str())
             }
         }
 
@@ -95,13 +78,13 @@ macro_rules! name_type {
 
         impl AsRef<str> for $type {
             fn as_ref(&self) -> &str {
-                &self.0
+                self.as_str()
             }
         }
 
         impl Serialize for $type {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_str(&self.0)
+                serializer.serialize_str(self.as_str())
             }
         }
 
@@ -125,6 +108,29 @@ macro_rules! name_type {
     };
 }
 
+macro_rules! name_type {
+    ($(#[$doc:meta])* $type:ident, $what:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $type(Arc<str>);
+
+        impl $type {
+            /// Checks `text` against the grammar.
+            pub fn new(text: impl AsRef<str>) -> Result<Self, NameError> {
+                check($what, text.as_ref())?;
+                Ok(Self(Arc::from(text.as_ref())))
+            }
+
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        written!($type, $what);
+    };
+}
+
 name_type!(
     /// Whose work it is; the unit of fairness, caps, rates and isolation.
     TenantName,
@@ -145,11 +151,88 @@ name_type!(
     PlanName,
     "plan name"
 );
-name_type!(
-    /// One task, unique within its tenant.
-    TaskId,
-    "task id"
-);
+/// Text that is mostly short: up to 38 bytes (a UUID in any spelling) in place, longer on the heap.
+#[derive(Clone)]
+enum Text {
+    Short { len: u8, bytes: [u8; SHORT] },
+    Long(Arc<str>),
+}
+
+/// With its length and its tag this makes 40 bytes.
+const SHORT: usize = 38;
+
+impl Text {
+    fn new(text: &str) -> Self {
+        if text.len() > SHORT {
+            return Self::Long(Arc::from(text));
+        }
+        let mut bytes = [0; SHORT];
+        bytes[..text.len()].copy_from_slice(text.as_bytes());
+        Self::Short { len: text.len() as u8, bytes }
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Short { len, bytes } => &bytes[..usize::from(*len)],
+            Self::Long(text) => text.as_bytes(),
+        }
+    }
+
+    fn as_str(&self) -> &str {
+        match self {
+            // Made of a `str`, so it is one.
+            Self::Short { len, bytes } => {
+                std::str::from_utf8(&bytes[..usize::from(*len)]).unwrap_or_default()
+            }
+            Self::Long(text) => text,
+        }
+    }
+}
+
+/// One task, unique within its tenant.
+#[derive(Clone)]
+pub struct TaskId(Text);
+
+impl PartialEq for TaskId {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_bytes() == other.0.as_bytes()
+    }
+}
+
+impl Eq for TaskId {}
+
+impl PartialOrd for TaskId {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for TaskId {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.0.as_bytes().cmp(other.0.as_bytes())
+    }
+}
+
+impl std::hash::Hash for TaskId {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.0.as_bytes().hash(state);
+    }
+}
+
+impl TaskId {
+    /// Checks `text` against the grammar.
+    pub fn new(text: impl AsRef<str>) -> Result<Self, NameError> {
+        check("task id", text.as_ref())?;
+        Ok(Self(Text::new(text.as_ref())))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+written!(TaskId, "task id");
 
 impl InstanceId {
     /// An id no process had before.
@@ -161,13 +244,13 @@ impl InstanceId {
 impl TaskId {
     /// A new id, ordered by time.
     pub fn fresh() -> Self {
-        Self(Arc::from(uuid::Uuid::now_v7().simple().to_string()))
+        Self(Text::new(uuid::Uuid::now_v7().simple().encode_lower(&mut uuid::Uuid::encode_buffer())))
     }
 
     /// Only for text that is 32 lower-case hex digits by construction.
     pub(super) fn from_hex(hex: String) -> Self {
         debug_assert!(check("task id", &hex).is_ok());
-        Self(Arc::from(hex))
+        Self(Text::new(&hex))
     }
 }
 

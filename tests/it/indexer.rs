@@ -1,21 +1,21 @@
 //! The indexer against a small owner: whatever happens to Redis, the index equals the owner's state.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use selvedge::{
     coordinator::indexer::{
         FollowReply, IndexAsk, IndexHealth, IndexState, Indexer, IndexerEnd, IndexerOptions, Pace,
     },
-    flow::dirty::Dirty,
+    flow::{
+        dirty::{Dirty, Taken},
+        tasks::Slot,
+    },
     store::{
         Connection,
         index::{Generation, IndexBatch, Retention},
         read::{IndexReader, ScanLimits},
     },
-    task::{Backoff, Phase, TaskKey},
+    task::{Backoff, Phase},
     wire::{
         api::{ListRequest, TaskView},
         subjects::Shard,
@@ -31,7 +31,8 @@ use crate::{
 
 /// What the owner loop does for the indexer, and nothing else.
 struct Owner {
-    tasks: HashMap<TaskKey, TaskView>,
+    /// By the number that `dirty` knows them by.
+    tasks: Vec<TaskView>,
     dirty: Dirty,
     head: u64,
     generation: Option<Generation>,
@@ -47,9 +48,13 @@ impl Owner {
     fn change(&mut self, view: TaskView) {
         self.head += 1;
         let view = TaskView { rev: self.head, ..view };
-        let key = TaskKey { tenant: view.tenant.clone(), id: view.task.clone() };
-        self.dirty.touch(self.head, key.clone());
-        self.tasks.insert(key, view);
+        let same = |known: &TaskView| known.tenant == view.tenant && known.task == view.task;
+        let at = self.tasks.iter().position(same).unwrap_or(self.tasks.len());
+        self.dirty.touch(self.head, Slot::numbered(at as u32));
+        match self.tasks.get_mut(at) {
+            Some(known) => *known = view,
+            None => self.tasks.push(view),
+        }
         self.hand_out();
     }
 
@@ -61,8 +66,8 @@ impl Owner {
                 // Nobody waits for an answer to a question of before (but a second indexer, in one test).
                 self.parked.extend(self.waiting.take());
                 match from {
-                    None => self.dirty.restart(self.tasks.keys().cloned().collect()),
-                    Some(seq) => self.dirty.prune(seq),
+                    None => self.dirty.restart((0..self.tasks.len() as u32).map(Slot::numbered)),
+                    Some(seq) => self.dirty.prune(seq, |slot| self.tasks[slot.number() as usize].rev),
                 }
                 self.follows.send_modify(|f| f.push(from));
                 reply.send(FollowReply::Following).unwrap();
@@ -82,7 +87,11 @@ impl Owner {
         let (Some((max, reply)), Some(generation)) = (self.waiting.take(), self.generation) else { return };
         self.fresh = false;
         let taken = self.dirty.take(max, usize::MAX);
-        let writes: Vec<_> = taken.iter().map(|(key, _)| write(self.tasks[key].clone())).collect();
+        let tasks = taken.iter().map(|taken| match taken {
+            Taken::Task(slot, _) => self.tasks[slot.number() as usize].clone(),
+            Taken::Gone(key) => panic!("{key} was not forgotten"),
+        });
+        let writes: Vec<_> = tasks.map(write).collect();
         // These tasks ended in 1970, and the sweep goes by the real clock.
         let keep = Retention { tasks: 100_000, ms: 1 << 45 };
         let batch = IndexBatch {
@@ -132,7 +141,7 @@ impl Bench {
         let (follows, follows_rx) = watch::channel(Vec::new());
         let (health, health_rx) = watch::channel(IndexHealth::default());
         let mut owner = Owner {
-            tasks: HashMap::new(),
+            tasks: Vec::new(),
             dirty: Dirty::default(),
             // The message that opened the journal.
             head: 1,

@@ -252,7 +252,11 @@ impl Audit {
                 self.touch(key);
             }
             Record::Cancelled { key, .. } => self.cancelled(key)?,
-            Record::Carried { .. } => {}
+            Record::Carried { key, payload, .. } => {
+                ensure!(self.tasks.contains_key(key), "{key} is carried and came from nowhere");
+                ensure!(!payload.is_empty(), "{key}: nothing is carried");
+                self.sights.push(Sight::Carried);
+            }
             Record::Refused { key, refusal } => {
                 match refusal.code {
                     Code::IdempotencyConflict => self.sights.push(Sight::Conflict),

@@ -115,13 +115,13 @@ impl World {
     pub fn look_at_limits(&mut self, who: usize) {
         let Some(engine) = self.coordinators[who].engine.as_ref() else { return };
         let state = engine.state();
-        let queued = state.queues().values().any(|q| q.queued() > 0);
+        let queued = state.queues().any(|(_, q)| q.queued() > 0);
         let mut capped = false;
         let mut limited = false;
-        for (_, tenant) in state.tenants().filter(|_| queued) {
-            let full = tenant.in_flight.len() >= tenant.plan.in_flight as usize;
-            capped |= full && !tenant.agents.is_empty() && tenant.plan.in_flight > 0;
-            limited |= !full && !tenant.agents.is_empty() && tenant.rate_at > state.clock_now();
+        for (_, tenant) in state.tenants().iter().filter(|_| queued) {
+            let full = tenant.in_flight >= tenant.plan.in_flight;
+            capped |= full && tenant.waits() && tenant.plan.in_flight > 0;
+            limited |= !full && tenant.waits() && tenant.rate_at > state.clock_now();
         }
         if self.steps.is_multiple_of(8)
             && let Some(idle) = self.idle_slot(who)
@@ -144,9 +144,9 @@ impl World {
             return None;
         }
         let state = engine.state();
-        for (name, tenant) in state.tenants() {
+        for (name, tenant) in state.tenants().iter() {
             let paused = tenant.settings.as_ref().is_some_and(|s| s.paused);
-            if paused || tenant.in_flight.len() >= tenant.plan.in_flight as usize {
+            if paused || tenant.in_flight >= tenant.plan.in_flight {
                 continue;
             }
             let rate = tenant.rate.peek(tenant.plan.rate, tenant.plan.burst, state.clock_now()).is_ok();
@@ -155,8 +155,8 @@ impl World {
                 if known.place != Place::Queued || !(rate || known.resumes) {
                     continue;
                 }
-                let agent = &state.task(key)?.spec.agent;
-                if engine.live().freest(agent, |instance| state.leases_of(agent, instance)).is_some() {
+                let agent = state.agent_of(state.task(key)?);
+                if engine.live().has_room(agent) {
                     return Some(format!("{key} for {agent}"));
                 }
             }
@@ -223,7 +223,7 @@ impl World {
 
         // Nothing leaks.
         let leases = state.live_leases().count();
-        let queued: u64 = state.queues().values().map(|q| q.queued()).sum();
+        let queued: u64 = state.queues().map(|(_, q)| q.queued()).sum();
         let trees = self.audit.tasks.keys().filter(|key| state.tree(key).is_some()).count();
         let held = engine.live().sizes().1;
         if (leases, queued, state.backlog(), trees, held) != (0, 0, 0, 0, 0) {
@@ -232,7 +232,7 @@ impl World {
                 state.backlog()
             ));
         }
-        if let Some((name, _)) = state.tenants().find(|(_, t)| !t.in_flight.is_empty() || t.backlog > 0) {
+        if let Some((name, _)) = state.tenants().iter().find(|(_, t)| t.in_flight > 0 || t.backlog > 0) {
             return Err(format!("I15: {name} holds slots or backlog at rest"));
         }
 
@@ -247,7 +247,7 @@ impl World {
             if task.tombstone && self.audit.forgetful {
                 continue; // forgotten, and cancelled afterwards
             }
-            let theirs = (task.phase, task.attempt, task.tries, task.refusal.as_ref().map(|r| r.code));
+            let theirs = (task.phase, task.attempt(), task.tries(), task.refusal().map(|r| r.code));
             let ours = (known.phase(), known.attempt, known.tries, known.refusal);
             if theirs != ours {
                 return Err(format!("{key}: the state says {theirs:?}, the journal {ours:?}"));
@@ -263,6 +263,12 @@ impl World {
                 return Err(format!(
                     "I12: {key}: the index says {indexed:?} {times:?}, the journal {folded:?} {folded_times:?}"
                 ));
+            }
+            let Some(archived) = self.snapshots.archive.get(key) else {
+                return Err(format!("{key} is not in the archive"));
+            };
+            if (archived.state, archived.rev) != (known.phase(), known.rev) {
+                return Err(format!("{key} is archived as {archived:?}"));
             }
             if result.is_some() && *result != known.result {
                 return Err(format!("I12: the index shows another result of {key}"));

@@ -188,7 +188,11 @@ impl World {
                     None => Ok(Engine::new(Shard(0))),
                 };
                 match engine {
-                    Ok(engine) => coordinator.engine.insert(engine),
+                    Ok(mut engine) => {
+                        engine.set_resident_budget(self.snapshots.budget);
+                        engine.keep_ended();
+                        coordinator.engine.insert(engine)
+                    }
                     Err(why) => return self.fail(why),
                 }
             }
@@ -200,10 +204,11 @@ impl World {
                 return;
             }
         }
-        engine.dirty_mut().prune(restart);
+        engine.prune_dirty(restart);
         if restored {
             self.saw(Sight::SnapshotStart);
         }
+        self.archive(who);
     }
 
     fn take_over(&mut self, who: usize) {
@@ -410,7 +415,7 @@ impl World {
         let effects = engine.appended(seq);
         if !was_open {
             self.hello();
-            if effects.iter().any(|e| matches!(e, Effect::Tell(Tell::Offer { .. }))) {
+            if effects.iter().any(|e| matches!(e, Effect::Tell(Tell::Offer { .. }) | Effect::Load { .. })) {
                 self.saw(Sight::OfferInherited);
             }
         }
@@ -418,7 +423,10 @@ impl World {
         self.wake_coordinator(who, 1);
         self.listen_when_drained(who);
         self.look_closer(who);
+        self.archive(who);
         self.snapshot(who);
+        self.fill(who);
+        self.read_results(who);
     }
 
     pub fn append_timed_out(&mut self, who: usize, life: u32, attempt: u32) {
@@ -471,7 +479,7 @@ impl World {
                     let reply = BeatReply { v: 1, epoch, stop };
                     self.core(Fault::CtlLost, Event::BeatReplyTo { instance, reply });
                 }
-                Effect::Load { .. } => {}
+                Effect::Load { rev } => self.load(who, rev),
                 Effect::Beat(Handle::Stored(..), _) => self.fail("a heartbeat with a stored handle"),
                 Effect::Tell(Tell::Offer { agent, instance, offer }) => {
                     self.core(Fault::OfferLost, Event::OfferTo { agent, instance, epoch, offer });

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use selvedge::{
-    flow::query,
+    flow::engine::Touched,
     task::{Payload, TaskKey},
     wire::api::TaskView,
 };
@@ -49,17 +49,14 @@ impl World {
             coordinator.generation = self.index.generation;
             engine.touch_all();
         }
-        let taken = engine.dirty_mut().take(200, usize::MAX);
+        let taken = engine.take_dirty(200, usize::MAX);
         if crash {
             // Taken, not written: the restart point has not moved.
             self.crash(who);
             return;
         }
-        for (key, result) in taken {
-            let Some(view) = engine.state().task(&key).and_then(|task| query::view(&key, task)) else {
-                continue;
-            };
-            let result = result.or_else(|| view.result.clone());
+        for Touched { key, view, result } in taken {
+            let Some(view) = view else { continue };
             let entry = self.index.views.entry(key).or_insert_with(|| (view.clone(), None));
             if view.rev >= entry.0.rev {
                 let kept = entry.1.take();
@@ -67,7 +64,7 @@ impl World {
             }
         }
         let head = engine.seq();
-        let clean = engine.dirty_mut().clean_up_to(head);
+        let clean = engine.dirty().clean_up_to(head);
         self.index.restart = self.index.restart.max(clean);
     }
 }

@@ -85,6 +85,8 @@ kinds! {
         TenantPaused = 30,
         // what is asked of the core itself
         Forgetful = 150,
+        LoadLost = 100,
+        JournalFull = 4,
     }
 }
 
@@ -122,6 +124,10 @@ kinds! {
         ColdReplay,
         Snapshot,
         SnapshotStart,
+        Loaded,
+        Carried,
+        Purged,
+        ResultsRead,
     }
 }
 

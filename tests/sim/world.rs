@@ -94,6 +94,12 @@ pub enum Event {
         life: u32,
         attempt: u32,
     },
+    /// A journal message that was asked for is read.
+    Loaded {
+        who: usize,
+        life: u32,
+        rev: u64,
+    },
     /// Whoever watches the ownership lease looks at it.
     Watch,
     /// The indexer writes.
@@ -316,6 +322,7 @@ impl World {
             }
             Event::AppendAnswer { who, life, attempt, seq } => self.append_answered(who, life, attempt, seq),
             Event::AppendTimeout { who, life, attempt } => self.append_timed_out(who, life, attempt),
+            Event::Loaded { who, life, rev } => self.loaded(who, life, rev),
             Event::Watch => self.watch(),
             Event::Index => self.write_index(),
             Event::AgentStarts(place) => self.agent_starts(place),

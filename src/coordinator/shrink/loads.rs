@@ -33,7 +33,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 type Payloads = Vec<(TaskKey, What, Payload)>;
 type Read = (u64, Result<Payloads, PlaceError>);
 
-/// Answers until the owner is gone. A revision that is not there is told once, on `lost`: the journal can't be continued.
+/// Answers until the owner is gone. A revision that is not there is told on `lost`: if it is still needed the
+/// journal can't be continued.
 pub async fn run(
     places: Arc<Places>,
     mut asked: mpsc::Receiver<u64>,
@@ -60,9 +61,10 @@ pub async fn run(
                         }
                     }
                     Err(error @ PlaceError::NotThere { .. }) => {
-                        // Nobody listens: the term is over.
-                        let _ = lost.send(error).await;
-                        return;
+                        // The owner says whether it is still needed. If nobody listens the term is over.
+                        if lost.send(error).await.is_err() {
+                            return;
+                        }
                     }
                     Err(error) => tracing::warn!(rev, %error, "payloads can't be read back; they are asked for again"),
                 }

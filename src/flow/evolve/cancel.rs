@@ -2,47 +2,33 @@
 
 use super::{Changes, Misfit};
 use crate::{
-    flow::{
-        record::Origin,
-        state::{State, Task},
-    },
+    flow::{state::State, tasks::Slot},
     task::{AgentName, Code, Payload, Phase, Priority, Refusal, Spec, Step, TaskKey},
 };
 
 impl State {
     /// Cancels the task and everything below it, top down.
-    pub(super) fn cancel(
-        &mut self,
-        top: &TaskKey,
-        reason: &str,
-        changes: &mut Changes,
-    ) -> Result<(), Misfit> {
-        if !self.tasks.contains_key(top) {
-            self.tombstone(top, reason);
-            return Ok(());
-        }
-        let mut next = vec![top.clone()];
-        while let Some(key) = next.pop() {
-            let Some(task) = self.tasks.get(&key) else { continue };
-            next.extend(
-                task.children.iter().map(|id| TaskKey { tenant: key.tenant.clone(), id: id.clone() }),
-            );
+    pub(super) fn cancel(&mut self, top: Slot, reason: &str, changes: &mut Changes) -> Result<(), Misfit> {
+        let mut next = vec![top];
+        while let Some(slot) = next.pop() {
+            let task = &self.tasks[slot];
+            let children = task.more().children.iter();
+            next.extend(children.filter_map(|id| self.tasks.find(task.tenant, id)));
             match task.phase {
-                Phase::Queued => self.dequeue(&key),
+                Phase::Queued => self.dequeue(slot),
                 Phase::Running => {
-                    let token = task.lease.as_ref().map(|l| l.token);
-                    if let Some(token) = token {
-                        self.revoke(&key, token, Code::Cancelled, changes)?;
+                    if let Some(token) = task.lease().map(|lease| lease.token) {
+                        self.revoke(slot, token, Code::Cancelled, changes)?;
                     }
                 }
                 Phase::Waiting | Phase::Retrying => {}
                 _ => continue,
             }
-            let task = self.step(&key, Step::Cancel)?;
+            let task = self.step(slot, Step::Cancel)?;
             task.resumed = false;
-            task.refusal = Some(Refusal::new(Code::Cancelled, reason));
-            self.end(&key, changes);
-            self.touch(&key, changes);
+            task.more_mut().refusal = Some(Refusal::new(Code::Cancelled, reason));
+            self.end(slot, changes);
+            self.touch(slot, changes);
         }
         Ok(())
     }
@@ -56,16 +42,13 @@ impl State {
             priority: Priority::Normal,
             max_tries: None,
         };
-        // The owner's clock may be stepped: it must not move `TOO_OLD` when this is forgotten.
-        let origin = Origin::Root { first_try: 0, retry_of: None };
-        let hash = spec.body_hash();
-        let task = Task {
-            refusal: Some(Refusal::new(Code::Cancelled, reason)),
-            tombstone: true,
-            ..Task::new(spec, hash, origin, Phase::Cancelled, self.wall, self.rev)
-        };
-        self.tenant_mut(&key.tenant);
-        self.tasks.insert(key.clone(), task);
-        self.remember(key);
+        let tenant = self.tenant_number(&key.tenant);
+        // The owner's clock may be stepped: its first-try time stays 0, so that it does not move `TOO_OLD` when this
+        // is forgotten.
+        let mut task = self.new_task(tenant, &key.id, &spec.agent, spec.body_hash(), Phase::Cancelled);
+        task.more_mut().refusal = Some(Refusal::new(Code::Cancelled, reason));
+        task.tombstone = true;
+        let slot = self.put(task, None);
+        self.remember(slot);
     }
 }

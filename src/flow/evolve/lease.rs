@@ -1,15 +1,15 @@
 //! How a lease begins and ends: slot, rate, lane and instance move together, here only.
 
-use super::{Changes, Misfit};
+use super::{Changes, Misfit, Revoked};
 use crate::{
-    flow::state::{Lease, State},
-    task::{Code, InstanceId, Millis, Step, TaskKey, Token},
+    flow::{entry::Lease, state::State, tasks::Slot},
+    task::{Code, InstanceId, Millis, Step, Token},
 };
 
 impl State {
     pub(super) fn dispatch(
         &mut self,
-        key: &TaskKey,
+        slot: Slot,
         attempt: u32,
         token: Token,
         instance: &InstanceId,
@@ -17,76 +17,72 @@ impl State {
         resume: bool,
     ) -> Result<(), Misfit> {
         let (now, wall) = (self.now, self.wall);
-        let known = self.tasks.get(key).ok_or_else(|| Misfit::NoTask(key.clone()))?;
-        let (agent, place) = (known.spec.agent.clone(), known.place(&key.id));
-        self.step(key, Step::Dispatch)?;
-        let tenant = self.tenant_mut(&key.tenant);
+        let known = &self.tasks[slot];
+        let (number, agent, place) = (known.tenant, known.agent, known.place());
+        self.step(slot, Step::Dispatch)?;
+        let tenant = self.tenant_at(number);
         let weight = tenant.plan.weight;
-        tenant.in_flight.insert(token);
+        tenant.in_flight += 1;
         if !resume {
             let (rate, burst) = (tenant.plan.rate, tenant.plan.burst);
             tenant.rate.charge(rate, burst, now);
             tenant.rate_at = tenant.rate.peek(rate, burst, now).err().unwrap_or(now);
         }
-        let queue = self.queues.entry(agent.clone()).or_default();
-        let charge = queue.start(&key.tenant, &place, token, weight);
-        self.leases.insert(token, key.clone());
-        self.instances.entry((agent, instance.clone())).or_default().insert(token);
-        let task = self.task_mut(key)?;
-        task.attempt = attempt;
+        let queue = self.agents.at_mut(agent).map(|agent| agent.queue.get_or_insert_default());
+        // An agent stays for as long as a task names it.
+        let queue = queue.unwrap_or_else(|| unreachable!("agent {agent} is gone"));
+        let charge = queue.start(number, place, weight);
+        self.leases.insert(token, slot);
+        let task = &mut self.tasks[slot];
         task.resumed = false;
         task.news = false;
-        task.started.get_or_insert(wall);
-        task.lease =
-            Some(Lease { token, instance: instance.clone(), n: 0, lease_ms, since: now, charge, resume });
-        self.refresh(&key.tenant);
+        let lease = Lease { token, instance: instance.clone(), n: 0, lease_ms, since: now, charge, resume };
+        let ran = task.ran_mut();
+        if ran.attempt == 0 {
+            ran.started = wall;
+        }
+        ran.attempt = attempt;
+        ran.lease = Some(Box::new(lease));
+        self.refresh(number, Some(agent));
         Ok(())
     }
 
     /// Takes the lease away from the task; slot and lane are settled.
-    pub(super) fn release(&mut self, key: &TaskKey, token: Token, ran: bool) -> Result<Lease, Misfit> {
+    pub(super) fn release(&mut self, slot: Slot, token: Token, ran: bool) -> Result<Box<Lease>, Misfit> {
         let now = self.now;
-        let task = self.tasks.get_mut(key).ok_or_else(|| Misfit::NoTask(key.clone()))?;
-        let lease = match task.lease.take() {
-            Some(lease) if lease.token == token => lease,
-            other => {
-                task.lease = other;
-                return Err(Misfit::NoLease(key.clone()));
-            }
-        };
-        let agent = task.spec.agent.clone();
+        if self.lease_mut(slot, token).is_none() {
+            return Err(self.no_lease(slot));
+        }
+        let task = &mut self.tasks[slot];
+        let (number, agent) = (task.tenant, task.agent);
+        let lease = task.ran_mut().lease.take();
+        let lease = lease.unwrap_or_else(|| unreachable!("looked at above"));
         self.leases.remove(&token);
-        let holder = (agent.clone(), lease.instance.clone());
-        if let Some(tokens) = self.instances.get_mut(&holder) {
-            tokens.remove(&token);
-            if tokens.is_empty() {
-                self.instances.remove(&holder);
-            }
-        }
-        let tenant = self.tenant_mut(&key.tenant);
-        tenant.in_flight.remove(&token);
+        let tenant = self.tenant_at(number);
+        tenant.in_flight = tenant.in_flight.saturating_sub(1);
         let weight = tenant.plan.weight;
-        if let Some(queue) = self.queues.get_mut(&agent) {
+        if let Some(queue) = self.queue_at(agent) {
             let spent = ran.then(|| now.saturating_sub(lease.since));
-            queue.settle(&key.tenant, token, lease.charge, spent, weight);
+            queue.settle(number, lease.charge, spent, weight);
         }
-        self.refresh(&key.tenant);
+        self.refresh(number, Some(agent));
         Ok(lease)
     }
 
     /// Releases a lease its holder did not end.
     pub(super) fn revoke(
         &mut self,
-        key: &TaskKey,
+        slot: Slot,
         token: Token,
         code: Code,
         changes: &mut Changes,
     ) -> Result<(), Misfit> {
-        let lease = self.release(key, token, code != Code::OfferLost)?;
-        let task = self.task_mut(key)?;
+        let lease = self.release(slot, token, code != Code::OfferLost)?;
+        let task = &mut self.tasks[slot];
         // A resume that was withdrawn or lost is still first in line.
         task.resumed = lease.resume && code == Code::OfferLost;
-        changes.revoked.push((token, task.spec.agent.clone(), lease.instance, code));
+        let agent = self.agent_of(&self.tasks[slot]).clone();
+        changes.revoked.push(Revoked { token, agent, instance: lease.instance, code });
         Ok(())
     }
 }

@@ -1,19 +1,23 @@
 //! What follows from the end of an attempt: backoff, wait, wake, or a terminal phase and its parent.
 
+use std::{collections::BTreeSet, num::NonZeroU64};
+
 use super::{Changes, KEEP_FAILURES, Misfit};
 use crate::{
     flow::{
+        entry::{Stored, Tree},
         record::{AfterFailure, Failure},
-        state::{State, Task},
+        state::State,
+        tasks::Slot,
     },
-    task::{Millis, Outcome, Payload, Phase, Refusal, Step, TaskId, TaskKey, WaitFor},
+    task::{Millis, Outcome, Phase, Refusal, Step, TaskId, WaitFor},
 };
 
 impl State {
     /// A try went wrong.
     pub(super) fn fail(
         &mut self,
-        key: &TaskKey,
+        slot: Slot,
         failure: &Failure,
         changes: &mut Changes,
     ) -> Result<(), Misfit> {
@@ -21,152 +25,179 @@ impl State {
             AfterFailure::RetryAt(_) => Step::Retry,
             AfterFailure::Dead => Step::Fail,
         };
-        self.task_mut(key)?.resumed = false;
-        let task = self.step(key, step)?;
-        task.tries = failure.tries;
-        task.failures.push(failure.what.clone());
-        if task.failures.len() > KEEP_FAILURES {
-            task.failures.remove(0);
+        self.tasks[slot].resumed = false;
+        let task = self.step(slot, step)?;
+        task.ran_mut().tries = failure.tries;
+        let more = task.more_mut();
+        more.failures.push(failure.what.clone());
+        if more.failures.len() > KEEP_FAILURES {
+            more.failures.remove(0);
         }
         match failure.next {
-            AfterFailure::RetryAt(due) => {
-                task.wake_at = Some(due);
-                self.timers.insert((due, key.clone()));
-            }
+            AfterFailure::RetryAt(due) => self.wake_later(slot, due),
             AfterFailure::Dead => {
-                task.refusal = Some(Refusal::new(failure.what.code, failure.what.message.clone()));
-                self.end(key, changes);
+                more.refusal = Some(Refusal::new(failure.what.code, failure.what.message.clone()));
+                self.end(slot, changes);
             }
         }
         Ok(())
     }
 
+    fn wake_later(&mut self, slot: Slot, due: Millis) {
+        // 0 stands for no time at all, and both have passed.
+        let due = due.max(1);
+        self.tasks[slot].at = due;
+        self.timers.insert((due, slot));
+    }
+
     /// What follows from an attempt's own end.
     pub(super) fn settle(
         &mut self,
-        key: &TaskKey,
+        slot: Slot,
         outcome: &Outcome,
         failure: Option<&Failure>,
         wake_at: Option<Millis>,
         changes: &mut Changes,
     ) -> Result<(), Misfit> {
         if let Some(failure) = failure {
-            return self.fail(key, failure, changes);
+            return self.fail(slot, failure, changes);
         }
         match outcome {
             Outcome::Completed { result } => {
-                let task = self.step(key, Step::Complete)?;
-                task.result = Some(result.clone());
-                changes.result = Some((key.clone(), result.clone()));
-                self.end(key, changes);
+                let rev = self.rev;
+                let task = self.step(slot, Step::Complete)?;
+                if task.parent().is_some() {
+                    // Dropped again below unless the parent lives.
+                    let stored = Stored::of(result, rev);
+                    task.more_mut().result = Some(stored);
+                    self.references.add(stored);
+                    if !stored.is_empty() {
+                        self.resident.keep_result(slot, result, false);
+                    }
+                }
+                changes.result = Some((slot, result.clone()));
+                self.end(slot, changes);
             }
             Outcome::Snooze { .. } | Outcome::Failed { .. } => {
                 let due = wake_at.unwrap_or(self.now);
-                let task = self.step(key, Step::Wait)?;
+                let task = self.step(slot, Step::Wait)?;
                 task.resumed = false;
-                task.wake_at = Some(due);
-                self.timers.insert((due, key.clone()));
+                self.wake_later(slot, due);
             }
             Outcome::Wait(wait) => {
-                let live = self.live_children_of(key, wait);
-                let task = self.step(key, Step::Wait)?;
-                task.awaits = live;
-                if task.awaits.is_empty() {
+                let live = self.live_children_of(slot, wait);
+                let none = live.is_empty();
+                let task = self.step(slot, Step::Wait)?;
+                if none {
                     // Free of rate only if there was something to wait for; else a handler that waits
                     // for nothing, again and again, would run unlimited and before everybody else.
                     let resumed = task.news;
-                    self.wake(key, resumed)?;
+                    self.wake(slot, resumed)?;
+                } else {
+                    task.more_mut().awaits = live;
                 }
             }
         }
         Ok(())
     }
 
-    pub(super) fn live_children_of(
-        &self,
-        key: &TaskKey,
-        wait: &WaitFor,
-    ) -> std::collections::BTreeSet<TaskId> {
-        let Some(task) = self.tasks.get(key) else { return Default::default() };
+    pub(super) fn live_children_of(&self, slot: Slot, wait: &WaitFor) -> BTreeSet<TaskId> {
+        let task = &self.tasks[slot];
         let is_live = |id: &&TaskId| {
-            let child = TaskKey { tenant: key.tenant.clone(), id: (*id).clone() };
-            self.tasks.get(&child).is_some_and(|c| !c.phase.is_terminal() && c.parent() == Some(&key.id))
+            let child = self.tasks.find(task.tenant, id).map(|child| &self.tasks[child]);
+            child.is_some_and(|c| !c.phase.is_terminal() && c.parent() == Some(&task.id))
         };
         match wait {
-            WaitFor::AllChildren => task.children.iter().filter(is_live).cloned().collect(),
+            WaitFor::AllChildren => task.more().children.iter().filter(is_live).cloned().collect(),
             WaitFor::Children(ids) => ids.iter().filter(is_live).cloned().collect(),
         }
     }
 
-    /// Back into the queue: after a wait for children first in line, after a time in its old place.
-    pub(super) fn wake(&mut self, key: &TaskKey, resumed: bool) -> Result<(), Misfit> {
-        // `resumed` decides whether it counts as backlog, so it is set before the step.
-        let task = self.task_mut(key)?;
-        let before = task.in_backlog();
-        task.resumed = resumed;
-        if let Some(due) = task.wake_at.take() {
-            self.timers.remove(&(due, key.clone()));
+    /// Its next try waits for no time any more.
+    fn forget_timer(&mut self, slot: Slot) {
+        let at = std::mem::take(&mut self.tasks[slot].at);
+        if at != 0 {
+            self.timers.remove(&(at, slot));
         }
-        let after = self.tasks.get(key).is_some_and(Task::in_backlog);
-        self.count_backlog(&key.tenant, before, after);
-        self.step(key, Step::Wake)?;
-        self.enqueue(key);
+    }
+
+    /// Back into the queue: after a wait for children first in line, after a time in its old place.
+    pub(super) fn wake(&mut self, slot: Slot, resumed: bool) -> Result<(), Misfit> {
+        // `resumed` decides whether it counts as backlog, so it is set before the step.
+        self.forget_timer(slot);
+        let task = &mut self.tasks[slot];
+        let (before, tenant) = (task.in_backlog(), task.tenant);
+        task.resumed = resumed;
+        let after = task.in_backlog();
+        self.count_backlog(tenant, before, after);
+        self.step(slot, Step::Wake)?;
+        self.enqueue(slot);
         Ok(())
     }
 
     /// A task has become terminal: free what it held, tell its parent.
-    pub(super) fn end(&mut self, key: &TaskKey, changes: &mut Changes) {
+    pub(super) fn end(&mut self, slot: Slot, changes: &mut Changes) {
+        changes.ended.push(slot);
         let wall = self.wall;
-        changes.ended.push(key.clone());
-        let Some(task) = self.tasks.get_mut(key) else { return };
-        task.ended = Some(wall);
-        task.awaits.clear();
-        if let Some(due) = task.wake_at.take() {
-            self.timers.remove(&(due, key.clone()));
+        self.forget_timer(slot);
+        let task = &mut self.tasks[slot];
+        task.ended = NonZeroU64::new(wall);
+        if let Some(more) = &mut task.more {
+            more.awaits = BTreeSet::new();
         }
-        if task.phase != Phase::Failed {
-            task.spec.input = Payload::default();
+        let task = &self.tasks[slot];
+        let parent = task.parent().and_then(|parent| self.tasks.find(task.tenant, parent));
+        let root = if task.is_root() { Some(slot) } else { self.tasks.find(task.tenant, task.root()) };
+        match task.phase {
+            // A dead task may be retried, but hardly soon.
+            Phase::Failed => self.resident.drop_input(slot),
+            _ => self.drop_input(slot),
         }
-        let parent = task.parent().map(|id| TaskKey { tenant: key.tenant.clone(), id: id.clone() });
-        let root = TaskKey { tenant: key.tenant.clone(), id: task.root(&key.id).clone() };
-        let parent_lives = parent.as_ref().is_some_and(|p| self.child_ended(p, key, changes));
-        if !parent_lives && let Some(task) = self.tasks.get_mut(key) {
-            task.result = None;
+        let parent_lives = parent.is_some_and(|parent| self.child_ended(parent, slot, changes));
+        if !parent_lives {
+            self.drop_result(slot);
         }
-        self.release_children(key);
-        let Some(tree) = self.trees.get_mut(&root) else { return };
-        tree.live -= 1;
+        self.release_children(slot);
+        let Some(root) = root else { return };
+        if root == slot && self.tasks[root].more().tree.total == 0 {
+            return self.remember_tree(root);
+        }
+        let tree = &mut self.tasks[root].more_mut().tree;
+        tree.live = tree.live.saturating_sub(1);
         if tree.live == 0 {
-            self.trees.remove(&root);
+            *tree = Tree::default();
             self.remember_tree(root);
         }
     }
 
     /// Tells a parent that a child is terminal. Returns whether the parent lives.
-    pub(super) fn child_ended(&mut self, parent: &TaskKey, child: &TaskKey, changes: &mut Changes) -> bool {
-        let Some(task) = self.tasks.get_mut(parent) else { return false };
-        task.live_children = task.live_children.saturating_sub(1);
+    pub(super) fn child_ended(&mut self, parent: Slot, child: Slot, changes: &mut Changes) -> bool {
+        let id = self.tasks[child].id.clone();
+        let task = &mut self.tasks[parent];
         task.news = true;
-        let lives = !task.phase.is_terminal();
-        let awaited = task.awaits.remove(&child.id);
-        if awaited && task.awaits.is_empty() && task.phase == Phase::Waiting {
+        let (phase, more) = (task.phase, task.more_mut());
+        more.live_children = more.live_children.saturating_sub(1);
+        let awaited = more.awaits.remove(&id);
+        if awaited && more.awaits.is_empty() && phase == Phase::Waiting {
             // Waiting → queued is in the table, so this can't misfit.
             if self.wake(parent, true).is_ok() {
                 self.touch(parent, changes);
             }
         }
-        lives
+        !phase.is_terminal()
     }
 
     /// A terminal parent asks for nothing any more: the results of its ended children may go.
-    pub(super) fn release_children(&mut self, key: &TaskKey) {
-        let children = self.tasks.get(key).map(|t| t.children.clone()).unwrap_or_default();
-        for id in children {
-            let child = TaskKey { tenant: key.tenant.clone(), id };
-            if let Some(task) = self.tasks.get_mut(&child)
-                && task.phase.is_terminal()
-            {
-                task.result = None;
+    pub(super) fn release_children(&mut self, slot: Slot) {
+        let task = &self.tasks[slot];
+        if task.more().children.is_empty() {
+            return;
+        }
+        let children: Vec<Slot> =
+            task.more().children.iter().filter_map(|id| self.tasks.find(task.tenant, id)).collect();
+        for child in children {
+            if self.tasks[child].phase.is_terminal() {
+                self.drop_result(child);
             }
         }
     }

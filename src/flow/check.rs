@@ -1,0 +1,150 @@
+//! Two states compared, and derived data made again the slow way: for tests, the simulation and audits.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::{entry::Stored, kept::task_ref, quick::QuickMap, state::State, tasks::Slot};
+use crate::task::Phase;
+
+impl State {
+    /// The state in one canonical encoding: equal bytes, equal state.
+    pub fn canonical(&self) -> Vec<u8> {
+        let mut tenants: Vec<_> = self
+            .tenants
+            .iter()
+            .map(|(name, t)| (name, &t.settings, t.kv_rev, t.rate, t.forgotten, t.idle_since))
+            .collect();
+        tenants.sort_by_key(|(name, ..)| *name);
+        let name = |number| self.tenants.name(number);
+        let mut agents: Vec<_> = self
+            .agents
+            .iter()
+            .map(|(agent, a)| (agent, a.tasks, a.queue.as_ref().map(|queue| queue.canonical(&name))))
+            .collect();
+        agents.sort_by_key(|(name, ..)| *name);
+        let mut tasks: Vec<_> = self
+            .tasks
+            .iter()
+            .map(|(_, task)| task_ref(task, self.tenant_name(task.tenant), self.agent_of(task)))
+            .collect();
+        tasks.sort_by(|a, b| a.key().cmp(&b.key()));
+        let head = (
+            self.shard,
+            self.epoch,
+            self.rev,
+            self.head,
+            self.now,
+            self.wall,
+            self.next_order,
+            self.departed,
+        );
+        let all = (head, &self.policy, &self.plans, tenants, tasks, agents);
+        // Plain data with string keys into memory: nothing in it can fail to encode.
+        rmp_serde::to_vec_named(&all).unwrap_or_else(|error| unreachable!("state not encodable: {error}"))
+    }
+
+    /// Recomputes the derived data the slow way and names what differs.
+    pub fn check_derived(&self) -> Result<(), String> {
+        let mut leases = QuickMap::default();
+        let mut timers = BTreeSet::new();
+        let mut stored: Vec<Stored> = Vec::new();
+        // Per tenant: leases, backlog, tasks, remembered ones.
+        let mut tenants: HashMap<u32, (u32, u64, u64, usize)> = HashMap::new();
+        // Per agent: tasks, queued ones.
+        let mut agents: HashMap<u32, (u64, u64)> = HashMap::new();
+        let mut live_children: HashMap<Slot, u32> = HashMap::new();
+        let mut trees: HashMap<Slot, (u32, u32)> = HashMap::new();
+        for (slot, task) in self.tasks.iter() {
+            let key = self.key_of(task);
+            if task.lease().is_some() != (task.phase == Phase::Running) {
+                return Err(format!("{key} is {} with lease {:?}", task.phase, task.lease()));
+            }
+            if self.find(&key) != Some(slot) {
+                return Err(format!("{key} is not found where it is"));
+            }
+            let tenant = tenants.entry(task.tenant).or_default();
+            let agent = agents.entry(task.agent).or_default();
+            tenant.2 += 1;
+            agent.0 += 1;
+            if let Some(lease) = task.lease() {
+                leases.insert(lease.token, slot);
+                tenant.0 += 1;
+            }
+            tenant.1 += u64::from(task.in_backlog());
+            tenant.3 += usize::from(task.remembered);
+            agent.1 += u64::from(task.phase == Phase::Queued);
+            if let Some(at) = task.wake_at() {
+                timers.insert((at, slot));
+            }
+            stored.extend([Some(task.input), task.more().result].into_iter().flatten());
+            let root = self.tasks.find(task.tenant, task.root());
+            if !task.is_root()
+                && task.phase != Phase::Rejected
+                && let Some(root) = root
+            {
+                let tree = trees.entry(root).or_default();
+                tree.0 += 1;
+                tree.1 += u32::from(!task.phase.is_terminal());
+            }
+            if !task.phase.is_terminal()
+                && let Some(parent) = task.parent()
+                && let Some(parent) = self.tasks.find(task.tenant, parent)
+            {
+                *live_children.entry(parent).or_default() += 1;
+            }
+        }
+        if leases != self.leases {
+            return Err("the lease index differs from the tasks".to_owned());
+        }
+        if timers != self.timers {
+            return Err("the timers differ from the tasks".to_owned());
+        }
+        for number in self.tenants.numbers() {
+            let Some((name, tenant)) = self.tenants.name(number).zip(self.tenants.at(number)) else {
+                continue;
+            };
+            let found = (tenant.in_flight, tenant.backlog, tenant.tasks, tenant.memory.len());
+            let counted = tenants.remove(&number).unwrap_or_default();
+            if found != counted {
+                return Err(format!("{name} counts {found:?}, the tasks say {counted:?}"));
+            }
+            if tenant.idle_since.is_some() != (tenant.settings.is_none() && tenant.tasks == 0) {
+                return Err(format!("{name} is idle since {:?}", tenant.idle_since));
+            }
+        }
+        let backlog: u64 = self.tenants.iter().map(|(_, tenant)| tenant.backlog).sum();
+        let remembered: usize = self.tenants.iter().map(|(_, tenant)| tenant.memory.len()).sum();
+        if (self.backlog, self.remembered) != (backlog, remembered as u64) {
+            return Err("the shard's backlog or memory differs from its tenants'".to_owned());
+        }
+        for number in self.agents.numbers() {
+            let Some((name, agent)) = self.agents.name(number).zip(self.agents.at(number)) else { continue };
+            let found = (agent.tasks, agent.queue.as_ref().map_or(0, |queue| queue.queued()));
+            let counted = agents.remove(&number).unwrap_or_default();
+            if found != counted {
+                return Err(format!("{name} counts {found:?}, the tasks say {counted:?}"));
+            }
+        }
+        for (slot, task) in self.tasks.iter() {
+            let (key, more) = (self.key_of(task), task.more());
+            let live = live_children.get(&slot).copied().unwrap_or(0);
+            if more.live_children != live {
+                return Err(format!("{key} counts {} live children, there are {live}", more.live_children));
+            }
+            let mut tree = trees.get(&slot).copied().unwrap_or_default();
+            if tree != (0, 0) {
+                tree = (tree.0 + 1, tree.1 + u32::from(!task.phase.is_terminal()));
+            }
+            let tree = if tree.1 == 0 { (0, 0) } else { tree };
+            if (more.tree.total, more.tree.live) != tree {
+                return Err(format!("{key} counts a tree of {:?}, there is {tree:?}", more.tree));
+            }
+        }
+        let mut needed: Vec<u64> = stored.iter().filter_map(|stored| stored.rev()).collect();
+        needed.sort_unstable();
+        needed.dedup();
+        if needed != self.references.iter().collect::<Vec<_>>() {
+            return Err("the references into the journal differ from the tasks".to_owned());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,247 @@
+//! Payloads that are in memory, and which journal messages hold the others.
+//!
+//! The state holds references only. Bytes are kept here as long as there is room: what was stored first runs first, so
+//! when it is full new inputs are left to the journal and read back when they are about to be offered. Results that a
+//! parent may ask for give way to inputs. Volatile: no decision depends on what is here, only how soon it can be told.
+
+use std::collections::VecDeque;
+
+use super::{entry::Stored, quick::QuickMap, tasks::Slot};
+use crate::task::Payload;
+
+/// Bytes kept unless said otherwise.
+pub const BUDGET: usize = 64 * 1024 * 1024;
+/// What an entry costs besides its bytes, roughly.
+const ENTRY: usize = 96;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Resident {
+    budget: usize,
+    bytes: usize,
+    inputs: QuickMap<u32, Payload>,
+    results: QuickMap<u32, Payload>,
+    /// Results in the order they came; some are gone.
+    order: VecDeque<u32>,
+}
+
+impl Default for Resident {
+    fn default() -> Self {
+        Self {
+            budget: BUDGET,
+            bytes: 0,
+            inputs: QuickMap::default(),
+            results: QuickMap::default(),
+            order: VecDeque::new(),
+        }
+    }
+}
+
+fn cost(payload: &Payload) -> usize {
+    payload.len() + ENTRY
+}
+
+impl Resident {
+    /// How many bytes may be kept.
+    pub fn set_budget(&mut self, bytes: usize) {
+        self.budget = bytes;
+    }
+
+    /// Bytes kept, with what they cost.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Payloads kept.
+    pub fn len(&self) -> usize {
+        self.inputs.len() + self.results.len()
+    }
+
+    /// Whether nothing is kept.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The input of the task in this slot, if it is here.
+    pub fn input(&self, slot: Slot) -> Option<&Payload> {
+        self.inputs.get(&slot.0)
+    }
+
+    /// The result of the task in this slot, if it is here.
+    pub fn result(&self, slot: Slot) -> Option<&Payload> {
+        self.results.get(&slot.0)
+    }
+
+    /// Keeps an input if it fits into so many times the budget; 0: in any case.
+    pub fn keep_input(&mut self, slot: Slot, payload: &Payload, times: usize) {
+        let cost = cost(payload);
+        while self.bytes + cost > self.budget && self.drop_oldest_result() {}
+        if times == 0 || self.bytes + cost <= self.budget * times {
+            self.drop_input(slot);
+            self.bytes += cost;
+            self.inputs.insert(slot.0, payload.clone());
+        }
+    }
+
+    /// Keeps a result if there is room; `must`: older ones go.
+    pub fn keep_result(&mut self, slot: Slot, payload: &Payload, must: bool) {
+        let cost = cost(payload);
+        while must && self.bytes + cost > self.budget && self.drop_oldest_result() {}
+        if must || self.bytes + cost <= self.budget {
+            self.drop_result(slot);
+            self.bytes += cost;
+            self.results.insert(slot.0, payload.clone());
+            self.order.push_back(slot.0);
+            if self.order.len() > 2 * self.results.len() + 64 {
+                let results = &self.results;
+                self.order.retain(|slot| results.contains_key(slot));
+            }
+        }
+    }
+
+    /// The input is needed no more.
+    pub fn drop_input(&mut self, slot: Slot) {
+        if let Some(payload) = self.inputs.remove(&slot.0) {
+            self.bytes -= cost(&payload);
+        }
+    }
+
+    /// The result is needed no more.
+    pub fn drop_result(&mut self, slot: Slot) {
+        if let Some(payload) = self.results.remove(&slot.0) {
+            self.bytes -= cost(&payload);
+        }
+    }
+
+    fn drop_oldest_result(&mut self) -> bool {
+        while let Some(slot) = self.order.pop_front() {
+            if self.results.contains_key(&slot) {
+                self.drop_result(Slot(slot));
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// How many payloads each journal message holds that are still needed.
+#[derive(Debug, Default)]
+pub struct References {
+    /// By revision, ascending. The first is not 0.
+    counts: VecDeque<(u64, u32)>,
+    none: usize,
+}
+
+impl References {
+    /// One more.
+    pub fn add(&mut self, stored: Stored) {
+        let Some(rev) = stored.rev() else { return };
+        match self.counts.back_mut() {
+            Some((last, count)) if *last == rev => *count += 1,
+            Some((last, _)) if *last > rev => match self.counts.binary_search_by_key(&rev, |(rev, _)| *rev) {
+                Ok(at) => {
+                    self.none -= usize::from(self.counts[at].1 == 0);
+                    self.counts[at].1 += 1;
+                }
+                Err(at) => self.counts.insert(at, (rev, 1)),
+            },
+            _ => self.counts.push_back((rev, 1)),
+        }
+    }
+
+    /// One less.
+    pub fn remove(&mut self, stored: Stored) {
+        let Some(rev) = stored.rev() else { return };
+        let Ok(at) = self.counts.binary_search_by_key(&rev, |(rev, _)| *rev) else { return };
+        let count = &mut self.counts[at].1;
+        *count = count.saturating_sub(1);
+        if *count > 0 {
+            return;
+        }
+        self.none += 1;
+        while self.counts.front().is_some_and(|(_, count)| *count == 0) {
+            self.counts.pop_front();
+            self.none -= 1;
+        }
+        if self.none > 64 && self.none * 2 > self.counts.len() {
+            self.counts.retain(|(_, count)| *count > 0);
+            self.none = 0;
+        }
+    }
+
+    /// Whether a revision is needed.
+    pub fn has(&self, rev: u64) -> bool {
+        let at = self.counts.binary_search_by_key(&rev, |(rev, _)| *rev);
+        at.is_ok_and(|at| self.counts[at].1 > 0)
+    }
+
+    /// The lowest revision that is needed.
+    pub fn lowest(&self) -> Option<u64> {
+        self.counts.front().map(|(rev, _)| *rev)
+    }
+
+    /// Revisions that are needed, from the lowest on.
+    pub fn iter(&self) -> impl Iterator<Item = u64> {
+        self.counts.iter().filter(|(_, count)| *count > 0).map(|(rev, _)| *rev)
+    }
+
+    /// Entries kept.
+    pub fn len(&self) -> usize {
+        self.counts.len()
+    }
+
+    /// Whether no payload is needed.
+    pub fn is_empty(&self) -> bool {
+        self.counts.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn payload(n: usize) -> Payload {
+        Payload::json(&"x".repeat(n)).unwrap()
+    }
+
+    #[test]
+    fn inputs_fill_it_and_results_give_way() {
+        let mut resident = Resident::default();
+        resident.set_budget(1_000);
+        for slot in 0..3 {
+            resident.keep_result(Slot(slot), &payload(200), false);
+        }
+        assert_eq!(resident.len(), 3);
+        for slot in 0..4 {
+            resident.keep_input(Slot(slot), &payload(200), 1);
+        }
+        assert!((0..3).all(|slot| resident.result(Slot(slot)).is_none()));
+        let here = (0..4).filter(|slot| resident.input(Slot(*slot)).is_some()).count();
+        assert_eq!((here, resident.bytes() <= 1_000), (3, true));
+        resident.keep_input(Slot(9), &payload(200), 0);
+        assert!(resident.input(Slot(9)).is_some());
+        (0..10).for_each(|slot| resident.drop_input(Slot(slot)));
+        assert_eq!((resident.bytes(), resident.is_empty()), (0, true));
+    }
+
+    #[test]
+    fn the_lowest_needed_revision_is_known() {
+        let mut references = References::default();
+        let at = |rev| Stored::of(&payload(5), rev);
+        for rev in [1, 1, 2, 5, 9] {
+            references.add(at(rev));
+        }
+        references.add(Stored::of(&Payload::default(), 1));
+        references.remove(at(1));
+        references.remove(at(2));
+        assert_eq!(references.lowest(), Some(1));
+        references.remove(at(1));
+        assert_eq!(references.iter().collect::<Vec<_>>(), [5, 9]);
+        references.add(at(7));
+        assert_eq!(references.iter().collect::<Vec<_>>(), [5, 7, 9]);
+        for rev in [5, 7, 9] {
+            references.remove(at(rev));
+        }
+        assert!(references.is_empty());
+    }
+}

@@ -1,0 +1,130 @@
+//! Snapshots that are not what was written: named, refused, nothing guessed.
+
+use super::*;
+use crate::{
+    flow::{
+        engine::Next,
+        input::{Entropy, Input},
+    },
+    task::{InstanceId, Payload, TaskKey, Token},
+    wire::messages::{Beat, Submit},
+};
+
+struct Given(u128);
+
+impl Entropy for Given {
+    fn token(&mut self) -> Token {
+        self.0 += 1;
+        Token(self.0)
+    }
+
+    fn jitter(&mut self) -> u64 {
+        0
+    }
+}
+
+/// A few tenants, queued and running tasks.
+fn engine() -> Engine<()> {
+    let mut engine: Engine<()> = Engine::new(Shard(3));
+    engine.open("c", Policy::default());
+    let (agent, instance): (AgentName, InstanceId) = ("reader".parse().unwrap(), "r-1".parse().unwrap());
+    let body = Beat { v: 1, slots: 4, tokens: vec![], lease_ms: 15_000, draining: false };
+    engine.push(Input::Beat { agent: agent.clone(), instance, body }, None);
+    for n in 0..40 {
+        let key = TaskKey {
+            tenant: format!("t{}", n % 3).parse().unwrap(),
+            id: format!("task-{n}").parse().unwrap(),
+        };
+        let input = Payload::json(&"x".repeat(100)).unwrap();
+        let submit = Submit {
+            v: 1,
+            input,
+            priority: Default::default(),
+            max_tries: None,
+            first_try: None,
+            confirm: false,
+        };
+        engine.push(Input::Submit { key, agent: agent.clone(), body: Ok(submit), stored_at: 1_000 }, None);
+    }
+    let mut seq = 0;
+    while let Next::Append { .. } = engine.next(5, 1_000, &mut Given(seq)).unwrap() {
+        seq += 1;
+        engine.appended(u64::try_from(seq).unwrap());
+    }
+    engine
+}
+
+fn written(engine: &mut Engine<()>, max: usize) -> (SnapshotHead, Vec<Bytes>) {
+    let head = engine.begin_snapshot();
+    let mut parts = Vec::new();
+    while let Some(part) = engine.snapshot_part(max) {
+        parts.push(part);
+    }
+    (head, parts)
+}
+
+fn restored(head: &SnapshotHead, parts: &[Bytes]) -> Result<Engine<()>, SnapshotError> {
+    let mut restore = Restore::new(Shard(3), head.clone())?;
+    for part in parts {
+        restore.part(part)?;
+    }
+    restore.finish()
+}
+
+#[test]
+fn a_restored_state_is_the_same_byte_for_byte() {
+    let mut engine = engine();
+    for max in [1, 500, 1 << 20] {
+        let (head, parts) = written(&mut engine, max);
+        let again = restored(&head, &parts).unwrap();
+        assert_eq!(again.state().canonical(), engine.state().canonical());
+        again.state().check_derived().unwrap();
+        assert_eq!(again.seq(), engine.seq());
+        assert_eq!(again.needed_from(), engine.needed_from());
+    }
+}
+
+#[test]
+fn another_shards_snapshot_and_another_version_are_refused() {
+    let (head, _) = written(&mut engine(), 1 << 20);
+    let other = Restore::new(Shard(0), head.clone()).unwrap_err();
+    assert_eq!(other, SnapshotError::Shard { shard: 0, found: 3 });
+    let newer = Restore::new(Shard(3), SnapshotHead { v: 9, ..head }).unwrap_err();
+    assert_eq!(newer, SnapshotError::Version { found: 9 });
+}
+
+#[test]
+fn a_snapshot_cut_short_is_refused() {
+    let (head, parts) = written(&mut engine(), 500);
+    assert!(parts.len() > 3);
+    let error = restored(&head, &parts[..parts.len() - 1]).err().unwrap();
+    assert!(matches!(error, SnapshotError::Misfit(_)), "{error}");
+    let mut cut = parts.clone();
+    let last = cut.pop().unwrap();
+    cut.push(last.slice(..last.len() / 2));
+    assert!(restored(&head, &cut).is_err());
+    let twice = [parts.clone(), parts].concat();
+    assert!(restored(&head, &twice).err().unwrap().to_string().contains("twice"));
+}
+
+#[test]
+fn flipped_bytes_never_panic_and_never_pass_for_another_number_of_tasks() {
+    let (head, parts) = written(&mut engine(), 1 << 20);
+    let all: Vec<u8> = parts.concat();
+    for at in (0..all.len()).step_by(3) {
+        let mut bytes = all.clone();
+        bytes[at] ^= 1 << (at % 8);
+        if let Ok(engine) = restored(&head, &[Bytes::from(bytes)]) {
+            assert_eq!(engine.state().tasks().len(), 40);
+        }
+    }
+}
+
+#[test]
+fn a_length_that_lies_costs_no_memory() {
+    let (head, _) = written(&mut engine(), 1 << 20);
+    // A map of one entry named "t" whose array claims 4 billion elements.
+    let bomb = [&[0x81, 0xa1, b't', 0xdd][..], &[0xff; 4], &[0xdd, 0xff, 0xff, 0xff, 0xff]].concat();
+    let error = restored(&head, &[Bytes::from(bomb)]).err().unwrap();
+    assert!(matches!(error, SnapshotError::Unreadable { part: 0, at: 0, .. }), "{error}");
+}

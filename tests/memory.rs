@@ -1,0 +1,101 @@
+//! What a queued task costs in memory, counted by the allocator: bytes are the same on every machine.
+//!
+//! `SELVEDGE_MEMORY_TASKS=1000000 cargo test --release --test memory -- --nocapture` prints it for a million.
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use selvedge::{
+    flow::{
+        engine::{Engine, Next},
+        input::{Entropy, Input},
+        state::Policy,
+    },
+    task::{Payload, TaskId, TaskKey, Token},
+    wire::{messages::Submit, subjects::Shard},
+};
+
+struct Counting;
+
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: everything is handed on to the system's allocator; only sizes are counted.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
+        PEAK.fetch_max(live, Ordering::Relaxed);
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+struct Given(u128);
+
+impl Entropy for Given {
+    fn token(&mut self) -> Token {
+        self.0 += 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
+        Token(self.0)
+    }
+
+    fn jitter(&mut self) -> u64 {
+        0
+    }
+}
+
+/// Payloads kept in memory in this test: few, so that what is counted is tasks.
+const BUDGET: usize = 1 << 20;
+
+#[test]
+fn a_queued_task_costs_less_than_300_bytes_besides_its_input() {
+    let tasks: usize =
+        std::env::var("SELVEDGE_MEMORY_TASKS").ok().and_then(|n| n.parse().ok()).unwrap_or(100_000);
+    let mut engine: Engine<()> = Engine::new(Shard(0));
+    engine.set_resident_budget(BUDGET);
+    let policy = Policy { default_plan: Some("pro".parse().unwrap()), ..Policy::default() };
+    engine.open("c", policy);
+    let before = LIVE.load(Ordering::Relaxed);
+    let mut given = Given(0);
+    let mut seq = 0;
+    let mut turn = |engine: &mut Engine<()>| {
+        while let Next::Append { .. } = engine.next(1, 1_700_000_000_000, &mut given).unwrap() {
+            seq += 1;
+            engine.appended(seq);
+        }
+    };
+    for n in 0..tasks {
+        let key = TaskKey { tenant: format!("tenant-{}", n % 50).parse().unwrap(), id: TaskId::fresh() };
+        let input = Payload::json(&"x".repeat(254)).unwrap();
+        let body = Submit {
+            v: 1,
+            input,
+            priority: Default::default(),
+            max_tries: None,
+            first_try: None,
+            confirm: false,
+        };
+        let agent = "reader".parse().unwrap();
+        engine.push(Input::Submit { key, agent, body: Ok(body), stored_at: 1_700_000_000_000 }, None);
+        if n % 1_000 == 999 {
+            turn(&mut engine);
+        }
+    }
+    turn(&mut engine);
+    let sizes = engine.sizes();
+    assert_eq!((sizes.tasks, sizes.dirty), (tasks, tasks));
+    assert!(sizes.resident_bytes <= BUDGET, "{} bytes of payloads are kept", sizes.resident_bytes);
+    let each =
+        (LIVE.load(Ordering::Relaxed) - before).saturating_sub(sizes.resident_bytes) as f64 / tasks as f64;
+    let peak = (PEAK.load(Ordering::Relaxed) - before) as f64 / 1e6;
+    println!("{tasks} queued tasks: {each:.0} bytes each besides inputs, {peak:.0} MB at most");
+    assert!(each < 300.0, "a queued task costs {each:.0} bytes");
+}
