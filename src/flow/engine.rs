@@ -428,6 +428,8 @@ impl<H> Engine<H> {
                 None => Decision::none(),
                 Some(rest) => {
                     self.queue.push_front(Queued { input: rest, handle });
+                    // What is left fits into no more of this message: it goes on in the next.
+                    batch.close();
                     return Ok(());
                 }
             },

@@ -45,6 +45,11 @@ impl<H> Batch<H> {
         }
     }
 
+    /// Nothing more is taken in, however much would fit.
+    pub fn close(&mut self) {
+        self.bytes = self.bytes.max(super::MESSAGE_BYTES);
+    }
+
     pub fn is_full(&self) -> bool {
         self.bytes >= MESSAGE_BYTES
     }

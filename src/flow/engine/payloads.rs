@@ -338,3 +338,61 @@ fn is_in(task: &Task, what: What, rev: u64, payload: &Payload) -> bool {
     };
     stored.is_some_and(|stored| stored.rev() == Some(rev) && stored.fits(payload))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        flow::{engine::Next, input::Entropy, record::JournalMessage, state::Policy},
+        task::Token,
+        wire::{messages::Submit, subjects::Shard},
+    };
+
+    struct Given;
+
+    impl Entropy for Given {
+        fn token(&mut self) -> Token {
+            Token(1)
+        }
+
+        fn jitter(&mut self) -> u64 {
+            0
+        }
+    }
+
+    /// The messages the engine wants to append until it has nothing more to do.
+    fn appended(engine: &mut Engine<()>) -> Vec<JournalMessage> {
+        let mut messages = Vec::new();
+        while let Next::Append { bytes, .. } = engine.next(5, 1_000, &mut Given).unwrap() {
+            messages.push(JournalMessage::decode(&bytes).unwrap());
+            engine.appended(messages.last().unwrap().rev);
+        }
+        messages
+    }
+
+    #[test]
+    fn what_does_not_fit_into_one_message_is_carried_by_the_next() {
+        let mut engine: Engine<()> = Engine::new(Shard(0));
+        engine.open("c", Policy::default());
+        for n in 0..3 {
+            let submit = Submit {
+                v: 1,
+                input: Payload::json(&"x".repeat(20_000)).unwrap(),
+                priority: Default::default(),
+                max_tries: None,
+                first_try: None,
+                confirm: false,
+            };
+            let key = TaskKey { tenant: "t".parse().unwrap(), id: format!("task-{n}").parse().unwrap() };
+            let agent = "reader".parse().unwrap();
+            engine.push(Input::Submit { key, agent, body: Ok(submit), stored_at: 1_000 }, None);
+        }
+        let first = appended(&mut engine);
+        let payloads: Vec<_> = first.iter().cloned().flat_map(JournalMessage::payloads).collect();
+        assert_eq!((first.len(), payloads.len()), (1, 3));
+        engine.push(Input::Carry { rev: first[0].rev, payloads }, None);
+        let carried: Vec<usize> = appended(&mut engine).iter().map(|m| m.records.len()).collect();
+        assert_eq!(carried, [2, 1]);
+        assert!(engine.needed_from() > Some(first[0].rev));
+    }
+}
