@@ -6,7 +6,7 @@
 //! (in order, see [`PullOptions::reset`]), so receivers are idempotent.
 //!
 //! EVENTS is acknowledged message by message. INTAKE and REPORTS have no acknowledgements: what is decided is
-//! noted in a [`Ledger`] and purged many at a time, which costs the server and us half as much.
+//! noted in a ledger and purged many at a time, which costs the server and us half as much.
 //!
 //! A former reader that froze may still have a pull request standing: what the server hands to it would not come
 //! here. So the consumer is looked at every second, and reset when it has delivered, or waits for an

@@ -19,7 +19,7 @@ const CHUNK: usize = 4_096;
 
 /// Where a task is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Slot(pub(super) u32);
+pub struct Slot(pub u32);
 
 impl Slot {
     /// The slot of this number.
