@@ -9,12 +9,15 @@ use std::{
 
 use selvedge::{
     flow::{
-        engine::{Engine, Next},
-        input::{Entropy, Input},
+        engine::{Effect, Engine, Next},
+        input::{Entropy, Input, Tell},
         state::Policy,
     },
-    task::{Payload, TaskId, TaskKey, Token},
-    wire::{messages::Submit, subjects::Shard},
+    task::{AgentName, InstanceId, Outcome, Payload, Plan, TaskId, TaskKey, Token},
+    wire::{
+        messages::{Beat, End, Report, ReportOp, Submit},
+        subjects::Shard,
+    },
 };
 
 struct Counting;
@@ -39,11 +42,14 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+/// What is counted belongs to one test at a time.
+static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
 struct Given(u128);
 
 impl Entropy for Given {
     fn token(&mut self) -> Token {
-        self.0 += 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
         Token(self.0)
     }
 
@@ -57,6 +63,7 @@ const BUDGET: usize = 1 << 20;
 
 #[test]
 fn a_queued_task_costs_less_than_300_bytes_besides_its_input() {
+    let _alone = ALONE.lock().unwrap_or_else(|failed| failed.into_inner());
     let tasks: usize =
         std::env::var("SELVEDGE_MEMORY_TASKS").ok().and_then(|n| n.parse().ok()).unwrap_or(100_000);
     let mut engine: Engine<()> = Engine::new(Shard(0));
@@ -98,4 +105,82 @@ fn a_queued_task_costs_less_than_300_bytes_besides_its_input() {
     let peak = (PEAK.load(Ordering::Relaxed) - before) as f64 / 1e6;
     println!("{tasks} queued tasks: {each:.0} bytes each besides inputs, {peak:.0} MB at most");
     assert!(each < 300.0, "a queued task costs {each:.0} bytes");
+}
+
+/// Twenty times as many tasks as are remembered: every one runs, and the oldest go, tenant by tenant.
+#[test]
+fn ended_tasks_leave_once_there_are_more_than_are_remembered() {
+    let _alone = ALONE.lock().unwrap_or_else(|failed| failed.into_inner());
+    const REMEMBERED: usize = 500;
+    const TASKS: u64 = 10_000;
+    let mut engine: Engine<()> = Engine::new(Shard(0));
+    let policy = Policy {
+        default_plan: Some("pro".parse().unwrap()),
+        dedupe_total: REMEMBERED as u64,
+        ..Policy::default()
+    };
+    engine.open("c", policy);
+    let plan = Plan { in_flight: 1_000, rate: 100_000, burst: 1_000_000, ..Plan::pro() };
+    engine.push(Input::Plan { name: "pro".parse().unwrap(), plan: Some(plan), kv_rev: 1 }, None);
+    let (agent, instance): (AgentName, InstanceId) = ("reader".parse().unwrap(), InstanceId::fresh());
+    let body = Beat { v: 1, slots: 64, tokens: vec![], lease_ms: 15_000, draining: false };
+    engine.push(Input::Beat { agent: agent.clone(), instance: instance.clone(), body }, None);
+    let mut given = Given(0);
+    let (mut seq, mut ended, mut submitted) = (0, 0, 0);
+    let mut reports: Vec<Input> = Vec::new();
+    for now in 1.. {
+        for _ in 0..50.min(TASKS - submitted) {
+            submitted += 1;
+            let key = TaskKey { tenant: format!("t{}", submitted % 7).parse().unwrap(), id: TaskId::fresh() };
+            let (input, first_try) = (Payload::json(&submitted).unwrap(), Some(1_000 + submitted));
+            let body = Submit {
+                v: 1,
+                input,
+                priority: Default::default(),
+                max_tries: None,
+                first_try,
+                confirm: false,
+            };
+            engine
+                .push(Input::Submit { key, agent: agent.clone(), body: Ok(body), stored_at: 1 << 40 }, None);
+        }
+        reports.drain(..).for_each(|report| engine.push(report, None));
+        while let Next::Append { .. } = engine.next(now, 1 << 40, &mut given).unwrap() {
+            seq += 1;
+            for effect in engine.appended(seq) {
+                match effect {
+                    Effect::Tell(Tell::Offer { offer, .. }) => {
+                        let outcome = Outcome::Completed { result: Payload::json("done").unwrap() };
+                        let body = Report {
+                            v: 1,
+                            token: offer.token,
+                            attempt: offer.attempt,
+                            agent: agent.clone(),
+                            instance: instance.clone(),
+                            n: 1,
+                            op: ReportOp::End(End { last_event: 0, outcome }),
+                        };
+                        let key = TaskKey { tenant: offer.tenant, id: offer.task };
+                        reports.push(Input::Report { key, body: Ok(body) });
+                    }
+                    Effect::Tell(Tell::Done { done, .. }) => ended += u64::from(done.state.is_terminal()),
+                    _ => {}
+                }
+            }
+        }
+        engine.take_dirty(1_000, usize::MAX);
+        assert!(now < 10_000, "{ended} of {TASKS} have ended");
+        // What ended in the message under way is still told.
+        assert!(
+            engine.sizes().remembered <= REMEMBERED + 300,
+            "{} are remembered",
+            engine.sizes().remembered
+        );
+        if ended == TASKS {
+            break;
+        }
+    }
+    engine.state().check_derived().unwrap();
+    let sizes = engine.sizes();
+    assert_eq!((sizes.tasks, sizes.leases, sizes.resident, sizes.references), (sizes.remembered, 0, 0, 0));
 }
