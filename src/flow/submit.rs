@@ -153,7 +153,11 @@ fn conflict(state: &State, task: &Task, spec: &Spec) -> Refusal {
 }
 
 fn too_old(state: &State, key: &TaskKey, first_try: Millis) -> Option<Refusal> {
-    let forgotten = state.tenant(&key.tenant)?.forgotten?;
+    // A tenant that has left the state took its memory along; the shard keeps the bound.
+    let forgotten = match state.tenant(&key.tenant) {
+        Some(tenant) => tenant.forgotten?,
+        None => state.departed?,
+    };
     if first_try > forgotten {
         return None;
     }
