@@ -66,3 +66,30 @@ fn a_rebuild_that_crashes_starts_over() {
     check(Scenario::shrunk(4, 300, &[CrashAfterAppend, IndexFlushed, IndexCrash]));
     check(Scenario::shrunk(5, 300, &[CrashAfterAppend, IndexFlushed, IndexCrash]));
 }
+
+/// A tenant had left the state with all that it remembered; a submit that came again was run again.
+#[test]
+fn a_tenant_that_left_takes_no_bound_along() {
+    use Fault::*;
+    let faults = [
+        PublishAckLost,
+        PublishLate,
+        PublishTwice,
+        QueueAckLost,
+        AppendLost,
+        AppendLate,
+        CrashAfterAppend,
+        ClockStepped,
+        OfferLost,
+        CtlLost,
+        AgentCrash,
+        AgentPaused,
+        IgnoresStop,
+        IndexCrash,
+        SubmitTwice,
+        CancelFirst,
+        TenantPaused,
+        Forgetful,
+    ];
+    check(Scenario::shrunk(201, 604, &faults));
+}
