@@ -3,6 +3,10 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+/// A task is some dozen small allocations in every process it passes through.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -11,7 +15,14 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let code = runtime.block_on(selvedge::cli::run(std::env::args_os()));
+    // On a worker: the loops a command runs are woken by others of the runtime, which is cheaper there than from
+    // without.
+    let args: Vec<_> = std::env::args_os().collect();
+    let command = runtime.spawn(selvedge::cli::run(args));
+    let code = runtime.block_on(command).unwrap_or_else(|broken| {
+        eprintln!("selvedge: {broken}");
+        ExitCode::FAILURE
+    });
     // Commands drain themselves, with their own deadline; what is left now may be stuck in a blocking call.
     runtime.shutdown_timeout(Duration::from_millis(500));
     code

@@ -1,11 +1,11 @@
 //! What the owner did and knows, as metrics. Decides nothing, keeps only the names it has shown.
 //!
-//! Called by the owner's loop: [`count`] after every PubAck, [`Gauges::show`] every few seconds. Labels are agents,
+//! Called by the owner's loop: [`Meters::count`] after every PubAck, [`Gauges::show`] every few seconds. Labels are agents,
 //! codes, states and outcomes, never a tenant, a task or an instance.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
-use metrics::{counter, gauge, histogram};
+use metrics::{Counter, Histogram, counter, gauge, histogram};
 
 use super::intake::Handle;
 use crate::{
@@ -13,48 +13,111 @@ use crate::{
         engine::Engine,
         facts::{Fact, News},
     },
-    task::{AgentName, Code, Millis},
+    task::{AgentName, Code, Millis, Phase},
     telemetry::names,
 };
 
-/// Counts one acknowledged journal message.
-pub fn count(news: News) {
-    counter!(names::JOURNAL_APPENDS).increment(1);
-    counter!(names::JOURNAL_RECORDS).increment(news.records);
-    counter!(names::JOURNAL_BYTES).increment(news.bytes);
-    for fact in news.facts {
-        one(fact);
+/// Agents whose meters are kept at hand; beyond it the memory starts anew, the metrics go on.
+const MAX_AGENTS: usize = 4_096;
+
+/// Counts what journal messages did. Keeps the meters of the agents it has counted: looking one up by name and labels
+/// costs more than everything else about it.
+pub struct Meters {
+    appends: Counter,
+    records: Counter,
+    bytes: Counter,
+    intake_age: Histogram,
+    agents: HashMap<AgentName, AgentMeters>,
+}
+
+/// One agent's, of what happens to every task.
+struct AgentMeters {
+    admitted: Counter,
+    offers: Counter,
+    queue_wait: Histogram,
+    completed: Counter,
+    ran: Histogram,
+}
+
+impl AgentMeters {
+    fn of(agent: &AgentName) -> Self {
+        Self {
+            admitted: counter!(names::TASKS_ADMITTED, names::AGENT => text(agent)),
+            offers: counter!(names::OFFERS, names::AGENT => text(agent)),
+            queue_wait: histogram!(names::QUEUE_WAIT, names::AGENT => text(agent)),
+            completed: ended(agent, Phase::Completed),
+            ran: ran(agent, COMPLETED),
+        }
     }
 }
 
-fn one(fact: Fact) {
-    match fact {
-        Fact::Decided(after) => histogram!(names::INTAKE_AGE).record(seconds(after)),
-        Fact::Admitted(agent) => counter!(names::TASKS_ADMITTED, names::AGENT => text(&agent)).increment(1),
-        Fact::Refused(Code::StaleLease) => counter!(names::REPORTS_STALE).increment(1),
-        Fact::Refused(code) => counter!(names::TASKS_REFUSED, names::CODE => code.as_str()).increment(1),
-        Fact::Ended(agent, state) => {
-            counter!(names::TASKS_ENDED, names::AGENT => text(&agent), names::STATE => state.as_str())
-                .increment(1);
+/// How most attempts end.
+const COMPLETED: &str = "completed";
+
+fn ended(agent: &AgentName, state: Phase) -> Counter {
+    counter!(names::TASKS_ENDED, names::AGENT => text(agent), names::STATE => state.as_str())
+}
+
+fn ran(agent: &AgentName, outcome: &'static str) -> Histogram {
+    histogram!(names::RUN_TIME, names::AGENT => text(agent), names::OUTCOME => outcome)
+}
+
+impl Default for Meters {
+    fn default() -> Self {
+        Self {
+            appends: counter!(names::JOURNAL_APPENDS),
+            records: counter!(names::JOURNAL_RECORDS),
+            bytes: counter!(names::JOURNAL_BYTES),
+            intake_age: histogram!(names::INTAKE_AGE),
+            agents: HashMap::new(),
         }
-        Fact::Offered(agent, waited) => {
-            if let Some(waited) = waited {
-                histogram!(names::QUEUE_WAIT, names::AGENT => text(&agent)).record(seconds(waited));
+    }
+}
+
+impl Meters {
+    /// Counts one acknowledged journal message.
+    pub fn count(&mut self, news: News) {
+        self.appends.increment(1);
+        self.records.increment(news.records);
+        self.bytes.increment(news.bytes);
+        for fact in news.facts {
+            self.one(fact);
+        }
+    }
+
+    fn of(&mut self, agent: &AgentName) -> &AgentMeters {
+        if self.agents.len() >= MAX_AGENTS && !self.agents.contains_key(agent) {
+            self.agents.clear();
+        }
+        self.agents.entry(agent.clone()).or_insert_with(|| AgentMeters::of(agent))
+    }
+
+    fn one(&mut self, fact: Fact) {
+        match fact {
+            Fact::Decided(after) => self.intake_age.record(seconds(after)),
+            Fact::Admitted(agent) => self.of(&agent).admitted.increment(1),
+            Fact::Refused(Code::StaleLease) => counter!(names::REPORTS_STALE).increment(1),
+            Fact::Refused(code) => counter!(names::TASKS_REFUSED, names::CODE => code.as_str()).increment(1),
+            Fact::Ended(agent, Phase::Completed) => self.of(&agent).completed.increment(1),
+            Fact::Ended(agent, state) => ended(&agent, state).increment(1),
+            Fact::Offered(agent, waited) => {
+                let meters = self.of(&agent);
+                if let Some(waited) = waited {
+                    meters.queue_wait.record(seconds(waited));
+                }
+                meters.offers.increment(1);
             }
-            counter!(names::OFFERS, names::AGENT => text(&agent)).increment(1);
+            Fact::Withdrawn(agent) => {
+                counter!(names::OFFERS_WITHDRAWN, names::AGENT => text(&agent)).increment(1);
+            }
+            Fact::Ran(agent, COMPLETED, time) => self.of(&agent).ran.record(seconds(time)),
+            Fact::Ran(agent, outcome, time) => ran(&agent, outcome).record(seconds(time)),
+            Fact::TryLost(agent, code) => {
+                counter!(names::TRIES_LOST, names::AGENT => text(&agent), names::CODE => code.as_str())
+                    .increment(1);
+            }
+            Fact::Expired(agent) => counter!(names::LEASES_EXPIRED, names::AGENT => text(&agent)).increment(1),
         }
-        Fact::Withdrawn(agent) => {
-            counter!(names::OFFERS_WITHDRAWN, names::AGENT => text(&agent)).increment(1);
-        }
-        Fact::Ran(agent, outcome, ran) => {
-            histogram!(names::RUN_TIME, names::AGENT => text(&agent), names::OUTCOME => outcome)
-                .record(seconds(ran));
-        }
-        Fact::TryLost(agent, code) => {
-            counter!(names::TRIES_LOST, names::AGENT => text(&agent), names::CODE => code.as_str())
-                .increment(1);
-        }
-        Fact::Expired(agent) => counter!(names::LEASES_EXPIRED, names::AGENT => text(&agent)).increment(1),
     }
 }
 
@@ -114,7 +177,6 @@ mod tests {
     use metrics_exporter_prometheus::PrometheusBuilder;
 
     use super::*;
-    use crate::task::Phase;
 
     #[test]
     fn facts_are_counted_under_agents_codes_and_states_only() {
@@ -128,9 +190,12 @@ mod tests {
             Fact::TryLost(agent(), Code::LeaseLost),
             Fact::Ran(agent(), "lost", 1_500),
             Fact::Ended(agent(), Phase::Failed),
+            Fact::Offered(agent(), None),
+            Fact::Ran(agent(), COMPLETED, 500),
+            Fact::Ended(agent(), Phase::Completed),
         ];
         let recorder = PrometheusBuilder::new().build_recorder();
-        metrics::with_local_recorder(&recorder, || count(News { records: 7, bytes: 300, facts }));
+        metrics::with_local_recorder(&recorder, || Meters::default().count(News { records: 7, bytes: 300, facts }));
         let text = recorder.handle().render();
         for line in [
             "selvedge_journal_appends_total 1",
@@ -142,6 +207,9 @@ mod tests {
             "selvedge_tries_lost_total{agent=\"reader\",code=\"LEASE_LOST\"} 1",
             "selvedge_run_seconds_sum{agent=\"reader\",outcome=\"lost\"} 1.5",
             "selvedge_tasks_ended_total{agent=\"reader\",state=\"failed\"} 1",
+            "selvedge_tasks_ended_total{agent=\"reader\",state=\"completed\"} 1",
+            "selvedge_run_seconds_sum{agent=\"reader\",outcome=\"completed\"} 0.5",
+            "selvedge_offers_total{agent=\"reader\"} 2",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }

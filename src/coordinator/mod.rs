@@ -5,13 +5,14 @@
 //! shard ── stands by, takes over, runs terms       queries ── the query plane, on its own
 //!   owner ── one term: the loop around the engine  admin ── probes and metrics
 //!     intake, limits ── inputs
-//!     perform ── effects
+//!     perform ── effects                         entropy ── tokens and jitter
 //!     shrink ── snapshots, the archive, purging; payloads read back
 //!     index_feed, indexer ── the Redis index       event_writer ── events to Redis
 //! ```
 
 pub mod admin;
 pub mod calls;
+pub mod entropy;
 pub mod event_writer;
 pub mod index_feed;
 pub mod indexer;

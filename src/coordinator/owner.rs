@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     admin::{Heartbeat, Readiness},
     calls::{CAPACITY, OwnerCall},
+    entropy::SystemEntropy,
     index_feed::IndexFeed,
     indexer::IndexAsk,
     intake::{Handle, Inbound},
@@ -35,10 +36,10 @@ use crate::{
     },
     flow::{
         engine::{Engine, JournalError, Next},
-        input::{Entropy, Input},
+        input::Input,
         state::Policy,
     },
-    task::{Millis, Token},
+    task::Millis,
     telemetry::names,
 };
 
@@ -85,22 +86,6 @@ impl TermEnd {
             Self::Stopped => "stopped",
             Self::Halted(_) => "halted",
         }
-    }
-}
-
-/// Random numbers from the operating system, by way of version 4 UUIDs.
-pub struct SystemEntropy;
-
-impl Entropy for SystemEntropy {
-    fn token(&mut self) -> Token {
-        // A v4 UUID has 122 random bits; two of them, folded, leave none fixed.
-        let (a, b) = (uuid::Uuid::new_v4().as_u128(), uuid::Uuid::new_v4().as_u128());
-        Token(a ^ b.rotate_left(64))
-    }
-
-    fn jitter(&mut self) -> u64 {
-        let (a, b) = uuid::Uuid::new_v4().as_u64_pair();
-        a.rotate_left(32) ^ b
     }
 }
 
@@ -157,7 +142,9 @@ pub async fn run(mut term: Term, mut engine: Engine<Handle>, idle: Millis) -> Te
     let start = term.clock.now();
     let mut turn = Turn {
         performer,
+        entropy: SystemEntropy::default(),
         feed: IndexFeed::default(),
+        meters: measure::Meters::default(),
         gauges: measure::Gauges::default(),
         base,
         start,
@@ -177,7 +164,9 @@ pub async fn run(mut term: Term, mut engine: Engine<Handle>, idle: Millis) -> Te
 
 struct Turn {
     performer: Performer,
+    entropy: SystemEntropy,
     feed: IndexFeed,
+    meters: measure::Meters,
     gauges: measure::Gauges,
     /// Logical time at the start of the term.
     base: Millis,
@@ -215,7 +204,7 @@ impl Turn {
         self.last = clock;
         let now = self.base + clock.saturating_sub(self.start);
         let wall = term.clock.wall();
-        match engine.next(now, wall, &mut SystemEntropy).map_err(TermEnd::Halted)? {
+        match engine.next(now, wall, &mut self.entropy).map_err(TermEnd::Halted)? {
             Next::Append { bytes, expect } => {
                 (term.probe)("decided");
                 let length = bytes.len() as u64;
@@ -228,7 +217,7 @@ impl Turn {
                 if term.shrink.take(&mut effects) {
                     (term.probe)("carried");
                 }
-                measure::count(engine.take_news());
+                self.meters.count(engine.take_news());
                 if opened {
                     self.announce(term, engine, clock).await?;
                 }

@@ -66,7 +66,11 @@ pub struct JournalMessage {
 impl JournalMessage {
     /// The bytes that go into the journal.
     pub fn encode(&self) -> bytes::Bytes {
-        codec::pack(self)
+        // Room for all of it: a buffer of this size is not to be grown from nothing.
+        let about = RECORD_BYTES + self.records.iter().map(Record::weight).sum::<usize>();
+        let mut out = Vec::with_capacity(about);
+        codec::pack_into(self, &mut out);
+        out.into()
     }
 
     /// Reads a message back. The version is looked at first, so that a newer one is named, not guessed at.
@@ -316,6 +320,25 @@ pub enum Record {
         /// Why.
         refusal: Refusal,
     },
+}
+
+/// What a record weighs besides its payload, roughly, encoded.
+const RECORD_BYTES: usize = 280;
+
+impl Record {
+    /// Roughly how many bytes it takes in the journal.
+    pub fn weight(&self) -> usize {
+        let payload = match self {
+            Self::Submitted { admission, .. } => admission.spec.input.len(),
+            Self::Spawned { children, .. } => {
+                children.iter().map(|c| c.spec.input.len() + RECORD_BYTES).sum::<usize>()
+            }
+            Self::Ended { outcome: Outcome::Completed { result }, .. } => result.len(),
+            Self::Carried { payload, .. } => payload.len(),
+            _ => 0,
+        };
+        RECORD_BYTES + payload
+    }
 }
 
 #[cfg(test)]

@@ -8,9 +8,24 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token(pub u128);
 
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
+impl Token {
+    /// Its text, without the formatting machinery: several are written and read per task.
+    fn with_text<T>(self, then: impl FnOnce(&str) -> T) -> T {
+        let mut text = [0; 32];
+        for (pair, byte) in text.chunks_exact_mut(2).zip(self.0.to_be_bytes()) {
+            pair[0] = DIGITS[usize::from(byte >> 4)];
+            pair[1] = DIGITS[usize::from(byte & 15)];
+        }
+        // Made of digits, so it is text.
+        then(std::str::from_utf8(&text).unwrap_or_default())
+    }
+}
+
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
+        self.with_text(|text| f.write_str(text))
     }
 }
 
@@ -25,17 +40,22 @@ impl FromStr for Token {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let hex = text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        if !hex {
-            return Err("a lease token is 32 lower-case hex digits");
-        }
-        u128::from_str_radix(text, 16).map(Token).map_err(|_| "a lease token is 32 lower-case hex digits")
+        let digit = |byte: u8| match byte {
+            b'0'..=b'9' => Some(byte - b'0'),
+            b'a'..=b'f' => Some(byte - b'a' + 10),
+            _ => None,
+        };
+        let read = || {
+            let text: &[u8; 32] = text.as_bytes().try_into().ok()?;
+            text.iter().try_fold(0, |value: u128, byte| Some(value << 4 | u128::from(digit(*byte)?)))
+        };
+        read().map(Token).ok_or("a lease token is 32 lower-case hex digits")
     }
 }
 
 impl Serialize for Token {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        self.with_text(|text| serializer.serialize_str(text))
     }
 }
 
@@ -54,5 +74,22 @@ impl<'de> Deserialize<'de> for Token {
             }
         }
         deserializer.deserialize_str(Visitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_32_lower_case_hex_digits_and_nothing_else() {
+        for token in [0, 1, u128::MAX, 0x0123_4567_89ab_cdef_0fed_cba9_8765_4321] {
+            let text = Token(token).to_string();
+            assert_eq!(text, format!("{token:032x}"));
+            assert_eq!(text.parse(), Ok(Token(token)));
+        }
+        for bad in ["", "0", &"A".repeat(32), &"g".repeat(32), &"0".repeat(33), &"é".repeat(16), &"+".repeat(32)] {
+            assert!(bad.parse::<Token>().is_err(), "{bad}");
+        }
     }
 }

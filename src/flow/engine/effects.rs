@@ -12,12 +12,9 @@ use crate::{
         state::State,
         tasks::Slot,
     },
-    task::{Millis, Outcome, Payload, Token},
+    task::{Millis, Payload, Token},
     wire::{api::TaskView, messages::CtlOp},
 };
-
-/// What a record weighs besides its payload, roughly, encoded.
-const RECORD_BYTES: usize = 280;
 
 pub(super) struct Batch<H> {
     pub at: At,
@@ -79,7 +76,7 @@ impl<H> Engine<H> {
             self.forget_gone();
             facts::of(&self.state, &record, &changes, lease, &mut batch.facts);
             self.effects(&record, changes, batch);
-            batch.bytes += weight(&record);
+            batch.bytes += record.weight();
             batch.records.push(record);
         }
         batch.facts.extend(decision.garbage.map(Fact::Refused));
@@ -177,18 +174,4 @@ impl<H> Engine<H> {
             }
         }
     }
-}
-
-/// Roughly how many bytes a record takes in the journal.
-pub(super) fn weight(record: &Record) -> usize {
-    let payload = match record {
-        Record::Submitted { admission, .. } => admission.spec.input.len(),
-        Record::Spawned { children, .. } => {
-            children.iter().map(|c| c.spec.input.len() + RECORD_BYTES).sum::<usize>()
-        }
-        Record::Ended { outcome: Outcome::Completed { result }, .. } => result.len(),
-        Record::Carried { payload, .. } => payload.len(),
-        _ => 0,
-    };
-    RECORD_BYTES + payload
 }

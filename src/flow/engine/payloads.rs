@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::{
     Effect, Engine, JournalError, Queued,
-    effects::{Batch, weight},
+    effects::Batch,
 };
 use crate::{
     flow::{
@@ -319,7 +319,7 @@ impl<H> Engine<H> {
                 continue;
             }
             let record = Record::Carried { key, what, payload };
-            if batch.bytes + weight(&record) > super::MESSAGE_BYTES && !batch.records.is_empty() {
+            if batch.bytes + record.weight() > super::MESSAGE_BYTES && !batch.records.is_empty() {
                 let Record::Carried { key, what, payload } = record else { return Ok(None) };
                 let rest = std::iter::once((key, what, payload)).chain(payloads).collect();
                 return Ok(Some(Input::Carry { rev, payloads: rest }));
