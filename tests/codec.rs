@@ -193,6 +193,14 @@ fn report() -> impl Strategy<Value = Report> {
     )
 }
 
+fn reports() -> impl Strategy<Value = Reports> {
+    let one = (tenant(), task(), report()).prop_map(|(tenant, task, report)| {
+        let Report { token, attempt, n, op, .. } = report;
+        TaskReport { tenant, task, token, attempt, n, op }
+    });
+    (any::<u32>(), vec(one, 0..4)).prop_map(|(v, reports)| Reports { v, reports })
+}
+
 fn ctl() -> impl Strategy<Value = Ctl> {
     let refused = (task(), refusal()).prop_map(|(task, refusal)| RefusedChild { task, refusal });
     let op = prop_oneof![
@@ -331,7 +339,8 @@ proptest! {
     }
 
     #[test]
-    fn what_workers_send_survives(beat in beat(), accept in accept(), report in report(), event in event()) {
+    fn what_workers_send_survives(beat in beat(), accept in accept(), report in report(), reports in reports(), event in event()) {
+        survives(&reports);
         survives(&beat);
         survives(&accept);
         survives(&report);

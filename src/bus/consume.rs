@@ -162,6 +162,8 @@ pub struct Ack(How);
 enum How {
     /// Not at all.
     Never,
+    /// With the others of its message: when the last of them is.
+    Part(Arc<Parts>),
     /// By a message to the server.
     Explicit {
         /// Boxed: it is larger than everything else in a delivery.
@@ -180,10 +182,17 @@ enum How {
     },
 }
 
+/// An acknowledgement that several things wait for.
+struct Parts {
+    whole: Ack,
+    left: AtomicUsize,
+}
+
 impl std::fmt::Debug for Ack {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let how = match &self.0 {
             How::Never => "never",
+            How::Part(_) => "part",
             How::Explicit { .. } => "explicit",
             How::Noted { .. } => "noted",
         };
@@ -197,6 +206,12 @@ impl Ack {
         Self(How::Never)
     }
 
+    /// One for each of the `n` things its message holds: it is acknowledged when all of them are.
+    pub fn split(self, n: usize) -> impl Iterator<Item = Self> {
+        let parts = Arc::new(Parts { whole: self, left: AtomicUsize::new(n) });
+        (0..n).map(move |_| Self(How::Part(Arc::clone(&parts))))
+    }
+
     /// Whether acknowledging this one acknowledges every earlier message (a consumer with `ack_policy: all`).
     pub fn covers_earlier(&self) -> bool {
         matches!(self.0, How::Explicit { covers_earlier: true, .. })
@@ -206,6 +221,12 @@ impl Ack {
     pub async fn ack(&self) {
         match &self.0 {
             How::Never => {}
+            How::Part(parts) => {
+                if parts.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+                    // A part is acknowledged once: whoever does it lets go of it.
+                    Box::pin(parts.whole.ack()).await;
+                }
+            }
             How::Noted { ledger, seq, bytes, .. } => ledger.settle(*seq, *bytes),
             How::Explicit { acker, .. } => {
                 if let Err(error) = acker.ack().await {

@@ -19,8 +19,8 @@ use crate::{
     telemetry::names,
     wire::{
         codec::{self, DecodeError, Format},
-        messages::{Accept, Beat},
-        subjects::{self, Intake, SubjectError},
+        messages::{Accept, Beat, MAX_REPORTS, Reports},
+        subjects::{self, Intake, Reported, SubjectError},
         topology::{INTAKE, REPORTS},
     },
 };
@@ -101,14 +101,18 @@ pub async fn read(from: From, mut deliveries: mpsc::Receiver<Delivery>, inputs: 
         for delivery in arrived.drain(..) {
             read_one(from, delivery, &mut read).await;
         }
-        let Ok(room) = inputs.reserve_many(read.len()).await else { return };
-        room.zip(read.drain(..)).for_each(|(place, input)| place.send(input));
+        while !read.is_empty() {
+            // One message may hold many: never more at once than the owner's channel takes.
+            let some = read.len().min(GULP);
+            let Ok(room) = inputs.reserve_many(some).await else { return };
+            room.zip(read.drain(..some)).for_each(|(place, input)| place.send(input));
+        }
     }
 }
 
 async fn read_one(from: From, delivery: Delivery, inputs: &mut Vec<Inbound>) {
     match parse(from, &delivery) {
-        Ok(input) => {
+        Ok(Parsed::One(input)) => {
             let stream = match &input {
                 Input::Submit { body: Err(_), .. } | Input::Cmd { body: Err(_), .. } => Some(INTAKE),
                 Input::Report { body: Err(_), .. } => Some(REPORTS),
@@ -120,6 +124,14 @@ async fn read_one(from: From, delivery: Delivery, inputs: &mut Vec<Inbound>) {
             let report_seq = (from == From::Reports).then_some(delivery.stream_seq);
             let handle = Some(Handle::Ack(delivery.ack));
             inputs.push(Inbound { input, handle, report_seq, format: None });
+        }
+        Ok(Parsed::Many(reports)) => {
+            let last = reports.len() - 1;
+            for (at, (input, ack)) in reports.into_iter().zip(delivery.ack.split(last + 1)).enumerate() {
+                // The message is read when its last report is.
+                let report_seq = (at == last).then_some(delivery.stream_seq);
+                inputs.push(Inbound { input, handle: Some(Handle::Ack(ack)), report_seq, format: None });
+            }
         }
         Err(error) => {
             metrics::counter!(names::UNATTRIBUTABLE).increment(1);
@@ -135,6 +147,12 @@ enum Foreign {
     /// No task to put it to.
     #[error(transparent)]
     Subject(#[from] SubjectError),
+    /// Reports of several tasks that can't be read: which tasks is not known.
+    #[error(transparent)]
+    Unreadable(#[from] DecodeError),
+    /// None, or too many at once.
+    #[error("{0} reports in one message; 1 to {MAX_REPORTS} are taken")]
+    Reports(usize),
     /// An acknowledgement or an answer that somebody's reply subject aimed here. Nobody asked for a
     /// task: at most somebody who may not submit for this tenant.
     #[error("the server's answer to somebody else's request")]
@@ -167,14 +185,21 @@ fn is_servers(body: &[u8]) -> bool {
         })
 }
 
-fn parse(from: From, delivery: &Delivery) -> Result<Input, Foreign> {
+/// What a message holds.
+enum Parsed {
+    One(Input),
+    /// At least one.
+    Many(Vec<Input>),
+}
+
+fn parse(from: From, delivery: &Delivery) -> Result<Parsed, Foreign> {
     let content_type = delivery.content_type.as_deref();
     let body = &delivery.payload;
     if is_servers(body) {
         return Err(Foreign::Server);
     }
     Ok(match from {
-        From::Intake => match subjects::parse_intake(&delivery.subject)? {
+        From::Intake => Parsed::One(match subjects::parse_intake(&delivery.subject)? {
             Intake::Submit(key, agent) => Input::Submit {
                 key,
                 agent,
@@ -184,10 +209,24 @@ fn parse(from: From, delivery: &Delivery) -> Result<Input, Foreign> {
             Intake::Cmd(key, nonce) => {
                 Input::Cmd { key, nonce, body: codec::decode_any(content_type, body, SUBMIT_LIMIT).1 }
             }
-        },
-        From::Reports => Input::Report {
-            key: subjects::parse_report(&delivery.subject)?,
-            body: codec::decode_any(content_type, body, REPORT_LIMIT).1,
+        }),
+        From::Reports => match subjects::parse_report(&delivery.subject)? {
+            Reported::Task(key) => Parsed::One(Input::Report {
+                key,
+                body: codec::decode_any(content_type, body, REPORT_LIMIT).1,
+            }),
+            Reported::Instance(agent, instance) => {
+                let read: Reports = codec::decode_any(content_type, body, REPORT_LIMIT).1?;
+                let n = read.reports.len();
+                if n == 0 || n > MAX_REPORTS {
+                    return Err(Foreign::Reports(n));
+                }
+                let each = read.reports.into_iter().map(|report| {
+                    let (key, report) = report.of(read.v, agent.clone(), instance.clone());
+                    Input::Report { key, body: Ok(report) }
+                });
+                Parsed::Many(each.collect())
+            }
         },
     })
 }

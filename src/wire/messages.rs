@@ -1,13 +1,14 @@
 //! The messages of a task's way. Unknown fields are skipped, missing optional ones defaulted.
 //!
-//! Tenant, agent, task and instance come from the subject, never from a body.
+//! Tenant, agent, task and instance come from the subject, never from a body; but what an owner tells an instance, and an
+//! instance reports of several tasks at once, names the tasks, each with the secret of its lease.
 
 use serde::{Deserialize, Serialize};
 
 use super::VERSION;
 use crate::task::{
     AgentName, Code, InstanceId, Millis, Outcome, Payload, Phase, Priority, Refusal, Spec, TaskId,
-    TenantName, Token,
+    TaskKey, TenantName, Token,
 };
 
 fn version() -> u32 {
@@ -184,6 +185,45 @@ pub struct Report {
     pub n: u32,
     /// What happened.
     pub op: ReportOp,
+}
+
+/// Reports in one message, at most.
+pub const MAX_REPORTS: usize = 256;
+
+/// `sv.reports.<agent>.<instance>`: what several of an instance's attempts say, in one message.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reports {
+    /// Protocol version.
+    #[serde(default = "version")]
+    pub v: u32,
+    /// At least one, at most [`MAX_REPORTS`].
+    #[serde(deserialize_with = "crate::task::grown")]
+    pub reports: Vec<TaskReport>,
+}
+
+/// One of them. It names its task as the offer did, and counts only with that task's token.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskReport {
+    /// Whose task.
+    pub tenant: TenantName,
+    /// Which task.
+    pub task: TaskId,
+    /// The lease.
+    pub token: Token,
+    /// The attempt the lease is for.
+    pub attempt: u32,
+    /// 1, 2, … per lease.
+    pub n: u32,
+    /// What happened.
+    pub op: ReportOp,
+}
+
+impl TaskReport {
+    /// As if it had come alone.
+    pub fn of(self, v: u32, agent: AgentName, instance: InstanceId) -> (TaskKey, Report) {
+        let TaskReport { tenant, task, token, attempt, n, op } = self;
+        (TaskKey { tenant, id: task }, Report { v, token, attempt, agent, instance, n, op })
+    }
 }
 
 /// The content of a report.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! INTAKE   sv.submit.<tenant>.<agent>.<task>     sv.cmd.<tenant>.<task>.<nonce>
-//! REPORTS  sv.report.<tenant>.<task>
+//! REPORTS  sv.report.<tenant>.<task>              sv.reports.<agent>.<instance>
 //! JOURNAL  sv.journal.<shard>
 //! SNAPSHOTS  sv.snapshot.<shard>.<rev>.<n>   sv.snapshot.<shard>.<rev>.manifest
 //! ARCHIVE  sv.archive.<shard>
@@ -25,6 +25,8 @@ pub const SUBMIT_ALL: &str = "sv.submit.*.*.*";
 pub const CMD_ALL: &str = "sv.cmd.*.*.*";
 /// Stream filter for reports.
 pub const REPORT_ALL: &str = "sv.report.*.*";
+/// Stream filter for reports of several tasks in one message.
+pub const REPORTS_ALL: &str = "sv.reports.*.*";
 /// Stream filter for the journal.
 pub const JOURNAL_ALL: &str = "sv.journal.*";
 /// Stream filter for snapshots.
@@ -57,6 +59,11 @@ pub fn cmd(tenant: &TenantName, task: &TaskId, nonce: &TaskId) -> String {
 /// Where a running task reports.
 pub fn report(tenant: &TenantName, task: &TaskId) -> String {
     format!("sv.report.{tenant}.{task}")
+}
+
+/// Where an instance reports for several running tasks at once.
+pub fn reports(agent: &AgentName, instance: &InstanceId) -> String {
+    format!("sv.reports.{agent}.{instance}")
 }
 
 /// The journal of a shard.
@@ -199,9 +206,27 @@ pub fn parse_intake(subject: &str) -> Result<Intake, SubjectError> {
     }
 }
 
-/// Parses `sv.report.<tenant>.<task>`.
-pub fn parse_report(subject: &str) -> Result<TaskKey, SubjectError> {
-    parse_task(subject, "report", "sv.report.<tenant>.<task>")
+/// What a REPORTS subject says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reported {
+    /// One report of this task.
+    Task(TaskKey),
+    /// Reports of several tasks that this instance runs.
+    Instance(AgentName, InstanceId),
+}
+
+/// Parses `sv.report.…` and `sv.reports.…`.
+pub fn parse_report(subject: &str) -> Result<Reported, SubjectError> {
+    let tokens: Vec<&str> = subject.split('.').collect();
+    match tokens.as_slice() {
+        ["sv", "report", tenant, task] => Ok(Reported::Task(key(tenant, task)?)),
+        ["sv", "reports", agent, instance] => {
+            Ok(Reported::Instance(AgentName::new(agent)?, InstanceId::new(instance)?))
+        }
+        _ => Err(SubjectError::Shape {
+            expected: "sv.report.<tenant>.<task> or sv.reports.<agent>.<instance>",
+        }),
+    }
 }
 
 /// Parses `sv.event.<tenant>.<task>`.
@@ -262,7 +287,11 @@ mod tests {
             Ok(Intake::Submit(key.clone(), agent.clone()))
         );
         assert_eq!(parse_intake(&cmd(&tenant, &task, &task)), Ok(Intake::Cmd(key.clone(), task.clone())));
-        assert_eq!(parse_report(&report(&tenant, &task)), Ok(key.clone()));
+        assert_eq!(parse_report(&report(&tenant, &task)), Ok(Reported::Task(key.clone())));
+        assert_eq!(
+            parse_report(&reports(&agent, &instance)),
+            Ok(Reported::Instance(agent.clone(), instance.clone()))
+        );
         assert_eq!(parse_event(&event(&tenant, &task)), Ok(key.clone()));
         assert_eq!(parse_done(&done(&tenant, &task)), Ok(key));
         assert_eq!(parse_instance(&beat(&agent, &instance)), Ok((agent, instance)));

@@ -260,7 +260,7 @@ fn streams(sizing: &Sizing) -> Vec<StreamDef> {
         stream(
             REPORTS,
             "What running attempts report, waiting for the owner's decision",
-            &[subjects::REPORT_ALL],
+            &[subjects::REPORT_ALL, subjects::REPORTS_ALL],
             sizing.reports_bytes,
         ),
         StreamDef {

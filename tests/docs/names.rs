@@ -34,6 +34,7 @@ fn forms() -> Vec<String> {
         subjects::submit(&tenant, &agent, &task),
         subjects::cmd(&tenant, &task, &task),
         subjects::report(&tenant, &task),
+        subjects::reports(&agent, &instance),
         subjects::journal(shard),
         subjects::event(&tenant, &task),
         subjects::beat(&agent, &instance),

@@ -134,8 +134,12 @@ pub fn names(bytes: &[u8]) {
             }
             Err(_) => {}
         }
-        if let Ok(key) = subjects::parse_report(text) {
-            assert_eq!(subjects::report(&key.tenant, &key.id), text);
+        match subjects::parse_report(text) {
+            Ok(subjects::Reported::Task(key)) => assert_eq!(subjects::report(&key.tenant, &key.id), text),
+            Ok(subjects::Reported::Instance(agent, instance)) => {
+                assert_eq!(subjects::reports(&agent, &instance), text);
+            }
+            Err(_) => {}
         }
         if let Ok(key) = subjects::parse_event(text) {
             assert_eq!(subjects::event(&key.tenant, &key.id), text);

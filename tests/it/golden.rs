@@ -190,6 +190,22 @@ fn messages(golden: &mut Golden) {
         "report-spawn",
         report(1, ReportOp::Spawn(Spawn { step: "read".into(), first: 64, children: vec![spec(), spec()] })),
     );
+    golden.check(
+        "reports",
+        Reports {
+            v: 1,
+            reports: [("acme", "t-1", TOKEN), ("globex", "t-2", Token(7))]
+                .map(|(tenant, id, token)| TaskReport {
+                    tenant: tenant.parse().unwrap(),
+                    task: task(id),
+                    token,
+                    attempt: 2,
+                    n: 3,
+                    op: ReportOp::End(End { last_event: 40, outcome: Outcome::Snooze { ms: 0 } }),
+                })
+                .into(),
+        },
+    );
     golden.check("report-completed", end(Outcome::Completed { result: Payload::json(&45).unwrap() }));
     golden.check(
         "report-failed",

@@ -139,6 +139,7 @@ async fn a_client_reaches_its_own_tenant_and_nothing_else() {
         "sv.cmd.globex.t1.n1",
         "sv.api.globex.get",
         "sv.report.acme.t1",
+        "sv.reports.reader.i1",
         "sv.journal.0",
         "sv.snapshot.0.1.manifest",
         "sv.archive.0",
@@ -182,11 +183,14 @@ async fn an_agent_speaks_only_as_itself() {
     let as_js = jetstream::new(reader.client.clone());
     let ack = as_js.publish("sv.report.acme.t1", "{}".into()).await.unwrap().await.unwrap();
     assert_eq!(ack.stream, "REPORTS");
+    let ack = as_js.publish("sv.reports.reader.i1", "{}".into()).await.unwrap().await.unwrap();
+    assert_eq!(ack.stream, "REPORTS");
     reader.no_errors().await;
 
     for subject in [
         "sv.beat.librarian.i1",
         "sv.accept.librarian.i1",
+        "sv.reports.librarian.i1",
         "sv.offer.reader.i1",
         "sv.submit.acme.reader.t1",
         "sv.cmd.acme.t1.n1",

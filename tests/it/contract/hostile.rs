@@ -286,6 +286,7 @@ async fn a_forged_report_command_heartbeat_or_limit_changes_nothing() {
         goods.push(good(&client, i as u64).await);
         for subject in [
             format!("sv.report.acme.{id}"),
+            "sv.reports.slow.stranger".to_owned(),
             format!("sv.cmd.acme.{id}.n{i}"),
             format!("sv.event.acme.{id}"),
             "sv.beat.slow.stranger".to_owned(),

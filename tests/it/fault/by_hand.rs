@@ -6,7 +6,8 @@ use futures_util::StreamExt;
 use selvedge::bus::{Link, Subscription};
 use selvedge::task::{AgentName, Code, InstanceId, Outcome, Payload, Token};
 use selvedge::wire::messages::{
-    Accept, Beat, Ctl, CtlOp, End, Offer, Offers, OwnerHello, Report, ReportOp, Spawn, Verdict,
+    Accept, Beat, Ctl, CtlOp, End, Offer, Offers, OwnerHello, Report, ReportOp, Reports, Spawn, TaskReport,
+    Verdict,
 };
 use selvedge::wire::{Format, VERSION, codec, subjects};
 use serde::de::DeserializeOwned;
@@ -100,6 +101,13 @@ impl ByHand {
             op,
         };
         let (subject, body) = (subjects::report(&offer.tenant, &offer.task), Format::Json.encode(&report));
+        self.link.bulk.store(&subject, body, std::time::Duration::from_secs(10)).await.expect("stored");
+    }
+
+    /// Stores the reports of several leases in one message.
+    pub async fn report_together(&self, reports: Vec<TaskReport>) {
+        let subject = subjects::reports(&self.agent, &self.instance);
+        let body = Format::Json.encode(&Reports { v: VERSION, reports });
         self.link.bulk.store(&subject, body, std::time::Duration::from_secs(10)).await.expect("stored");
     }
 

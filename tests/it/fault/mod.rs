@@ -16,4 +16,5 @@ mod coordinator;
 mod leases;
 mod nats;
 mod redis;
+mod reports;
 mod shrink;
