@@ -193,6 +193,12 @@ fn report() -> impl Strategy<Value = Report> {
     )
 }
 
+fn submits() -> impl Strategy<Value = Submits> {
+    let one =
+        (agent(), task(), submit()).prop_map(|(agent, task, submit)| TaskSubmit { agent, task, submit });
+    (any::<u32>(), vec(one, 0..4)).prop_map(|(v, tasks)| Submits { v, tasks })
+}
+
 fn reports() -> impl Strategy<Value = Reports> {
     let one = (tenant(), task(), report()).prop_map(|(tenant, task, report)| {
         let Report { token, attempt, n, op, .. } = report;
@@ -333,8 +339,9 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_clients_send_survives(submit in submit(), cmd in cmd()) {
+    fn what_clients_send_survives(submit in submit(), submits in submits(), cmd in cmd()) {
         survives(&submit);
+        survives(&submits);
         survives(&cmd);
     }
 

@@ -16,6 +16,7 @@
 
 mod error;
 mod handle;
+mod many;
 mod query;
 mod submit;
 mod wait;

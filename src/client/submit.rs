@@ -7,7 +7,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -18,11 +17,12 @@ use crate::{
         AgentName, BodyHash, Code, MAX_PAYLOAD_BYTES, Millis, Payload, Phase, Priority, Refusal, Spec,
         TaskId, keyed_id,
     },
-    wire::{VERSION, codec, messages::Submit, subjects},
+    wire::{
+        VERSION, codec,
+        messages::{Submit, TaskSubmit},
+        subjects,
+    },
 };
-
-/// Submits of one `submit_many` that await their acknowledgement at once.
-const WINDOW: usize = 512;
 
 /// When a full intake is worth another try.
 const BACKPRESSURE_RETRY_MS: Millis = 1_000;
@@ -30,7 +30,7 @@ const BACKPRESSURE_RETRY_MS: Millis = 1_000;
 /// A task to submit.
 #[derive(Debug, Clone)]
 pub struct NewTask {
-    spec: Spec,
+    pub(super) spec: Spec,
     id: Option<TaskId>,
     key: Option<String>,
 }
@@ -150,19 +150,8 @@ impl Client {
         self.submit(agent, input).confirmed().await
     }
 
-    /// Submits many, a window of them at once; the results are in the order of the tasks.
-    pub async fn submit_many(&self, tasks: impl IntoIterator<Item = NewTask>) -> Vec<Result<TaskHandle>> {
-        let submits = tasks.into_iter().map(|task| {
-            let client = self.clone();
-            async move {
-                let ready = client.ready(task, false)?;
-                client.store(&client.link.bulk, ready).await
-            }
-        });
-        stream::iter(submits).buffered(WINDOW).collect().await
-    }
-
-    fn ready(&self, task: NewTask, confirm: bool) -> Result<Ready> {
+    /// What a task says on the wire, and its hash.
+    pub(super) fn entry(&self, task: NewTask, confirm: bool) -> Result<(TaskSubmit, BodyHash)> {
         let id = match (task.id, task.key) {
             (Some(id), None) => id,
             (None, Some(key)) => keyed_id(&self.tenant, &key),
@@ -173,7 +162,6 @@ impl Client {
         };
         check_size("the input", task.spec.input.len(), self.link.main.max_payload())?;
         let hash = task.spec.body_hash();
-        let subject = subjects::submit(&self.tenant, &task.spec.agent, &id);
         let submit = Submit {
             v: VERSION,
             input: task.spec.input,
@@ -182,19 +170,24 @@ impl Client {
             first_try: Some(unix_now()),
             confirm,
         };
+        Ok((TaskSubmit { agent: task.spec.agent, task: id, submit }, hash))
+    }
+
+    fn ready(&self, task: NewTask, confirm: bool) -> Result<Ready> {
+        let (TaskSubmit { agent, task: id, submit }, hash) = self.entry(task, confirm)?;
+        let subject = subjects::submit(&self.tenant, &agent, &id);
         Ok(Ready { id, subject, body: codec::pack(&submit), hash })
     }
 
     async fn store(&self, lane: &Lane, ready: Ready) -> Result<TaskHandle> {
         match lane.store(&ready.subject, ready.body, self.submit_within).await {
-            Ok(()) => Ok(TaskHandle {
-                client: self.clone(),
-                id: ready.id,
-                body_hash: Some(ready.hash),
-                stored: Some(Instant::now()),
-            }),
+            Ok(()) => Ok(self.stored(ready.id, ready.hash, Instant::now())),
             Err(error) => Err(not_stored(error, ready.id)),
         }
+    }
+
+    pub(super) fn stored(&self, id: TaskId, hash: BodyHash, at: Instant) -> TaskHandle {
+        TaskHandle { client: self.clone(), id, body_hash: Some(hash), stored: Some(at) }
     }
 
     async fn confirm(&self, task: NewTask) -> Result<TaskHandle> {
@@ -223,7 +216,7 @@ impl Client {
     }
 }
 
-fn not_stored(error: StoreError, task: TaskId) -> Error {
+pub(super) fn not_stored(error: StoreError, task: TaskId) -> Error {
     match error {
         StoreError::Unknown => Error::Unknown { task },
         StoreError::Full => Error::Refused(

@@ -15,11 +15,11 @@ use tokio::sync::mpsc;
 use crate::{
     bus::consume::{Ack, Delivery},
     flow::input::{Input, check_version},
-    task::MAX_PAYLOAD_BYTES,
+    task::{MAX_PAYLOAD_BYTES, TaskKey},
     telemetry::names,
     wire::{
         codec::{self, DecodeError, Format},
-        messages::{Accept, Beat, MAX_REPORTS, Reports},
+        messages::{Accept, Beat, MAX_REPORTS, MAX_SUBMITS, Reports, Submits, TaskSubmit},
         subjects::{self, Intake, Reported, SubjectError},
         topology::{INTAKE, REPORTS},
     },
@@ -125,11 +125,11 @@ async fn read_one(from: From, delivery: Delivery, inputs: &mut Vec<Inbound>) {
             let handle = Some(Handle::Ack(delivery.ack));
             inputs.push(Inbound { input, handle, report_seq, format: None });
         }
-        Ok(Parsed::Many(reports)) => {
-            let last = reports.len() - 1;
-            for (at, (input, ack)) in reports.into_iter().zip(delivery.ack.split(last + 1)).enumerate() {
-                // The message is read when its last report is.
-                let report_seq = (at == last).then_some(delivery.stream_seq);
+        Ok(Parsed::Many(each)) => {
+            let last = each.len() - 1;
+            for (at, (input, ack)) in each.into_iter().zip(delivery.ack.split(last + 1)).enumerate() {
+                // The message is read when its last part is.
+                let report_seq = (at == last && from == From::Reports).then_some(delivery.stream_seq);
                 inputs.push(Inbound { input, handle: Some(Handle::Ack(ack)), report_seq, format: None });
             }
         }
@@ -147,12 +147,17 @@ enum Foreign {
     /// No task to put it to.
     #[error(transparent)]
     Subject(#[from] SubjectError),
-    /// Reports of several tasks that can't be read: which tasks is not known.
+    /// Submits or reports of several tasks that can't be read: which tasks is not known.
     #[error(transparent)]
     Unreadable(#[from] DecodeError),
-    /// None, or too many at once.
-    #[error("{0} reports in one message; 1 to {MAX_REPORTS} are taken")]
-    Reports(usize),
+    /// None of them, or too many.
+    #[error("{n} submits or reports in one message; 1 to {max} are taken")]
+    Count {
+        /// Found.
+        n: usize,
+        /// Taken.
+        max: usize,
+    },
     /// An acknowledgement or an answer that somebody's reply subject aimed here. Nobody asked for a
     /// task: at most somebody who may not submit for this tenant.
     #[error("the server's answer to somebody else's request")]
@@ -199,17 +204,26 @@ fn parse(from: From, delivery: &Delivery) -> Result<Parsed, Foreign> {
         return Err(Foreign::Server);
     }
     Ok(match from {
-        From::Intake => Parsed::One(match subjects::parse_intake(&delivery.subject)? {
-            Intake::Submit(key, agent) => Input::Submit {
+        From::Intake => match subjects::parse_intake(&delivery.subject)? {
+            Intake::Submit(key, agent) => Parsed::One(Input::Submit {
                 key,
                 agent,
                 body: codec::decode_any(content_type, body, SUBMIT_LIMIT).1,
                 stored_at: delivery.timestamp,
-            },
-            Intake::Cmd(key, nonce) => {
-                Input::Cmd { key, nonce, body: codec::decode_any(content_type, body, SUBMIT_LIMIT).1 }
+            }),
+            Intake::Submits(tenant) => {
+                let read: Submits = codec::decode_any(content_type, body, SUBMIT_LIMIT).1?;
+                several(read.tasks, MAX_SUBMITS, |TaskSubmit { agent, task, submit }| {
+                    let key = TaskKey { tenant: tenant.clone(), id: task };
+                    Input::Submit { key, agent, body: Ok(submit), stored_at: delivery.timestamp }
+                })?
             }
-        }),
+            Intake::Cmd(key, nonce) => Parsed::One(Input::Cmd {
+                key,
+                nonce,
+                body: codec::decode_any(content_type, body, SUBMIT_LIMIT).1,
+            }),
+        },
         From::Reports => match subjects::parse_report(&delivery.subject)? {
             Reported::Task(key) => Parsed::One(Input::Report {
                 key,
@@ -217,18 +231,21 @@ fn parse(from: From, delivery: &Delivery) -> Result<Parsed, Foreign> {
             }),
             Reported::Instance(agent, instance) => {
                 let read: Reports = codec::decode_any(content_type, body, REPORT_LIMIT).1?;
-                let n = read.reports.len();
-                if n == 0 || n > MAX_REPORTS {
-                    return Err(Foreign::Reports(n));
-                }
-                let each = read.reports.into_iter().map(|report| {
+                several(read.reports, MAX_REPORTS, |report| {
                     let (key, report) = report.of(read.v, agent.clone(), instance.clone());
                     Input::Report { key, body: Ok(report) }
-                });
-                Parsed::Many(each.collect())
+                })?
             }
         },
     })
+}
+
+/// What a message of several things holds, at most `max` of them.
+fn several<T>(each: Vec<T>, max: usize, input: impl Fn(T) -> Input) -> Result<Parsed, Foreign> {
+    match each.len() {
+        n if n == 0 || n > max => Err(Foreign::Count { n, max }),
+        _ => Ok(Parsed::Many(each.into_iter().map(input).collect())),
+    }
 }
 
 /// A pulse that can be read and speaks our version.

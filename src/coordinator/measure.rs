@@ -116,7 +116,9 @@ impl Meters {
                 counter!(names::TRIES_LOST, names::AGENT => text(&agent), names::CODE => code.as_str())
                     .increment(1);
             }
-            Fact::Expired(agent) => counter!(names::LEASES_EXPIRED, names::AGENT => text(&agent)).increment(1),
+            Fact::Expired(agent) => {
+                counter!(names::LEASES_EXPIRED, names::AGENT => text(&agent)).increment(1)
+            }
         }
     }
 }
@@ -195,7 +197,9 @@ mod tests {
             Fact::Ended(agent(), Phase::Completed),
         ];
         let recorder = PrometheusBuilder::new().build_recorder();
-        metrics::with_local_recorder(&recorder, || Meters::default().count(News { records: 7, bytes: 300, facts }));
+        metrics::with_local_recorder(&recorder, || {
+            Meters::default().count(News { records: 7, bytes: 300, facts })
+        });
         let text = recorder.handle().render();
         for line in [
             "selvedge_journal_appends_total 1",

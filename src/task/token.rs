@@ -88,7 +88,9 @@ mod tests {
             assert_eq!(text, format!("{token:032x}"));
             assert_eq!(text.parse(), Ok(Token(token)));
         }
-        for bad in ["", "0", &"A".repeat(32), &"g".repeat(32), &"0".repeat(33), &"é".repeat(16), &"+".repeat(32)] {
+        for bad in
+            ["", "0", &"A".repeat(32), &"g".repeat(32), &"0".repeat(33), &"é".repeat(16), &"+".repeat(32)]
+        {
             assert!(bad.parse::<Token>().is_err(), "{bad}");
         }
     }

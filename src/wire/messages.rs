@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::VERSION;
 use crate::task::{
-    AgentName, Code, InstanceId, Millis, Outcome, Payload, Phase, Priority, Refusal, Spec, TaskId,
-    TaskKey, TenantName, Token,
+    AgentName, Code, InstanceId, Millis, Outcome, Payload, Phase, Priority, Refusal, Spec, TaskId, TaskKey,
+    TenantName, Token,
 };
 
 fn version() -> u32 {
@@ -43,6 +43,31 @@ impl Submit {
     pub fn into_spec(self, agent: AgentName) -> Spec {
         Spec { agent, input: self.input, priority: self.priority, max_tries: self.max_tries }
     }
+}
+
+/// Submits in one message, at most.
+pub const MAX_SUBMITS: usize = 256;
+
+/// `sv.submits.<tenant>`: several tasks in one message, each decided as if it had come alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Submits {
+    /// Protocol version.
+    #[serde(default = "version")]
+    pub v: u32,
+    /// At least one, at most [`MAX_SUBMITS`].
+    #[serde(deserialize_with = "crate::task::grown")]
+    pub tasks: Vec<TaskSubmit>,
+}
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskSubmit {
+    /// Whom it is for.
+    pub agent: AgentName,
+    /// Its id, unique within the tenant.
+    pub task: TaskId,
+    /// What the message of a single one says.
+    pub submit: Submit,
 }
 
 /// `sv.cmd.<tenant>.<task>.<nonce>`

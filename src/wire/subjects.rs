@@ -1,7 +1,7 @@
 //! Every subject, built and parsed side by side. Nothing else in the crate spells one.
 //!
 //! ```text
-//! INTAKE   sv.submit.<tenant>.<agent>.<task>     sv.cmd.<tenant>.<task>.<nonce>
+//! INTAKE   sv.submit.<tenant>.<agent>.<task>      sv.cmd.<tenant>.<task>.<nonce>   sv.submits.<tenant>
 //! REPORTS  sv.report.<tenant>.<task>              sv.reports.<agent>.<instance>
 //! JOURNAL  sv.journal.<shard>
 //! SNAPSHOTS  sv.snapshot.<shard>.<rev>.<n>   sv.snapshot.<shard>.<rev>.manifest
@@ -21,6 +21,8 @@ pub struct Shard(pub u16);
 
 /// Stream filter for submits.
 pub const SUBMIT_ALL: &str = "sv.submit.*.*.*";
+/// Stream filter for submits of several tasks in one message.
+pub const SUBMITS_ALL: &str = "sv.submits.*";
 /// Stream filter for commands.
 pub const CMD_ALL: &str = "sv.cmd.*.*.*";
 /// Stream filter for reports.
@@ -49,6 +51,11 @@ pub const API_ALL: &str = "sv.api.*.*";
 /// Where a task is submitted.
 pub fn submit(tenant: &TenantName, agent: &AgentName, task: &TaskId) -> String {
     format!("sv.submit.{tenant}.{agent}.{task}")
+}
+
+/// Where several tasks of a tenant are submitted at once.
+pub fn submits(tenant: &TenantName) -> String {
+    format!("sv.submits.{tenant}")
 }
 
 /// Where a command to a task goes; the nonce makes a repeat recognisable.
@@ -188,20 +195,23 @@ pub enum SubjectError {
 pub enum Intake {
     /// A submit of this task for this agent.
     Submit(TaskKey, AgentName),
+    /// Submits of several tasks of this tenant.
+    Submits(TenantName),
     /// A command to this task, with its nonce.
     Cmd(TaskKey, TaskId),
 }
 
-/// Parses `sv.submit.…` and `sv.cmd.…`.
+/// Parses `sv.submit.…`, `sv.submits.…` and `sv.cmd.…`.
 pub fn parse_intake(subject: &str) -> Result<Intake, SubjectError> {
     let tokens: Vec<&str> = subject.split('.').collect();
     match tokens.as_slice() {
         ["sv", "submit", tenant, agent, task] => {
             Ok(Intake::Submit(key(tenant, task)?, AgentName::new(agent)?))
         }
+        ["sv", "submits", tenant] => Ok(Intake::Submits(TenantName::new(tenant)?)),
         ["sv", "cmd", tenant, task, nonce] => Ok(Intake::Cmd(key(tenant, task)?, TaskId::new(nonce)?)),
         _ => Err(SubjectError::Shape {
-            expected: "sv.submit.<tenant>.<agent>.<task> or sv.cmd.<tenant>.<task>.<nonce>",
+            expected: "sv.submit.<tenant>.<agent>.<task>, sv.submits.<tenant> or sv.cmd.<tenant>.<task>.<nonce>",
         }),
     }
 }
@@ -286,6 +296,7 @@ mod tests {
             parse_intake(&submit(&tenant, &agent, &task)),
             Ok(Intake::Submit(key.clone(), agent.clone()))
         );
+        assert_eq!(parse_intake(&submits(&tenant)), Ok(Intake::Submits(tenant.clone())));
         assert_eq!(parse_intake(&cmd(&tenant, &task, &task)), Ok(Intake::Cmd(key.clone(), task.clone())));
         assert_eq!(parse_report(&report(&tenant, &task)), Ok(Reported::Task(key.clone())));
         assert_eq!(

@@ -254,7 +254,7 @@ fn streams(sizing: &Sizing) -> Vec<StreamDef> {
         stream(
             INTAKE,
             "Submits and commands waiting for the owner's decision",
-            &[subjects::SUBMIT_ALL, subjects::CMD_ALL],
+            &[subjects::SUBMIT_ALL, subjects::SUBMITS_ALL, subjects::CMD_ALL],
             sizing.intake_bytes,
         ),
         stream(

@@ -32,6 +32,7 @@ fn forms() -> Vec<String> {
     let shard = subjects::Shard(0);
     vec![
         subjects::submit(&tenant, &agent, &task),
+        subjects::submits(&tenant),
         subjects::cmd(&tenant, &task, &task),
         subjects::report(&tenant, &task),
         subjects::reports(&agent, &instance),

@@ -40,6 +40,7 @@ fn corpus(target: &str) -> Vec<Vec<u8>> {
             "sv.cmd.acme.t-1.n-1",
             "sv.report.acme.t-1",
             "sv.reports.reader.i-1",
+            "sv.submits.acme",
             "sv.event.acme.t-1",
             "sv.done.acme.t-1",
             "sv.beat.reader.i-1",

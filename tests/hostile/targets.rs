@@ -129,6 +129,7 @@ pub fn names(bytes: &[u8]) {
             Ok(subjects::Intake::Submit(key, agent)) => {
                 assert_eq!(subjects::submit(&key.tenant, &agent, &key.id), text);
             }
+            Ok(subjects::Intake::Submits(tenant)) => assert_eq!(subjects::submits(&tenant), text),
             Ok(subjects::Intake::Cmd(key, nonce)) => {
                 assert_eq!(subjects::cmd(&key.tenant, &key.id, &nonce), text);
             }

@@ -191,6 +191,26 @@ fn messages(golden: &mut Golden) {
         report(1, ReportOp::Spawn(Spawn { step: "read".into(), first: 64, children: vec![spec(), spec()] })),
     );
     golden.check(
+        "submits",
+        Submits {
+            v: 1,
+            tasks: [("reader", "t-1"), ("writer", "t-2")]
+                .map(|(agent, id)| TaskSubmit {
+                    agent: agent.parse().unwrap(),
+                    task: task(id),
+                    submit: Submit {
+                        v: 1,
+                        input: input(),
+                        priority: Priority::Normal,
+                        max_tries: None,
+                        first_try: Some(1_800_000_000_000),
+                        confirm: false,
+                    },
+                })
+                .into(),
+        },
+    );
+    golden.check(
         "reports",
         Reports {
             v: 1,

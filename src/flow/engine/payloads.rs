@@ -2,10 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{
-    Effect, Engine, JournalError, Queued,
-    effects::Batch,
-};
+use super::{Effect, Engine, JournalError, Queued, effects::Batch};
 use crate::{
     flow::{
         entry::Task,

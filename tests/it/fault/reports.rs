@@ -97,8 +97,10 @@ async fn a_message_decided_in_part_comes_again_as_a_whole() {
     let mut fabric = Fabric::start().await;
     let client = fabric.client("acme").await;
     let mut worker = ByHand::new(&fabric, 2, 60_000).await;
-    let tasks =
-        [client.submit(AGENT, &Work::Echo(1)).await.unwrap(), client.submit(AGENT, &Work::Echo(2)).await.unwrap()];
+    let tasks = [
+        client.submit(AGENT, &Work::Echo(1)).await.unwrap(),
+        client.submit(AGENT, &Work::Echo(2)).await.unwrap(),
+    ];
     let offers = [worker.offered().await, worker.next_offer().await];
     worker.accept(&[offers[0].token, offers[1].token], &[]).await;
     // Decided, and held until a report that never comes: the message can't be purged yet.

@@ -7,7 +7,7 @@ use selvedge::{
     task::{AgentName, BodyHash, Code, Payload, Phase, Priority, Spec, TaskId, keyed_id},
     wire::{
         api::{EventsPage, EventsRequest, TaskView},
-        messages::{Done, Event, Submit},
+        messages::{Done, Event, MAX_SUBMITS, Submit, Submits},
         subjects,
     },
 };
@@ -68,14 +68,38 @@ async fn a_submit_is_stored_under_its_id_and_a_key_names_the_same_task_twice() {
 async fn many_submits_keep_their_order_and_a_full_intake_is_backpressure() {
     let owner = Owner::start().await;
     let client = client(&owner).await;
-    let tasks: Vec<NewTask> = (0..2_100)
-        .map(|i| NewTask::new("reader", &i).unwrap().id(TaskId::new(format!("t{i}")).unwrap()))
-        .collect();
-    let results = client.submit_many(tasks).await; // the test's intake holds 2,000
-    assert_eq!(results.len(), 2_100);
+    let js = async_nats::jetstream::new(owner.nats.clone());
+    let mut config = js.get_stream("INTAKE").await.unwrap().cached_info().config.clone();
+    config.max_messages = 10;
+    js.update_stream(config).await.unwrap();
+    let mut stored = owner.nats.subscribe(subjects::SUBMITS_ALL).await.unwrap();
+    owner.nats.flush().await.unwrap();
+    let task = |i: usize| NewTask::new("reader", &i).unwrap().id(TaskId::new(format!("t{i}")).unwrap());
+    let mut tasks: Vec<NewTask> = (0..2_000).map(task).collect();
+    // One that is refused before it is sent leaves the others of its message alone.
+    tasks[30] = NewTask::new("reader", &"x".repeat(300_000)).unwrap();
+    tasks[31] = task(31).key("both");
+    let results = client.submit_many(tasks).await;
+    assert_eq!(results.len(), 2_000);
     assert_eq!(results[17].as_ref().unwrap().id().as_str(), "t17");
-    let full = results.iter().filter(|r| matches!(r, Err(e) if e.code() == Some(Code::Backpressure))).count();
-    assert_eq!(full, 100);
+    let with = |code| results.iter().filter(|r| matches!(r, Err(e) if e.code() == Some(code))).count();
+    assert_eq!((with(Code::TooLarge), with(Code::BadMessage)), (1, 1));
+    let (full, good) = (with(Code::Backpressure), results.iter().filter(|r| r.is_ok()).count());
+    assert_eq!(full + good, 1_998);
+    // Ten messages were stored, and say what was said to be stored.
+    let mut ids = Vec::new();
+    for n in 0.. {
+        let message = next(&mut stored).await;
+        let Submits { tasks, .. } = read(&message);
+        assert!(tasks.len() <= MAX_SUBMITS && !tasks.is_empty());
+        ids.extend(tasks.into_iter().map(|task| task.task));
+        if n == 9 {
+            break;
+        }
+    }
+    let said: Vec<_> = results.iter().flatten().map(|task| task.id().clone()).collect();
+    assert!(good > 0 && full > 0 && ids.len() >= said.len());
+    assert!(said.iter().all(|id| ids.contains(id)), "stored, as was said");
 }
 
 #[tokio::test]

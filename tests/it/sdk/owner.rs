@@ -61,8 +61,8 @@ impl Owner {
         let nats = async_nats::connect(server.url()).await.unwrap();
         let js = jetstream::new(nats.clone());
         for (name, subjects) in [
-            ("INTAKE", vec![subjects::SUBMIT_ALL, subjects::CMD_ALL]),
-            ("REPORTS", vec![subjects::REPORT_ALL]),
+            ("INTAKE", vec![subjects::SUBMIT_ALL, subjects::SUBMITS_ALL, subjects::CMD_ALL]),
+            ("REPORTS", vec![subjects::REPORT_ALL, subjects::REPORTS_ALL]),
             ("EVENTS", vec![subjects::EVENT_ALL]),
         ] {
             let config = jetstream::stream::Config {
