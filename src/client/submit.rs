@@ -113,7 +113,7 @@ impl IntoFuture for Submission {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let ready = self.client.ready(self.task?, false)?;
-            self.client.store(&self.client.link.bulk, ready).await
+            self.client.store(&self.client.parts.link.bulk, ready).await
         })
     }
 }
@@ -152,12 +152,9 @@ impl Client {
 
     /// Submits many, a window of them at once; the results are in the order of the tasks.
     pub async fn submit_many(&self, tasks: impl IntoIterator<Item = NewTask>) -> Vec<Result<TaskHandle>> {
-        let submits = tasks.into_iter().map(|task| {
-            let client = self.clone();
-            async move {
-                let ready = client.ready(task, false)?;
-                client.store(&client.link.bulk, ready).await
-            }
+        let submits = tasks.into_iter().map(|task| async move {
+            let ready = self.ready(task, false)?;
+            self.store(&self.parts.link.bulk, ready).await
         });
         stream::iter(submits).buffered(WINDOW).collect().await
     }
@@ -165,15 +162,15 @@ impl Client {
     fn ready(&self, task: NewTask, confirm: bool) -> Result<Ready> {
         let id = match (task.id, task.key) {
             (Some(id), None) => id,
-            (None, Some(key)) => keyed_id(&self.tenant, &key),
+            (None, Some(key)) => keyed_id(&self.parts.tenant, &key),
             (None, None) => TaskId::fresh(),
             (Some(_), Some(_)) => {
                 return Err(Refusal::new(Code::BadMessage, "give a task an id or a key, not both").into());
             }
         };
-        check_size("the input", task.spec.input.len(), self.link.main.max_payload())?;
+        check_size("the input", task.spec.input.len(), self.parts.link.main.max_payload())?;
         let hash = task.spec.body_hash();
-        let subject = subjects::submit(&self.tenant, &task.spec.agent, &id);
+        let subject = subjects::submit(&self.parts.tenant, &task.spec.agent, &id);
         let submit = Submit {
             v: VERSION,
             input: task.spec.input,
@@ -186,7 +183,7 @@ impl Client {
     }
 
     async fn store(&self, lane: &Lane, ready: Ready) -> Result<TaskHandle> {
-        match lane.store(&ready.subject, ready.body, self.submit_within).await {
+        match lane.store(&ready.subject, ready.body, self.parts.submit_within).await {
             Ok(()) => Ok(TaskHandle {
                 client: self.clone(),
                 id: ready.id,
@@ -200,13 +197,13 @@ impl Client {
     async fn confirm(&self, task: NewTask) -> Result<TaskHandle> {
         let ready = self.ready(task, true)?;
         // The same lane for both: the server sees the subscription first.
-        let lane = &self.link.main;
-        let mut hints = lane.subscribe(subjects::done(&self.tenant, &ready.id)).await?;
+        let lane = &self.parts.link.main;
+        let mut hints = lane.subscribe(subjects::done(&self.parts.tenant, &ready.id)).await?;
         let handle = self.store(lane, ready).await?;
         // The hint can't have come before the subscription: it is rarely needed to ask.
         let look = wait::FIRST_PAUSE;
         let admitted = wait::until(self, &handle.id, handle.body_hash, &mut hints, look, |_| true);
-        let seen = match tokio::time::timeout(self.submit_within, admitted).await {
+        let seen = match tokio::time::timeout(self.parts.submit_within, admitted).await {
             Ok(seen) => seen?,
             Err(_) => {
                 return Err(Error::Unavailable(format!(
