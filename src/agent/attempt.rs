@@ -1,391 +1,370 @@
 //! One lease: its handler, its reports and events in order, until the owner's verdict on the end.
 //!
 //! ```text
-//! running ──handler done──▶ flushing events ──▶ ending ──verdict──▶ released
-//!    └──stop, stale──▶ stopping ──handler gone──▶ released
+//! Running ──handler gone──▶ Flushing ──end said──▶ Ending ──verdict──▶ Released
+//!    └──stop, stale──▶ Stopping ──handler gone──▶ Released
 //! ```
 //!
-//! A report is settled only by a verdict; until then the same bytes are published again, from the
-//! lowest unanswered number. Runs as one task that the runner owns; never talks to other attempts.
+//! Shared by two: the handler's task, which also says the end, and the runner, which hears verdicts and
+//! stops. Between the two there is one small lock, never held across an await. What only some handlers
+//! need is made when they first ask for it: events, children, a client.
 
 use std::{
+    future::poll_fn,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
 use bytes::Bytes;
-use tokio::{
-    sync::{mpsc, oneshot, watch},
-    task::JoinSet,
-    time::Instant,
-};
-use tokio_util::sync::CancellationToken;
+use futures_util::task::AtomicWaker;
+use tokio::{sync::Notify, time::Instant};
 
-use super::{AgentError, Ctx};
+use super::{
+    AgentError, Ctx, Handled,
+    caught::{Caught, Ended},
+    children::Spawned,
+    events::{self, Events, Say},
+    instance::Instance,
+    reports::{Reports, first_patience},
+    voice::Said,
+};
 use crate::{
-    bus::{
-        Clock,
-        link::jitter_below,
-        ordered::{Ordered, Progress},
-    },
-    client::check_size,
-    task::{AgentName, Code, InstanceId, Outcome, Payload, Refusal, Token},
+    client::{Client, check_size},
+    task::{Code, Outcome, Payload, Refusal},
     wire::{
         VERSION, codec,
-        messages::{End, Event, Report, ReportOp, Spawn, Verdict},
+        messages::{End, Event, Offer, Report, ReportOp, Spawn, Verdict},
+        subjects,
     },
 };
 
-/// Pause before what is not known to be stored is published again.
-const DOUBT_PAUSE: Duration = Duration::from_millis(250);
-
-/// How long the verdict on a new report is waited for before it is published again, at most.
-const FIRST_PATIENCE: Duration = Duration::from_secs(5);
-
-/// How long events are tried before they are given up: progress must never hold up work for good.
-const EVENT_PATIENCE: Duration = Duration::from_secs(10);
-
-/// How long the end waits for the events before it.
-const FLUSH_PATIENCE: Duration = Duration::from_secs(5);
-
-/// Reaches every resender within this time after a take-over, each at a moment of its own.
-pub(super) const JITTER_MS: u64 = 200;
-
-/// What a handler asks of its attempt.
-pub(super) enum Command {
-    /// The number is set here.
-    Emit(Event),
-    Spawn(Spawn),
-    /// Answer when every report so far is decided.
-    Decided(oneshot::Sender<()>),
-}
-
-/// What the runner says to an attempt.
-pub(super) struct Signals {
-    /// Bounded; a verdict that finds no room is asked for again by a resend.
-    pub(super) verdicts: mpsc::Receiver<Box<Verdict>>,
-    /// The lease is over.
-    pub(super) stop: CancellationToken,
-    /// The process ends soon: give the task back.
-    pub(super) hand_back: CancellationToken,
-    /// Changes when everything unanswered is to be published again.
-    pub(super) resend: watch::Receiver<u64>,
-    /// Cleared when the handler is gone and its slot free.
-    pub(super) busy: Arc<AtomicBool>,
-}
-
-/// Who reports.
-pub(super) struct Reporter {
-    pub(super) agent: AgentName,
-    pub(super) instance: InstanceId,
-    pub(super) token: Token,
-    pub(super) attempt: u32,
-}
-
+/// See the module.
 pub(super) struct Attempt {
-    pub(super) ctx: Ctx,
-    pub(super) reporter: Reporter,
-    pub(super) signals: Signals,
-    pub(super) commands: mpsc::Receiver<Box<Command>>,
-    pub(super) handler: JoinSet<Result<Payload, AgentError>>,
-    pub(super) reports: Ordered,
-    pub(super) events: Ordered,
-    pub(super) timers: Timers,
-    pub(super) undecided: Vec<oneshot::Sender<()>>,
+    /// The offer, without its input.
+    pub(super) offer: Offer,
+    pub(super) instance: Arc<Instance>,
+    client: OnceLock<Client>,
+    state: Mutex<State>,
+    /// The state changed in a way that somebody may wait for.
+    changed: Notify,
+    /// The handler is to be dropped where it stands. Set first, then its task is woken.
+    dropped: AtomicBool,
+    handler: AtomicWaker,
 }
 
-pub(super) struct Timers {
-    clock: Clock,
-    /// A third of the lease: no verdict for that long is worth another publish.
-    every: Duration,
-    /// How long a verdict is waited for now: shorter at first, since a publish may be lost without a word.
-    patience: Duration,
-    /// How long a handler may go on after a cancel.
-    grace: Duration,
-    /// How long a handler may go on when its task is handed back.
-    hand_back: Duration,
-    reports_at: Instant,
-    events_at: Option<Instant>,
-    /// Since when no event could be stored.
-    events_fail_since: Option<Instant>,
+pub(super) struct State {
+    stage: Stage,
+    /// The handler was told that its work counts for nothing.
+    pub(super) cancelled: bool,
+    pub(super) reports: Reports,
+    events: Option<Events>,
+    pub(super) spawned: Spawned,
 }
 
-impl Timers {
-    pub(super) fn new(clock: Clock, every: Duration, grace: Duration, hand_back: Duration) -> Self {
-        let patience = every.min(FIRST_PATIENCE);
-        let reports_at = clock.after(patience);
-        Self {
-            clock,
-            every,
-            patience,
-            grace,
-            hand_back,
-            reports_at,
-            events_at: None,
-            events_fail_since: None,
-        }
-    }
-
-    /// Something was decided, or said for the first time.
-    fn report_again(&mut self) {
-        self.patience = self.every.min(FIRST_PATIENCE);
-        self.reports_at = self.clock.after(self.patience);
-    }
-
-    /// Nobody has answered.
-    fn report_again_later(&mut self) {
-        self.patience = (self.patience * 2).min(self.every);
-        self.reports_at = self.clock.after(self.patience);
-    }
+/// See the picture above.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The handler runs.
+    Running,
+    /// The handler is gone; what it emitted is being stored.
+    Flushing,
+    /// The end is said.
+    Ending,
+    /// The lease is over for everybody but the handler.
+    Stopping,
+    /// Nothing is left to be done.
+    Released,
 }
 
-/// Why a state of the attempt was left.
-enum Left {
-    /// The lease is over for everybody.
-    Over,
-    /// The handler is done.
-    Done(Outcome),
+/// What a verdict means for the runner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// Nothing.
+    Noted,
+    /// Reports are to be published again now.
+    Gap,
+    /// The end is decided: the lease is released.
+    Released,
+    /// The lease is over.
+    Stale,
+}
+
+impl State {
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.stage, Stage::Stopping | Stage::Released)
+    }
+
+    fn has_handler(&self) -> bool {
+        matches!(self.stage, Stage::Running | Stage::Stopping)
+    }
 }
 
 impl Attempt {
-    /// Runs to the release of the lease.
-    pub(super) async fn run(mut self) -> Token {
-        match self.while_running().await {
-            Left::Over => self.while_stopping().await,
-            Left::Done(outcome) => {
-                self.handler_gone();
-                self.while_flushing().await;
-                self.end(outcome).await;
-                self.while_ending().await;
-            }
+    /// Of this offer, whose input is given to [`Attempt::run`]. It takes a slot from now on.
+    pub(super) fn new(instance: Arc<Instance>, offer: Offer) -> Self {
+        instance.slots.take();
+        let every = instance.real(offer.lease_ms) / 3;
+        let state = State {
+            stage: Stage::Running,
+            cancelled: false,
+            reports: Reports::new(every, Instant::now()),
+            events: None,
+            spawned: Spawned::default(),
+        };
+        Self {
+            offer,
+            instance,
+            client: OnceLock::new(),
+            state: Mutex::new(state),
+            changed: Notify::new(),
+            dropped: AtomicBool::new(false),
+            handler: AtomicWaker::new(),
         }
-        self.reporter.token
     }
 
-    async fn while_running(&mut self) -> Left {
-        let mut handing_back = false;
-        let mut abort_at = None;
-        loop {
-            let room = self.reports.has_room() && self.events.has_room();
-            tokio::select! {
+    /// The handler's task, to the end that is said of it.
+    pub(super) async fn run(self: Arc<Self>, input: Payload) {
+        let ended = {
+            let ctx = Ctx(self.clone());
+            let mut handler = Caught::new(|| (self.instance.handler)(ctx, input));
+            let ended = self.until_done(&mut handler).await;
+            handler.drop_after(ended)
+        };
+        let outcome = self.outcome(ended);
+        if self.handler_gone() {
+            self.end(outcome).await;
+        }
+    }
+
+    /// Polls the handler until it is done or is to be dropped.
+    async fn until_done(&self, handler: &mut Caught<Handled>) -> Ended {
+        poll_fn(|cx| {
+            if self.dropped.load(Ordering::Acquire) {
+                return Poll::Ready(Ended::Dropped);
+            }
+            let polled = handler.poll(cx);
+            if polled.is_pending() {
+                self.handler.register(cx.waker());
+                if self.dropped.load(Ordering::Acquire) {
+                    return Poll::Ready(Ended::Dropped);
+                }
+            }
+            polled
+        })
+        .await
+    }
+
+    fn outcome(&self, ended: Ended) -> Outcome {
+        let error = match ended {
+            Ended::Returned(Ok(result)) => {
+                return completed(result, self.instance.link.bulk.max_payload());
+            }
+            _ if self.instance.is_handing_back() => return Outcome::Snooze { ms: 0 },
+            Ended::Returned(Err(error)) => error,
+            Ended::Panicked(text) => AgentError::retryable(format!("the handler panicked: {text}")),
+            Ended::Dropped => AgentError::retryable("the handler was dropped"),
+        };
+        error.into_outcome()
+    }
+
+    /// Its slot is free. Whether there is an end to be said.
+    fn handler_gone(&self) -> bool {
+        let mut state = self.state();
+        let over = state.is_over();
+        state.stage = if over { Stage::Released } else { Stage::Flushing };
+        // Under the lock: whoever finds the lease released must find the slot free.
+        self.instance.slots.free();
+        drop(state);
+        if over {
+            self.instance.handler_gone(self.offer.token);
+        }
+        !over
+    }
+
+    async fn end(&self, outcome: Outcome) {
+        let emitted = self.state().events.as_ref().map(Events::queue);
+        let last_event = match emitted {
+            None => 0,
+            Some(queue) => tokio::select! {
                 biased;
-                () = self.signals.stop.cancelled() => return Left::Over,
-                Some(verdict) = self.signals.verdicts.recv() => {
-                    if self.hear(*verdict) {
-                        return Left::Over;
-                    }
-                }
-                Ok(()) = self.signals.resend.changed() => self.resend_soon(),
-                () = self.signals.hand_back.cancelled(), if !handing_back => {
-                    self.ctx.0.cancel.cancel();
-                    handing_back = true;
-                    abort_at = Some(self.timers.clock.after(self.timers.hand_back));
-                }
-                () = at(abort_at) => {
-                    abort_at = None;
-                    self.handler.abort_all();
-                }
-                progress = self.reports.progress() => self.doubt_report(&progress),
-                progress = self.events.progress() => self.heed_event(&progress),
-                () = tokio::time::sleep_until(self.timers.reports_at), if !self.reports.is_settled() => {
-                    self.resend_reports().await;
-                }
-                () = at(self.timers.events_at) => self.resend_events().await,
-                Some(command) = self.commands.recv(), if room => self.perform(*command).await,
-                Some(joined) = self.handler.join_next() => {
-                    let outcome = match joined {
-                        Ok(Ok(result)) => completed(result, self.ctx.client().link().bulk.max_payload()),
-                        Ok(Err(_)) | Err(_) if handing_back => Outcome::Snooze { ms: 0 },
-                        Ok(Err(error)) => error.into_outcome(),
-                        Err(error) => panicked(error).into_outcome(),
-                    };
-                    return Left::Done(outcome);
-                }
+                () = self.until(|state| state.is_over().then_some(())) => return,
+                last = events::end(queue) => last,
+            },
+        };
+        let mut state = self.state();
+        if state.stage == Stage::Flushing {
+            self.say(&mut state, ReportOp::End(End { last_event, outcome }));
+            state.stage = Stage::Ending;
+            state.events = None;
+        }
+    }
+
+    /// Reports children. Waits while too many reports are undecided.
+    pub(super) async fn spawn(&self, spawn: Spawn) -> Result<(), AgentError> {
+        let mut op = Some(ReportOp::Spawn(spawn));
+        self.until(|state| {
+            if state.stage != Stage::Running {
+                return Some(Err(nothing_more()));
             }
-        }
-    }
-
-    /// What the handler had handed over before it ended belongs before its end.
-    async fn while_flushing(&mut self) {
-        self.commands.close();
-        while let Some(command) = self.commands.recv().await {
-            self.perform(*command).await;
-        }
-        let patience = Instant::now() + FLUSH_PATIENCE;
-        while !self.events.is_settled() {
-            tokio::select! {
-                biased;
-                () = self.signals.stop.cancelled() => return,
-                progress = self.events.progress() => self.heed_event(&progress),
-                () = at(self.timers.events_at) => self.resend_events().await,
-                () = tokio::time::sleep_until(patience) => return,
+            if !state.reports.has_room() {
+                return None;
             }
-        }
+            op.take().map(|op| {
+                self.say(state, op);
+                Ok(())
+            })
+        })
+        .await
     }
 
-    async fn end(&mut self, outcome: Outcome) {
-        self.report(ReportOp::End(End { last_event: self.events.last(), outcome })).await;
-    }
-
-    async fn while_ending(&mut self) {
-        while !self.reports.is_settled() {
-            tokio::select! {
-                biased;
-                () = self.signals.stop.cancelled() => return,
-                Some(verdict) = self.signals.verdicts.recv() => {
-                    if self.hear(*verdict) {
-                        return;
-                    }
-                }
-                Ok(()) = self.signals.resend.changed() => self.resend_soon(),
-                progress = self.reports.progress() => self.doubt_report(&progress),
-                _ = self.events.progress() => {}
-                () = tokio::time::sleep_until(self.timers.reports_at) => self.resend_reports().await,
+    /// Emits an event. Waits while too many are on their way.
+    pub(super) async fn emit(&self, event: Event) -> Result<(), AgentError> {
+        let queue = {
+            let mut state = self.state();
+            if state.stage != Stage::Running {
+                return Err(nothing_more());
             }
+            state.events.get_or_insert_with(|| self.start_events()).queue()
+        };
+        queue.send(Say::Emit(Box::new(event))).await.map_err(|_| nothing_more())
+    }
+
+    fn start_events(&self) -> Events {
+        let subject = subjects::event(&self.offer.tenant, &self.offer.task);
+        Events::start(self.instance.link.bulk.clone(), subject, self.instance.resend.subscribe())
+    }
+
+    /// Hands a report over, in the order of the calls: the lock is held.
+    fn say(&self, state: &mut State, op: ReportOp) {
+        let body = codec::pack(&Report {
+            v: VERSION,
+            token: self.offer.token,
+            attempt: self.offer.attempt,
+            agent: self.instance.name.clone(),
+            instance: self.instance.id.clone(),
+            n: state.reports.next(),
+            op,
+        });
+        state.reports.take(body.clone(), Instant::now());
+        self.instance.say(self.said(body));
+    }
+
+    fn said(&self, body: Bytes) -> Said {
+        (subjects::report(&self.offer.tenant, &self.offer.task), body)
+    }
+
+    /// Adds what is to be published again, in order.
+    pub(super) fn overdue(&self, now: Instant, again: &mut Vec<Said>) {
+        let mut state = self.state();
+        if !state.is_over() {
+            again.extend(state.reports.overdue(now).map(|body| self.said(body)));
         }
     }
 
-    /// Nothing is reported any more; the handler may notice, and is dropped if it does not.
-    async fn while_stopping(&mut self) {
-        self.ctx.0.cancel.cancel();
-        let grace = self.timers.clock.after(self.timers.grace);
-        let mut aborted = false;
-        loop {
-            tokio::select! {
-                joined = self.handler.join_next() => {
-                    drop(joined);
-                    return self.handler_gone();
-                }
-                Some(command) = self.commands.recv() => drop(command),
-                // A handler that blocks its thread keeps the slot: there is no way to end it.
-                () = tokio::time::sleep_until(grace), if !aborted => {
-                    tracing::warn!(task = %self.ctx.task(), "the handler ignored the cancel; dropping it");
-                    self.handler.abort_all();
-                    aborted = true;
-                }
-            }
+    /// What is undecided is due at `at`, if not before.
+    pub(super) fn hurry(&self, at: Instant) {
+        self.state().reports.hurry(at);
+    }
+
+    /// How often it is to be looked for overdue reports.
+    pub(super) fn look_every(&self) -> Duration {
+        let every = self.instance.real(self.offer.lease_ms) / 3;
+        (first_patience(every) / 5).max(Duration::from_millis(5))
+    }
+
+    /// Takes a verdict in.
+    pub(super) fn hear(&self, verdict: Verdict, now: Instant) -> Heard {
+        let mut state = self.state();
+        if state.is_over() {
+            return Heard::Noted;
         }
-    }
-
-    fn handler_gone(&self) {
-        self.signals.busy.store(false, Ordering::Release);
-    }
-
-    async fn perform(&mut self, command: Command) {
-        match command {
-            Command::Spawn(spawn) => self.report(ReportOp::Spawn(spawn)).await,
-            Command::Emit(mut event) => {
-                event.n = self.events.next();
-                self.events.push(codec::pack(&event)).await;
-            }
-            Command::Decided(waiter) => {
-                self.undecided.push(waiter);
-                self.tell_decided();
-            }
-        }
-    }
-
-    async fn report(&mut self, op: ReportOp) {
-        if self.reports.is_settled() {
-            self.timers.report_again();
-        }
-        let body = self.reporter.encode(self.reports.next(), op);
-        self.reports.push(body).await;
-    }
-
-    /// Takes a verdict in; true if the lease is over.
-    fn hear(&mut self, verdict: Verdict) -> bool {
-        match &verdict.refusal {
-            Some(refusal) if refusal.code == Code::StaleLease => return true,
+        match verdict.refusal {
+            Some(refusal) if refusal.code == Code::StaleLease => return Heard::Stale,
             Some(refusal) if refusal.code == Code::ReportGap => {
-                self.timers.reports_at = Instant::now();
-                return false;
+                state.reports.hurry(now);
+                return Heard::Gap;
             }
             Some(refusal) => {
-                tracing::warn!(task = %self.ctx.task(), n = verdict.n, code = %refusal.code, "a report was refused");
-                self.ctx.spawned().failed.get_or_insert_with(|| refusal.clone());
+                tracing::warn!(task = %self.offer.task, n = verdict.n, code = %refusal.code, "a report was refused");
+                state.spawned.failed.get_or_insert(refusal);
             }
             None => {}
         }
-        self.ctx.spawned().refused.extend(verdict.refused);
-        self.reports.settle(verdict.n);
-        self.timers.report_again();
-        self.tell_decided();
-        false
-    }
-
-    fn tell_decided(&mut self) {
-        if self.reports.is_settled() {
-            for waiter in self.undecided.drain(..) {
-                // A handler that stopped waiting does not mind.
-                let _gone = waiter.send(());
+        state.spawned.refused.extend(verdict.refused);
+        state.reports.settle(verdict.n, now);
+        if state.stage == Stage::Ending {
+            if !state.reports.is_settled() {
+                return Heard::Noted;
             }
+            state.stage = Stage::Released;
+            return Heard::Released;
+        }
+        drop(state);
+        self.changed.notify_waiters();
+        Heard::Noted
+    }
+
+    /// The lease is over for everybody: nothing is reported any more, and the handler may notice. True if
+    /// there is no handler any more; otherwise the instance is told when it is gone.
+    pub(super) fn lease_over(&self) -> bool {
+        let mut state = self.state();
+        state.stage = if state.has_handler() { Stage::Stopping } else { Stage::Released };
+        state.cancelled = true;
+        state.events = None;
+        let released = state.stage == Stage::Released;
+        drop(state);
+        self.changed.notify_waiters();
+        released
+    }
+
+    /// Tells the handler to come to its end. False if there is none any more.
+    pub(super) fn cancel(&self) -> bool {
+        let mut state = self.state();
+        state.cancelled = true;
+        let running = state.has_handler();
+        drop(state);
+        self.changed.notify_waiters();
+        running
+    }
+
+    /// Drops the handler where it stands. One that blocks its thread stays: there is no way to end it.
+    pub(super) fn drop_handler(&self) {
+        if self.state().has_handler() {
+            self.dropped.store(true, Ordering::Release);
+            self.handler.wake();
         }
     }
 
-    fn resend_soon(&mut self) {
-        let soon = Instant::now() + Duration::from_millis(jitter_below(JITTER_MS));
-        self.timers.reports_at = self.timers.reports_at.min(soon);
-        if !self.events.is_settled() {
-            self.timers.events_at = Some(soon);
+    /// Waits until `look` finds what it looks for.
+    pub(super) async fn until<T>(&self, mut look: impl FnMut(&mut State) -> Option<T>) -> T {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            // From here on no change is missed.
+            changed.as_mut().enable();
+            if let Some(found) = look(&mut self.state()) {
+                return found;
+            }
+            changed.await;
         }
     }
 
-    fn doubt_report(&mut self, progress: &Progress) {
-        if let Progress::Doubt(n, error) = progress {
-            tracing::debug!(task = %self.ctx.task(), n, %error, "a report is not known to be stored");
-            self.timers.reports_at = self.timers.reports_at.min(Instant::now() + DOUBT_PAUSE);
-        }
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing can panic while it is held; a poisoned lock still holds whole data.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn resend_reports(&mut self) {
-        self.timers.report_again_later();
-        self.reports.resend().await;
-    }
-
-    fn heed_event(&mut self, progress: &Progress) {
-        let Progress::Doubt(n, error) = progress else {
-            self.timers.events_fail_since = None;
-            return;
-        };
-        let since = *self.timers.events_fail_since.get_or_insert_with(Instant::now);
-        if since.elapsed() > EVENT_PATIENCE {
-            tracing::warn!(task = %self.ctx.task(), n, %error, "events can't be stored; watchers will see a gap");
-            self.events.settle(self.events.last());
-            self.timers.events_at = None;
-        } else {
-            self.timers.events_at.get_or_insert_with(|| Instant::now() + DOUBT_PAUSE);
-        }
-    }
-
-    async fn resend_events(&mut self) {
-        self.timers.events_at = None;
-        self.events.resend().await;
+    /// Of the task's tenant, on the same connection.
+    pub(super) fn client(&self) -> &Client {
+        self.client.get_or_init(|| Client::on(self.instance.link.clone(), self.offer.tenant.clone()))
     }
 }
 
-impl Reporter {
-    fn encode(&self, n: u32, op: ReportOp) -> Bytes {
-        codec::pack(&Report {
-            v: VERSION,
-            token: self.token,
-            attempt: self.attempt,
-            agent: self.agent.clone(),
-            instance: self.instance.clone(),
-            n,
-            op,
-        })
-    }
-}
-
-async fn at(instant: Option<Instant>) {
-    match instant {
-        Some(instant) => tokio::time::sleep_until(instant).await,
-        None => std::future::pending().await,
-    }
+fn nothing_more() -> AgentError {
+    AgentError::retryable("the attempt is over; nothing more is reported")
 }
 
 fn completed(result: Payload, max_payload: usize) -> Outcome {
@@ -399,20 +378,6 @@ fn too_large(refusal: &Refusal) -> Outcome {
     AgentError::fatal(refusal.to_string()).into_outcome()
 }
 
-fn panicked(error: tokio::task::JoinError) -> AgentError {
-    match error.try_into_panic() {
-        Ok(panic) => {
-            let text = panic
-                .downcast_ref::<&str>()
-                .map(|text| (*text).to_owned())
-                .or_else(|| panic.downcast_ref::<String>().cloned())
-                .unwrap_or_else(|| "no message".to_owned());
-            AgentError::retryable(format!("the handler panicked: {text}"))
-        }
-        Err(_) => AgentError::retryable("the handler was dropped"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -422,16 +387,6 @@ mod tests {
         let outcome = completed(Payload::Bytes(vec![0; 300_000].into()), 1 << 20);
         assert!(
             matches!(&outcome, Outcome::Failed { retryable: false, message, .. } if message.contains("TOO_LARGE")),
-            "{outcome:?}"
-        );
-    }
-
-    #[tokio::test]
-    async fn a_panic_is_a_retryable_failure() {
-        let joined = tokio::spawn(async { panic!("boom {}", 1) }).await;
-        let outcome = panicked(joined.unwrap_err()).into_outcome();
-        assert!(
-            matches!(&outcome, Outcome::Failed { retryable: true, message, .. } if message.contains("boom 1")),
             "{outcome:?}"
         );
     }

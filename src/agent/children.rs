@@ -10,9 +10,8 @@ use std::{
 };
 
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::sync::oneshot;
 
-use super::{AgentError, Ctx, attempt::Command, error::refused};
+use super::{AgentError, Ctx, error::refused};
 use crate::{
     client::{Error, check_size},
     task::{
@@ -141,8 +140,8 @@ impl Ctx {
             check_size("the input of a child", spec.input.len(), max_payload).map_err(refused)?;
         }
         let first = {
-            let mut spawned = self.spawned();
-            let next = spawned.next.entry(step.to_owned()).or_insert(0);
+            let mut state = self.0.state();
+            let next = state.spawned.next.entry(step.to_owned()).or_insert(0);
             let first = *next;
             *next = u32::try_from(specs.len())
                 .ok()
@@ -154,9 +153,9 @@ impl Ctx {
         for (index, _) in (first..).zip(&specs) {
             children.push(Child { id: child_id(self.task(), step, index), step: step.to_owned(), index });
         }
-        self.spawned().ids.extend(children.iter().map(|child| child.id.clone()));
+        self.0.state().spawned.ids.extend(children.iter().map(|child| child.id.clone()));
         for spawn in split(step, first, specs) {
-            self.send(Command::Spawn(spawn)).await?;
+            self.0.spawn(spawn).await?;
         }
         Ok(children)
     }
@@ -181,7 +180,7 @@ impl Ctx {
         wanted: impl Fn(&TaskId) -> bool,
     ) -> Result<Vec<ChildResult>, AgentError> {
         let mut missing: BTreeSet<TaskId> =
-            self.spawned().ids.iter().filter(|id| wanted(id)).cloned().collect();
+            self.0.state().spawned.ids.iter().filter(|id| wanted(id)).cloned().collect();
         if !missing.is_empty() {
             self.decided().await?;
         }
@@ -215,13 +214,15 @@ impl Ctx {
     /// Waits until the spawns so far are decided. A spawn that was refused as a whole made no children:
     /// waiting for them would end and begin for ever.
     async fn decided(&self) -> Result<(), AgentError> {
-        let (decided, answer) = oneshot::channel();
-        self.send(Command::Decided(decided)).await?;
-        answer.await.map_err(|_| AgentError::retryable("the lease is over"))?;
-        match self.spawned().failed.clone() {
-            Some(refusal) => Err(refused(refusal)),
-            None => Ok(()),
-        }
+        self.0
+            .until(|state| {
+                if state.is_over() {
+                    return Some(Err(AgentError::retryable("the lease is over")));
+                }
+                let failed = state.spawned.failed.clone();
+                state.reports.is_settled().then(|| failed.map_or(Ok(()), |refusal| Err(refused(refusal))))
+            })
+            .await
     }
 
     /// A coordinator that is away for a moment must not cost the task a try.
@@ -229,7 +230,7 @@ impl Ctx {
         let mut last = None;
         for pause in std::iter::once(Duration::ZERO).chain(ASK_AGAIN) {
             tokio::select! {
-                () = self.0.clock.sleep(pause) => {}
+                () = self.0.instance.settings.clock.sleep(pause) => {}
                 () = self.cancelled() => return Err(AgentError::retryable("cancelled")),
             }
             match self.client().children(self.task(), after, true).await {

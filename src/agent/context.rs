@@ -1,42 +1,22 @@
 //! What a handler holds: its task, and ways to emit, spawn, wait and notice a cancel.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use serde::Serialize;
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
-use super::{AgentError, attempt::Command, children::Spawned, error::refused};
+use super::{AgentError, attempt::Attempt, error::refused};
 use crate::{
-    bus::Clock,
     client::Client,
     task::{Code, Millis, Payload, Refusal, TaskId, TenantName},
     wire::{
         VERSION, codec,
-        messages::{Event, MAX_EVENT_BYTES, Offer, RefusedChild},
+        messages::{Event, MAX_EVENT_BYTES, RefusedChild},
     },
 };
 
 /// One attempt, as its handler sees it. Cheap to clone.
 #[derive(Clone)]
-pub struct Ctx(pub(super) Arc<Shared>);
-
-pub(super) struct Shared {
-    /// The offer, without its input.
-    pub(super) offer: Offer,
-    pub(super) client: Client,
-    pub(super) clock: Clock,
-    pub(super) commands: mpsc::Sender<Box<Command>>,
-    /// Cancelled when the lease is over or the task cancelled; never by a drain.
-    pub(super) cancel: CancellationToken,
-    /// Cancelled when the process is asked to stop.
-    pub(super) draining: CancellationToken,
-    /// Children spawned in this attempt. Held only to look and to add, never across an await.
-    pub(super) spawned: Mutex<Spawned>,
-}
+pub struct Ctx(pub(super) Arc<Attempt>);
 
 impl Ctx {
     /// Whose task this is.
@@ -76,23 +56,23 @@ impl Ctx {
 
     /// A client of this task's tenant, on the same connection.
     pub fn client(&self) -> &Client {
-        &self.0.client
+        self.0.client()
     }
 
     /// Returns when the task is cancelled or its lease is over. What the handler does after that
     /// counts for nothing, and it is dropped after a grace time.
     pub async fn cancelled(&self) {
-        self.0.cancel.cancelled().await;
+        self.0.until(|state| state.cancelled.then_some(())).await;
     }
 
     /// Whether the task is cancelled or its lease over.
     pub fn is_cancelled(&self) -> bool {
-        self.0.cancel.is_cancelled()
+        self.0.state().cancelled
     }
 
     /// Whether the process has been asked to stop: a good time for a long handler to snooze.
     pub fn is_draining(&self) -> bool {
-        self.0.draining.is_cancelled()
+        self.0.instance.is_draining()
     }
 
     /// Run me again after `delay`, without counting a try: `return Err(ctx.snooze(delay))`.
@@ -110,7 +90,7 @@ impl Ctx {
 
     /// The same with data that is encoded already.
     pub async fn emit_raw(&self, kind: &str, data: Payload) -> Result<(), AgentError> {
-        let at = self.0.clock.wall();
+        let at = self.0.instance.settings.clock.wall();
         let event =
             Event { v: VERSION, attempt: self.attempt(), n: u32::MAX, at, kind: kind.to_owned(), data };
         let bytes = codec::pack(&event).len();
@@ -122,37 +102,24 @@ impl Ctx {
                 MAX_EVENT_BYTES as u64,
             )));
         }
-        self.send(Command::Emit(event)).await
+        self.0.emit(event).await
     }
 
     /// Children of this attempt that the coordinator refused so far. Complete once `wait_all` returns.
     pub fn refused(&self) -> Vec<RefusedChild> {
-        self.spawned().refused.clone()
+        self.0.state().spawned.refused.clone()
     }
 
     /// Waits by this agent's clock; returns early, with an error to pass on, when the task is cancelled.
     pub async fn sleep(&self, duration: Duration) -> Result<(), AgentError> {
         tokio::select! {
-            () = self.0.clock.sleep(duration) => Ok(()),
+            () = self.0.instance.settings.clock.sleep(duration) => Ok(()),
             () = self.cancelled() => Err(AgentError::retryable("cancelled")),
         }
     }
 
     /// The time by this agent's clock, Unix milliseconds.
     pub fn now(&self) -> Millis {
-        self.0.clock.wall()
-    }
-
-    pub(super) async fn send(&self, command: Command) -> Result<(), AgentError> {
-        self.0
-            .commands
-            .send(Box::new(command))
-            .await
-            .map_err(|_| AgentError::retryable("the attempt is over; nothing more is reported"))
-    }
-
-    pub(super) fn spawned(&self) -> std::sync::MutexGuard<'_, Spawned> {
-        // Nothing can panic while it is held; a poisoned lock still holds whole data.
-        self.0.spawned.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.0.instance.settings.clock.wall()
     }
 }

@@ -15,20 +15,26 @@
 //! ```
 //!
 //! ```text
-//! runner ── one task: offers, ctl, heartbeats, drain; owns which leases are held
-//!    │ notes (verdict, stop, resend)          ▲ a lease is released
+//! runner ── one task: offers, verdicts, heartbeats, every timer, drain; owns which leases are held
+//!    │ starts, tells, drops                   ▲ a handler is gone
 //!    ▼                                        │
-//! attempt ── one task per lease: the handler, its reports and events in order
-//!    ▲ commands (spawn, emit), bounded
-//!    │
-//!   Ctx ── what a handler holds
+//! attempt ── one per lease: its stage and its reports, behind a small lock
+//!    ▲ the handler's task, through Ctx   │ reports                │ events, from the first one on
+//!    │                                   ▼                        ▼
+//!   Ctx ── what a handler holds       voice ── one task        events ── a task of the attempt's own
 //! ```
 
 mod attempt;
+mod caught;
 mod children;
 mod context;
 mod error;
+mod events;
+mod instance;
+mod leases;
+mod reports;
 mod runner;
+mod voice;
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
@@ -44,6 +50,9 @@ use crate::{
     task::{AgentName, InstanceId, Millis, NameError, Payload},
     wire::messages::DEFAULT_LEASE_MS,
 };
+
+/// Whoever says something again after a take-over does so within this time, each at a moment of its own.
+const JITTER_MS: u64 = 200;
 
 type Handled = Pin<Box<dyn Future<Output = Result<Payload, AgentError>> + Send>>;
 type Handler = Arc<dyn Fn(Ctx, Payload) -> Handled + Send + Sync>;
@@ -202,6 +211,14 @@ impl Agent {
     /// Runs until `stop` is cancelled, then drains. Listens for no signals.
     pub async fn run_until(self, link: Link, stop: CancellationToken) -> Result<(), RunError> {
         runner::Runner::start(self, link).await?.run(stop).await
+    }
+}
+
+/// Waits for an instant, or for ever.
+async fn at(instant: Option<tokio::time::Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
     }
 }
 

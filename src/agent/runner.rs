@@ -1,40 +1,29 @@
 //! One instance: hears offers, verdicts and owners, says that it lives, runs attempts, drains.
 //!
 //! One task owns which leases are held. A lease is in every heartbeat from its acceptance until its
-//! attempt is released; it is never started twice, however often it is offered.
+//! attempt is released; it is never started twice, however often it is offered. What has to happen at some
+//! time, for the instance or for any attempt, waits for the one timer of this loop.
 
-use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, StreamExt};
 use serde::de::DeserializeOwned;
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinSet,
     time::Instant,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
-    Agent, Ctx, Handler, RunError, Settings,
-    attempt::{Attempt, JITTER_MS, Reporter, Signals, Timers},
-    children::Spawned,
-    context::Shared,
+    Agent, JITTER_MS, RunError,
+    attempt::{Attempt, Heard},
+    instance::Instance,
+    leases::{Known, Leases},
+    voice,
 };
 use crate::{
-    bus::{
-        BusError, Link, Message, Subscription,
-        link::jitter_below,
-        ordered::{Ordered, SettledBy},
-    },
-    client::Client,
-    task::{AgentName, InstanceId, Payload, Token},
+    bus::{BusError, Link, Message, Subscription, link::jitter_below},
+    task::{Payload, Token},
     wire::{
         VERSION, codec,
         messages::{Accept, Beat, BeatReply, Ctl, CtlOp, Offer, Offers, OwnerHello, Verdict},
@@ -42,72 +31,27 @@ use crate::{
     },
 };
 
-/// Reports and events that one attempt has outstanding, at most; the owner keeps no more either.
-const WINDOW: usize = 64;
-
-/// Commands of one handler that wait for their attempt.
-const COMMANDS: usize = 64;
-
-/// Released leases that are remembered; offers are repeated for a second or so only.
-const RELEASED: usize = 1_024;
-
-/// Verdicts that wait for an attempt.
-const VERDICTS: usize = 128;
-
 /// Messages above this size are not ours.
 const MAX_MESSAGE: usize = 8 * 1024 * 1024;
 
 /// How long the server may take to take what is flushed.
 const FLUSH: Duration = Duration::from_secs(2);
 
-/// A lease this instance has accepted and that is not released.
-struct Held {
-    verdicts: mpsc::Sender<Box<Verdict>>,
-    stop: CancellationToken,
-    /// Cleared by the attempt when its handler is gone.
-    busy: Arc<AtomicBool>,
-    lease: Duration,
-}
-
 pub(super) struct Runner {
-    name: AgentName,
-    instance: InstanceId,
-    handler: Handler,
-    settings: Settings,
-    link: Link,
+    instance: Arc<Instance>,
     /// The highest epoch heard; what comes with a lower one is from a deposed owner.
     epoch: u64,
-    held: BTreeMap<Token, Held>,
-    /// Released leases: an offer that was under way twice must not start one again.
-    released: Released,
-    attempts: JoinSet<Token>,
-    tokens: HashMap<tokio::task::Id, Token>,
-    resend: watch::Sender<u64>,
-    draining: CancellationToken,
-    hand_back: CancellationToken,
+    leases: Leases,
+    drain: Option<Drain>,
     beat_at: Instant,
+    /// When overdue reports and handlers are looked for; `None` while no lease is held.
+    look_at: Option<Instant>,
     inbox: String,
     hears: Hears,
-}
-
-/// The last [`RELEASED`] of them.
-#[derive(Default)]
-struct Released {
-    tokens: HashSet<Token>,
-    order: VecDeque<Token>,
-}
-
-impl Released {
-    fn add(&mut self, token: Token) {
-        if self.order.len() == RELEASED
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.tokens.remove(&oldest);
-        }
-        if self.tokens.insert(token) {
-            self.order.push_back(token);
-        }
-    }
+    /// Publishes reports; ends with the runner.
+    _voice: AbortOnDropHandle<()>,
+    /// The last round of reports that were published again.
+    repeating: Option<AbortOnDropHandle<()>>,
 }
 
 struct Hears {
@@ -116,52 +60,55 @@ struct Hears {
     owners: Subscription,
     replies: Subscription,
     reconnects: watch::Receiver<u64>,
+    gone: mpsc::UnboundedReceiver<Token>,
+}
+
+/// The last part of an instance's life.
+struct Drain {
+    /// When what still runs is handed back; `None` once it is.
+    hand_back_at: Option<Instant>,
+    over_at: Instant,
 }
 
 impl Runner {
     pub(super) async fn start(agent: Agent, link: Link) -> Result<Self, RunError> {
         let Agent { name, handler, settings } = agent;
-        let instance = settings.instance.clone().unwrap_or_else(InstanceId::fresh);
-        let lane = &link.main;
+        let (instance, from_attempts) = Instance::new(name, handler, settings, link);
+        let (name, id) = (&instance.name, &instance.id);
+        let lane = &instance.link.main;
         let inbox = lane.inbox();
         let hears = Hears {
-            offers: lane.subscribe(subjects::offer(&name, &instance)).await?,
-            ctl: lane.subscribe(subjects::ctl(&name, &instance)).await?,
+            offers: lane.subscribe(subjects::offer(name, id)).await?,
+            ctl: lane.subscribe(subjects::ctl(name, id)).await?,
             owners: lane.subscribe(subjects::OWNER_ALL).await?,
             replies: lane.subscribe(inbox.clone()).await?,
-            reconnects: link.reconnects(),
+            reconnects: instance.link.reconnects(),
+            gone: from_attempts.gone,
         };
-        tracing::info!(agent = %name, %instance, slots = settings.slots, "instance started");
+        tracing::info!(agent = %name, instance = %id, slots = instance.settings.slots, "instance started");
+        let voice = voice::speak(instance.link.bulk.clone(), from_attempts.said);
         Ok(Self {
-            name,
-            instance,
-            handler,
-            settings,
-            link,
+            instance: Arc::new(instance),
             epoch: 0,
-            held: BTreeMap::new(),
-            released: Released::default(),
-            attempts: JoinSet::new(),
-            tokens: HashMap::new(),
-            resend: watch::Sender::new(0),
-            draining: CancellationToken::new(),
-            hand_back: CancellationToken::new(),
+            leases: Leases::default(),
+            drain: None,
             beat_at: Instant::now(),
+            look_at: None,
             inbox,
             hears,
+            _voice: AbortOnDropHandle::new(tokio::spawn(voice)),
+            repeating: None,
         })
     }
 
     pub(super) async fn run(mut self, stop: CancellationToken) -> Result<(), RunError> {
-        let mut drain: Option<Drain> = None;
         loop {
-            if let Some(drain) = &drain
-                && (self.held.is_empty() || drain.is_over())
+            if let Some(drain) = &self.drain
+                && (self.leases.len() == 0 || Instant::now() >= drain.over_at)
             {
                 return self.leave().await;
             }
-            let hand_back_at = drain.as_ref().map(|d| d.hand_back_at);
-            let over_at = drain.as_ref().map(|d| d.over_at);
+            let next_at = self.next_at();
             tokio::select! {
                 message = self.hears.offers.next() => self.hear_offers(open(message)?).await?,
                 message = self.hears.ctl.next() => {
@@ -173,126 +120,61 @@ impl Runner {
                 message = self.hears.owners.next() => self.hear_owner(&open(message)?),
                 message = self.hears.replies.next() => self.hear_reply(&open(message)?),
                 Ok(()) = self.hears.reconnects.changed() => self.speak_up(),
-                () = tokio::time::sleep_until(self.beat_at) => self.beat(self.settings.slots).await?,
-                Some(joined) = self.attempts.join_next_with_id() => {
-                    self.release(joined);
-                    while let Some(joined) = self.attempts.try_join_next_with_id() {
-                        self.release(joined);
-                    }
-                }
-                () = stop.cancelled(), if drain.is_none() => {
-                    drain = Some(Drain::start(&self.settings));
-                    self.draining.cancel();
-                    self.beat_at = Instant::now();
-                }
-                () = at(hand_back_at), if !self.hand_back.is_cancelled() => self.hand_back.cancel(),
-                () = at(over_at) => {}
+                Some(token) = self.hears.gone.recv() => self.release_dead(token),
+                () = tokio::time::sleep_until(next_at) => self.on_time().await?,
+                () = stop.cancelled(), if self.drain.is_none() => self.start_drain(),
             }
         }
     }
 
     /// Everything offered by now is answered in one message, which leaves before any handler starts.
     async fn hear_offers(&mut self, first: Message) -> Result<(), RunError> {
-        let mut messages = vec![first];
-        while let Some(Some(next)) = self.hears.offers.next().now_or_never() {
-            messages.push(next);
-        }
         let mut answer = Accept { v: VERSION, ..Accept::default() };
         let mut start = Vec::new();
-        let mut free = self.free_slots();
-        for message in &messages {
-            let Some(told) = self.read::<Offers>("offer", message) else { continue };
-            if !self.heed(told.epoch) {
-                continue;
+        let mut next = Some(first);
+        while let Some(message) = next {
+            let told = self.read::<Offers>("offer", &message).filter(|told| self.heed(told.epoch));
+            for offer in told.into_iter().flat_map(|told| told.offers) {
+                self.consider(offer, &mut answer, &mut start);
             }
-            for offer in told.offers {
-                let known = self.held.contains_key(&offer.token);
-                let starting = start.iter().any(|o: &Offer| o.token == offer.token);
-                if self.released.tokens.contains(&offer.token) {
-                    tracing::debug!(task = %offer.task, attempt = offer.attempt, "an offer came again after its end");
-                } else if known || starting {
-                    answer.taken.push(offer.token);
-                } else if free == 0 || self.draining.is_cancelled() {
-                    answer.busy.push(offer.token);
-                } else {
-                    free -= 1;
-                    answer.taken.push(offer.token);
-                    start.push(offer);
-                }
-            }
+            next = self.hears.offers.next().now_or_never().flatten();
         }
         if answer.taken.is_empty() && answer.busy.is_empty() {
             return Ok(());
         }
-        let lane = self.link.main.clone();
-        lane.tell(subjects::accept(&self.name, &self.instance), codec::pack(&answer)).await?;
+        let lane = &self.instance.link.main;
+        let subject = subjects::accept(&self.instance.name, &self.instance.id);
+        lane.tell(subject, codec::pack(&answer)).await?;
         if !matches!(tokio::time::timeout(FLUSH, lane.flush()).await, Ok(Ok(()))) {
             // It will leave when the connection is back; until then the lease is in the heartbeats.
             tracing::warn!("an acceptance has not left yet");
         }
-        for offer in start {
-            self.start_attempt(offer);
+        for (attempt, input) in start {
+            // The lease owns it: whoever gives up the lease drops the handler, which ends the task.
+            drop(tokio::spawn(attempt.run(input)));
         }
         Ok(())
     }
 
-    fn free_slots(&self) -> usize {
-        let busy = self.held.values().filter(|held| held.busy.load(Ordering::Acquire)).count();
-        (self.settings.slots as usize).saturating_sub(busy)
-    }
-
-    fn start_attempt(&mut self, mut offer: Offer) {
-        let input: Payload = std::mem::take(&mut offer.input);
-        let lease = Duration::from_millis(offer.lease_ms.max(1));
-        let (token, tenant, task) = (offer.token, offer.tenant.clone(), offer.task.clone());
-        let (commands, command_queue) = mpsc::channel(COMMANDS);
-        let (verdicts, verdict_queue) = mpsc::channel(VERDICTS);
-        let stop = CancellationToken::new();
-        let busy = Arc::new(AtomicBool::new(true));
-        let reporter = Reporter {
-            agent: self.name.clone(),
-            instance: self.instance.clone(),
-            token,
-            attempt: offer.attempt,
-        };
-        let ctx = Ctx(Arc::new(Shared {
-            offer,
-            client: Client::on(self.link.clone(), tenant.clone()),
-            clock: self.settings.clock,
-            commands,
-            cancel: CancellationToken::new(),
-            draining: self.draining.clone(),
-            spawned: Mutex::new(Spawned::default()),
-        }));
-        let mut handler = JoinSet::new();
-        handler.spawn((self.handler)(ctx.clone(), input));
-        let bulk = &self.link.bulk;
-        let attempt = Attempt {
-            ctx,
-            reporter,
-            signals: Signals {
-                verdicts: verdict_queue,
-                stop: stop.clone(),
-                hand_back: self.hand_back.clone(),
-                resend: self.resend.subscribe(),
-                busy: busy.clone(),
-            },
-            commands: command_queue,
-            handler,
-            reports: Ordered::new(bulk.clone(), subjects::report(&tenant, &task), WINDOW, SettledBy::Verdict),
-            events: Ordered::new(bulk.clone(), subjects::event(&tenant, &task), WINDOW, SettledBy::Ack),
-            timers: Timers::new(
-                self.settings.clock,
-                lease / 3,
-                self.settings.grace,
-                self.settings.drain / 20,
-            ),
-            undecided: Vec::new(),
-        };
-        tracing::debug!(%tenant, %task, attempt = attempt.reporter.attempt, "attempt started");
-        let running = self.attempts.spawn(attempt.run());
-        self.tokens.insert(running.id(), token);
-        self.held.insert(token, Held { verdicts, stop, busy, lease });
+    fn consider(&mut self, mut offer: Offer, answer: &mut Accept, start: &mut Vec<(Arc<Attempt>, Payload)>) {
+        match self.leases.know(&offer.token) {
+            Known::Released => {
+                tracing::debug!(task = %offer.task, attempt = offer.attempt, "an offer came again after its end");
+            }
+            Known::Held => answer.taken.push(offer.token),
+            Known::New if self.instance.slots.free_now() == 0 || self.instance.is_draining() => {
+                answer.busy.push(offer.token);
+            }
+            Known::New => {
+                tracing::debug!(tenant = %offer.tenant, task = %offer.task, attempt = offer.attempt, "offer accepted");
+                answer.taken.push(offer.token);
+                let input = std::mem::take(&mut offer.input);
+                let attempt = Arc::new(Attempt::new(self.instance.clone(), offer));
+                self.look_by(Instant::now() + attempt.look_every());
+                self.leases.take(attempt.clone());
+                start.push((attempt, input));
+            }
+        }
     }
 
     fn hear_ctl(&mut self, message: &Message) {
@@ -302,17 +184,23 @@ impl Runner {
         }
         for op in ctl.ops {
             match op {
-                CtlOp::Verdict(verdict) => {
-                    if let Some(held) = self.held.get(&verdict.token) {
-                        // Without room it is lost; the attempt asks again.
-                        let _full = held.verdicts.try_send(Box::new(verdict));
-                    }
-                }
+                CtlOp::Verdict(verdict) => self.hear_verdict(verdict),
                 CtlOp::Stop { token, code } => {
                     tracing::info!(?token, %code, "a lease is over");
-                    self.stop(&token);
+                    self.stop(token);
                 }
             }
+        }
+    }
+
+    fn hear_verdict(&mut self, verdict: Verdict) {
+        let (token, now) = (verdict.token, Instant::now());
+        let Some(attempt) = self.leases.get(&token) else { return };
+        match attempt.hear(verdict, now) {
+            Heard::Noted => {}
+            Heard::Gap => self.look_by(now),
+            Heard::Released => self.leases.release(token),
+            Heard::Stale => self.stop(token),
         }
     }
 
@@ -331,16 +219,27 @@ impl Runner {
         }
         let Some(reply) = self.read::<BeatReply>("heartbeat reply", message) else { return };
         if self.heed(reply.epoch) {
-            for token in &reply.stop {
+            for token in reply.stop {
                 self.stop(token);
             }
         }
     }
 
-    fn stop(&mut self, token: &Token) {
-        if let Some(held) = self.held.get(token) {
-            held.stop.cancel();
+    /// A lease is over. Its handler may notice, and is dropped if it does not.
+    fn stop(&mut self, token: Token) {
+        let Some(attempt) = self.leases.get(&token) else { return };
+        if attempt.lease_over() {
+            return self.release_dead(token);
         }
+        let grace = self.instance.settings.clock.after(self.instance.settings.grace);
+        self.leases.drop_handler_at(&token, grace);
+        self.look_by(grace);
+    }
+
+    /// The owner counts a dead lease as a taken slot until a heartbeat comes without it.
+    fn release_dead(&mut self, token: Token) {
+        self.leases.release(token);
+        self.beat_at = Instant::now();
     }
 
     /// Whether a message of this epoch counts.
@@ -357,56 +256,106 @@ impl Runner {
     fn speak_up(&mut self) {
         let soon = Instant::now() + Duration::from_millis(jitter_below(JITTER_MS));
         self.beat_at = self.beat_at.min(soon);
-        self.resend.send_modify(|round| *round += 1);
+        self.leases.all().for_each(|attempt| attempt.hurry(soon));
+        self.look_by(soon);
+        self.instance.resend.send_modify(|round| *round += 1);
     }
 
-    async fn beat(&mut self, slots: u32) -> Result<(), RunError> {
-        let beat = Beat {
-            v: VERSION,
-            slots,
-            tokens: self.held.keys().copied().collect(),
-            lease_ms: self.settings.lease_ms(),
-            draining: self.draining.is_cancelled(),
-        };
-        let subject = subjects::beat(&self.name, &self.instance);
-        // While disconnected it would only pile up, to be sent stale: the reconnect beats at once.
-        if self.link.main.is_connected() {
-            self.link.main.tell_answerable(subject, &self.inbox, codec::pack(&beat)).await?;
+    fn look_by(&mut self, at: Instant) {
+        self.look_at = Some(self.look_at.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    /// When something is to be done next.
+    fn next_at(&self) -> Instant {
+        let drain = self.drain.as_ref().map(|drain| drain.hand_back_at.unwrap_or(drain.over_at));
+        [self.look_at, drain].into_iter().flatten().fold(self.beat_at, Instant::min)
+    }
+
+    async fn on_time(&mut self) -> Result<(), RunError> {
+        let now = Instant::now();
+        if self.drain.as_ref().and_then(|drain| drain.hand_back_at).is_some_and(|at| at <= now) {
+            self.hand_back();
         }
-        let shortest = self.held.values().map(|held| held.lease).min();
-        let lease = shortest.unwrap_or(self.settings.lease).min(self.settings.lease);
-        self.beat_at = self.settings.clock.after(lease / 3);
+        if self.look_at.is_some_and(|at| at <= now) {
+            self.leases.drop_handlers(now);
+            self.repeat(now);
+            self.look_at = self.leases.look_at(now);
+        }
+        if self.beat_at <= now {
+            self.beat(self.instance.settings.slots).await?;
+        }
         Ok(())
     }
 
-    fn release(&mut self, joined: Result<(tokio::task::Id, Token), tokio::task::JoinError>) {
-        let id = match joined {
-            Ok((id, _)) => id,
-            Err(error) => {
-                tracing::error!(%error, "an attempt broke");
-                error.id()
-            }
-        };
-        let Some(token) = self.tokens.remove(&id) else { return };
-        self.released.add(token);
-        if let Some(held) = self.held.remove(&token)
-            && held.stop.is_cancelled()
-        {
-            // The owner counts a dead lease as a taken slot until a heartbeat comes without it.
-            self.beat_at = Instant::now();
+    /// Publishes overdue reports again. While disconnected it does nothing: what was handed over before is
+    /// sent by the connection itself when it is back, and the reconnect asks for it again. Nor before the
+    /// last round has left: it would only grow.
+    fn repeat(&mut self, now: Instant) {
+        let lane = &self.instance.link.bulk;
+        if !lane.is_connected() || self.repeating.as_ref().is_some_and(|round| !round.is_finished()) {
+            return;
+        }
+        let again = self.leases.overdue(now);
+        if !again.is_empty() {
+            let round = voice::repeat(lane.clone(), again);
+            self.repeating = Some(AbortOnDropHandle::new(tokio::spawn(round)));
         }
     }
 
-    async fn leave(&mut self) -> Result<(), RunError> {
-        if !self.held.is_empty() {
-            tracing::warn!(tasks = self.held.len(), "leaving with tasks that could not be handed back");
+    async fn beat(&mut self, slots: u32) -> Result<(), RunError> {
+        let Instance { name, id, settings, link, .. } = &*self.instance;
+        let beat = Beat {
+            v: VERSION,
+            slots,
+            tokens: self.leases.tokens(),
+            lease_ms: settings.lease_ms(),
+            draining: self.instance.is_draining(),
+        };
+        // While disconnected it would only pile up, to be sent stale: the reconnect beats at once.
+        if link.main.is_connected() {
+            link.main.tell_answerable(subjects::beat(name, id), &self.inbox, codec::pack(&beat)).await?;
         }
-        self.attempts.shutdown().await;
-        self.held.clear();
+        let shortest = self.leases.shortest().map(|lease| Duration::from_millis(lease.max(1)));
+        let lease = shortest.unwrap_or(settings.lease).min(settings.lease);
+        self.beat_at = settings.clock.after(lease / 3);
+        Ok(())
+    }
+
+    fn start_drain(&mut self) {
+        let settings = &self.instance.settings;
+        self.drain = Some(Drain {
+            hand_back_at: Some(settings.clock.after(settings.drain.mul_f64(0.8))),
+            over_at: settings.clock.after(settings.drain),
+        });
+        self.instance.drain();
+        self.beat_at = Instant::now();
+    }
+
+    /// The process ends soon. Handlers may still come to an end of their own, for a moment.
+    fn hand_back(&mut self) {
+        if let Some(drain) = &mut self.drain {
+            drain.hand_back_at = None;
+        }
+        self.instance.hand_back();
+        let settings = &self.instance.settings;
+        let at = settings.clock.after(settings.drain / 20);
+        let running: Vec<Token> =
+            self.leases.all().filter(|attempt| attempt.cancel()).map(|attempt| attempt.offer.token).collect();
+        for token in running {
+            self.leases.drop_handler_at(&token, at);
+        }
+        self.look_by(at);
+    }
+
+    async fn leave(mut self) -> Result<(), RunError> {
+        if self.leases.len() > 0 {
+            tracing::warn!(tasks = self.leases.len(), "leaving with tasks that could not be handed back");
+        }
+        self.leases = Leases::default();
         self.beat(0).await?;
         // Best effort: without it the owner notices a lease later.
-        let _late = tokio::time::timeout(FLUSH, self.link.main.flush()).await;
-        tracing::info!(agent = %self.name, instance = %self.instance, "instance stopped");
+        let _late = tokio::time::timeout(FLUSH, self.instance.link.main.flush()).await;
+        tracing::info!(agent = %self.instance.name, instance = %self.instance.id, "instance stopped");
         Ok(())
     }
 
@@ -421,32 +370,6 @@ impl Runner {
     }
 }
 
-/// The last part of an instance's life.
-struct Drain {
-    hand_back_at: Instant,
-    over_at: Instant,
-}
-
-impl Drain {
-    fn start(settings: &Settings) -> Self {
-        Self {
-            hand_back_at: settings.clock.after(settings.drain.mul_f64(0.8)),
-            over_at: settings.clock.after(settings.drain),
-        }
-    }
-
-    fn is_over(&self) -> bool {
-        Instant::now() >= self.over_at
-    }
-}
-
 fn open(message: Option<Message>) -> Result<Message, BusError> {
     message.ok_or_else(|| BusError::Closed("a subscription ended".to_owned()))
-}
-
-async fn at(instant: Option<Instant>) {
-    match instant {
-        Some(instant) => tokio::time::sleep_until(instant).await,
-        None => std::future::pending().await,
-    }
 }

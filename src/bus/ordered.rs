@@ -1,8 +1,8 @@
 //! Numbered messages into a stream: in order, a bounded window of them unsettled, and after any
 //! doubt published again, the same bytes, from the lowest unsettled one on.
 //!
-//! What settles a message differs: for events the stream's acknowledgement does; for reports only the owner's
-//! verdict, so that the stream is not even asked for one. Used by one task at a time; holds no task of its own.
+//! Events are published with it: the stream's acknowledgement settles them. Used by one task at a time; holds no
+//! task of its own.
 
 use std::{collections::VecDeque, future::Future, pin::Pin};
 
@@ -10,15 +10,6 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 
 use super::{link::Lane, publish::StoreError};
-
-/// What settles a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SettledBy {
-    /// The stream has stored it.
-    Ack,
-    /// [`Ordered::settle`] was called for it, or for a later one.
-    Verdict,
-}
 
 /// What [`Ordered::progress`] saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +27,6 @@ pub struct Ordered {
     lane: Lane,
     subject: String,
     window: usize,
-    settled_by: SettledBy,
     /// Number of the last message taken.
     last: u32,
     /// Taken and unsettled, in order of number.
@@ -49,8 +39,13 @@ pub struct Ordered {
 
 impl Ordered {
     /// No message yet.
-    pub fn new(lane: Lane, subject: String, window: usize, settled_by: SettledBy) -> Self {
-        Self { lane, subject, window, settled_by, last: 0, unsettled: VecDeque::new(), acks: None, round: 0 }
+    pub fn new(lane: Lane, subject: String, window: usize) -> Self {
+        Self { lane, subject, window, last: 0, unsettled: VecDeque::new(), acks: None, round: 0 }
+    }
+
+    /// Where they go.
+    pub fn subject(&self) -> &str {
+        &self.subject
     }
 
     /// Number of the last message taken; 0 if none.
@@ -94,20 +89,14 @@ impl Ordered {
 
     async fn publish(&mut self, n: u32, body: Bytes) {
         let round = self.round;
-        let ack: AckFuture = match self.settled_by {
-            SettledBy::Verdict => match self.lane.tell(self.subject.clone(), body).await {
-                Ok(()) => return,
-                Err(_closed) => Box::pin(async move { (n, round, Err(StoreError::Unknown)) }),
-            },
-            SettledBy::Ack => match self.lane.post(self.subject.clone(), body).await {
-                Ok(posted) => Box::pin(async move { (n, round, posted.stored().await) }),
-                Err(error) => Box::pin(async move { (n, round, Err(error)) }),
-            },
+        let ack: AckFuture = match self.lane.post(self.subject.clone(), body).await {
+            Ok(posted) => Box::pin(async move { (n, round, posted.stored().await) }),
+            Err(error) => Box::pin(async move { (n, round, Err(error)) }),
         };
         self.acks.get_or_insert_default().push(ack);
     }
 
-    /// Everything up to `n` is settled.
+    /// Everything up to `n` is settled, stored or given up.
     pub fn settle(&mut self, n: u32) {
         while self.unsettled.front().is_some_and(|(first, _)| *first <= n) {
             self.unsettled.pop_front();

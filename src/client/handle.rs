@@ -74,7 +74,7 @@ impl TaskHandle {
 
 impl std::fmt::Debug for TaskHandle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "TaskHandle({}/{})", self.client.tenant, self.id)
+        write!(f, "TaskHandle({}/{})", self.client.parts.tenant, self.id)
     }
 }
 

@@ -42,7 +42,7 @@ impl Client {
 
     /// The next tasks that go out in one message.
     fn together(&self, tasks: &mut impl Iterator<Item = NewTask>) -> Option<Vec<Entry>> {
-        let most = TOGETHER_BYTES.min(self.link.main.max_payload() / 4);
+        let most = TOGETHER_BYTES.min(self.parts.link.main.max_payload() / 4);
         let (mut together, mut bytes) = (Vec::new(), 0);
         while together.len() < TOGETHER
             && bytes < most
@@ -68,8 +68,8 @@ impl Client {
             true => Ok(()),
             false => {
                 let body = codec::pack(&Submits { v: VERSION, tasks });
-                let subject = subjects::submits(&self.tenant);
-                self.link.bulk.store(&subject, body, self.submit_within).await
+                let subject = subjects::submits(&self.parts.tenant);
+                self.parts.link.bulk.store(&subject, body, self.parts.submit_within).await
             }
         };
         let at = Instant::now();

@@ -22,7 +22,7 @@ mod submit;
 mod wait;
 mod watch;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 pub use error::{Error, Result};
 pub use handle::TaskHandle;
@@ -44,6 +44,12 @@ pub const DEFAULT_TENANT: &str = "default";
 /// A connection that speaks for one tenant. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
+    /// Behind one pointer: every handle to a task has a client.
+    parts: Arc<Parts>,
+}
+
+#[derive(Clone)]
+struct Parts {
     link: Link,
     tenant: TenantName,
     /// How long a submit is tried before its fate is called unknown.
@@ -69,31 +75,39 @@ impl Client {
 
     /// Speaks over connections that exist already.
     pub fn on(link: Link, tenant: TenantName) -> Self {
-        Self { link, tenant, submit_within: Duration::from_secs(30), ask_within: Duration::from_secs(5) }
+        let parts =
+            Parts { link, tenant, submit_within: Duration::from_secs(30), ask_within: Duration::from_secs(5) };
+        Self { parts: Arc::new(parts) }
     }
 
     /// The same connection, speaking for `tenant`.
     pub fn tenant(&self, tenant: &str) -> std::result::Result<Self, NameError> {
-        Ok(Self { tenant: TenantName::new(tenant)?, ..self.clone() })
+        let tenant = TenantName::new(tenant)?;
+        Ok(self.clone().with(|parts| parts.tenant = tenant))
     }
 
     /// How long a submit is tried before its fate is called unknown; 30 s unless set.
     pub fn submit_within(self, within: Duration) -> Self {
-        Self { submit_within: within, ..self }
+        self.with(|parts| parts.submit_within = within)
     }
 
     /// How long one query may take; 5 s unless set.
     pub fn ask_within(self, within: Duration) -> Self {
-        Self { ask_within: within, ..self }
+        self.with(|parts| parts.ask_within = within)
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Parts)) -> Self {
+        change(Arc::make_mut(&mut self.parts));
+        self
     }
 
     /// Whose tasks this client sees.
     pub fn tenant_name(&self) -> &TenantName {
-        &self.tenant
+        &self.parts.tenant
     }
 
     /// The connections underneath.
     pub fn link(&self) -> &Link {
-        &self.link
+        &self.parts.link
     }
 }

@@ -74,17 +74,17 @@ impl Client {
     }
 
     async fn ask<Q: Serialize, R: DeserializeOwned>(&self, verb: &str, query: &Q) -> Result<R> {
-        let subject = subjects::api(&self.tenant, verb);
-        match self.link.main.ask(subject, codec::pack(query), self.ask_within).await {
+        let subject = subjects::api(&self.parts.tenant, verb);
+        match self.parts.link.main.ask(subject, codec::pack(query), self.parts.ask_within).await {
             Ok(message) => answer(verb, &message),
             Err(AskError::NoResponders) => Err(Error::Unavailable(format!(
                 "no coordinator answers {verb} for tenant {}: none runs on this NATS server or account, or this \
                  user may not ask",
-                self.tenant
+                self.parts.tenant
             ))),
             Err(AskError::TimedOut) => Err(Error::TimedOut {
                 what: verb.to_owned(),
-                ms: u64::try_from(self.ask_within.as_millis()).unwrap_or(u64::MAX),
+                ms: u64::try_from(self.parts.ask_within.as_millis()).unwrap_or(u64::MAX),
             }),
             Err(error @ (AskError::TooLarge | AskError::Closed)) => {
                 Err(Error::Unavailable(error.to_string()))

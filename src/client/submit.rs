@@ -113,7 +113,7 @@ impl IntoFuture for Submission {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let ready = self.client.ready(self.task?, false)?;
-            self.client.store(&self.client.link.bulk, ready).await
+            self.client.store(&self.client.parts.link.bulk, ready).await
         })
     }
 }
@@ -154,13 +154,13 @@ impl Client {
     pub(super) fn entry(&self, task: NewTask, confirm: bool) -> Result<(TaskSubmit, BodyHash)> {
         let id = match (task.id, task.key) {
             (Some(id), None) => id,
-            (None, Some(key)) => keyed_id(&self.tenant, &key),
+            (None, Some(key)) => keyed_id(&self.parts.tenant, &key),
             (None, None) => TaskId::fresh(),
             (Some(_), Some(_)) => {
                 return Err(Refusal::new(Code::BadMessage, "give a task an id or a key, not both").into());
             }
         };
-        check_size("the input", task.spec.input.len(), self.link.main.max_payload())?;
+        check_size("the input", task.spec.input.len(), self.parts.link.main.max_payload())?;
         let hash = task.spec.body_hash();
         let submit = Submit {
             v: VERSION,
@@ -175,12 +175,12 @@ impl Client {
 
     fn ready(&self, task: NewTask, confirm: bool) -> Result<Ready> {
         let (TaskSubmit { agent, task: id, submit }, hash) = self.entry(task, confirm)?;
-        let subject = subjects::submit(&self.tenant, &agent, &id);
+        let subject = subjects::submit(&self.parts.tenant, &agent, &id);
         Ok(Ready { id, subject, body: codec::pack(&submit), hash })
     }
 
     async fn store(&self, lane: &Lane, ready: Ready) -> Result<TaskHandle> {
-        match lane.store(&ready.subject, ready.body, self.submit_within).await {
+        match lane.store(&ready.subject, ready.body, self.parts.submit_within).await {
             Ok(()) => Ok(self.stored(ready.id, ready.hash, Instant::now())),
             Err(error) => Err(not_stored(error, ready.id)),
         }
@@ -193,13 +193,13 @@ impl Client {
     async fn confirm(&self, task: NewTask) -> Result<TaskHandle> {
         let ready = self.ready(task, true)?;
         // The same lane for both: the server sees the subscription first.
-        let lane = &self.link.main;
-        let mut hints = lane.subscribe(subjects::done(&self.tenant, &ready.id)).await?;
+        let lane = &self.parts.link.main;
+        let mut hints = lane.subscribe(subjects::done(&self.parts.tenant, &ready.id)).await?;
         let handle = self.store(lane, ready).await?;
         // The hint can't have come before the subscription: it is rarely needed to ask.
         let look = wait::FIRST_PAUSE;
         let admitted = wait::until(self, &handle.id, handle.body_hash, &mut hints, look, |_| true);
-        let seen = match tokio::time::timeout(self.submit_within, admitted).await {
+        let seen = match tokio::time::timeout(self.parts.submit_within, admitted).await {
             Ok(seen) => seen?,
             Err(_) => {
                 return Err(Error::Unavailable(format!(

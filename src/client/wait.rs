@@ -106,7 +106,7 @@ impl Client {
         ours: Option<BodyHash>,
         stored: Option<Instant>,
     ) -> Result<Ended> {
-        let mut hints = self.link.main.subscribe(subjects::done(&self.tenant, task)).await?;
+        let mut hints = self.parts.link.main.subscribe(subjects::done(&self.parts.tenant, task)).await?;
         let look = stored.map_or(Duration::ZERO, |at| FRESH_LOOK.saturating_sub(at.elapsed()));
         until(self, task, ours, &mut hints, look, Phase::is_terminal).await
     }
@@ -122,7 +122,7 @@ pub(super) async fn until(
     look: Duration,
     enough: impl Fn(Phase) -> bool,
 ) -> Result<Ended> {
-    let mut reconnects = client.link.reconnects();
+    let mut reconnects = client.parts.link.reconnects();
     let mut pause = Pause::new();
     let mut min_rev = None;
     let mut look = Some(look).filter(|look| !look.is_zero());

@@ -3,8 +3,11 @@
 //! Decoding is strict: one value, no trailing bytes, bounded depth, errors that name the field.
 //! Encoders write to memory and can't fail on our own types; they return bytes.
 
+use std::cell::Cell;
+
 use bytes::Bytes;
-use serde::{Serialize, de::DeserializeOwned};
+use rmp_serde::decode::Error as Unpacked;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::headers;
 use crate::task::{field_path, without_content};
@@ -114,13 +117,25 @@ pub fn decode_any<T: DeserializeOwned>(
     (format, format.decode(body, limit))
 }
 
+/// What a thread keeps for encoding, at most, in bytes.
+const SCRATCH: usize = 64 * 1024;
+
 /// Encodes as MessagePack with named maps.
 pub fn pack<T: Serialize>(message: &T) -> Bytes {
-    match rmp_serde::to_vec_named(message) {
-        Ok(bytes) => Bytes::from(bytes),
-        // Writing to a Vec can't fail and our types have no failing serializers.
-        Err(error) => unreachable!("own message not encodable: {error}"),
+    thread_local! {
+        /// Has grown to what messages need, so that one is written without growing and then copied
+        /// into exactly its size.
+        static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
     }
+    let mut buffer = BUFFER.take();
+    buffer.clear();
+    pack_into(message, &mut buffer);
+    if buffer.len() > SCRATCH {
+        return Bytes::from(buffer);
+    }
+    let bytes = Bytes::copy_from_slice(&buffer);
+    BUFFER.set(buffer);
+    bytes
 }
 
 /// Appends the same to `out`.
@@ -131,21 +146,27 @@ pub fn pack_into<T: Serialize>(message: &T, out: &mut Vec<u8>) {
     }
 }
 
-/// Decodes MessagePack: one value, depth at most 16, nothing after it.
+/// Decodes MessagePack: one value, depth at most 16, nothing after it. Text is read where it stands.
 pub fn unpack<T: DeserializeOwned>(body: &[u8]) -> Result<T, DecodeError> {
+    let mut de = rmp_serde::Deserializer::from_read_ref(body);
+    de.set_max_depth(MAX_DEPTH);
+    match T::deserialize(&mut de) {
+        // No marker is left to be read: that was all.
+        Ok(value) if matches!(u8::deserialize(&mut de), Err(Unpacked::InvalidMarkerRead(_))) => Ok(value),
+        _ => Err(misfit::<T>(body)),
+    }
+}
+
+/// What is wrong, and where, is looked for only in what does not fit.
+#[cold]
+fn misfit<T: DeserializeOwned>(body: &[u8]) -> DecodeError {
     let mut rest = body;
     let mut de = rmp_serde::Deserializer::new(&mut rest);
     de.set_max_depth(MAX_DEPTH);
-    // Where it does not fit is looked for only when it does not.
-    let Ok(value) = T::deserialize(&mut de) else {
-        let mut de = rmp_serde::Deserializer::new(body);
-        de.set_max_depth(MAX_DEPTH);
-        return serde_path_to_error::deserialize(&mut de).map_err(|e| shape("MessagePack", &e));
-    };
-    if !rest.is_empty() {
-        return Err(DecodeError::Trailing { extra: rest.len(), format: "MessagePack" });
+    match serde_path_to_error::deserialize::<_, T>(&mut de) {
+        Err(error) => shape("MessagePack", &error),
+        Ok(_) => DecodeError::Trailing { extra: rest.len(), format: "MessagePack" },
     }
-    Ok(value)
 }
 
 fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, DecodeError> {
@@ -201,6 +222,30 @@ mod tests {
                 format.decode::<Probe>(&bytes, 100),
                 Err(DecodeError::Trailing { extra: 3, .. })
             ));
+        }
+    }
+
+    #[test]
+    fn every_byte_after_a_value_is_noticed() {
+        let packed = pack(&Probe { name: "a".into(), n: 3 });
+        for byte in 0..=u8::MAX {
+            let followed = [&packed[..], &[byte]].concat();
+            let trailing = DecodeError::Trailing { extra: 1, format: "MessagePack" };
+            assert_eq!(unpack::<Probe>(&followed), Err(trailing), "{byte:#x}");
+        }
+        for cut in 0..packed.len() {
+            assert!(matches!(unpack::<Probe>(&packed[..cut]), Err(DecodeError::Shape { .. })), "{cut}");
+        }
+    }
+
+    #[test]
+    fn a_buffer_that_is_used_again_holds_nothing_of_before() {
+        let long = Probe { name: "x".repeat(SCRATCH), n: 1 };
+        let short = Probe { name: "y".into(), n: 2 };
+        for probe in [&short, &long, &short, &long] {
+            let packed = pack(probe);
+            assert_eq!(&packed[..], &rmp_serde::to_vec_named(probe).unwrap()[..]);
+            assert_eq!(&unpack::<Probe>(&packed).unwrap(), probe);
         }
     }
 

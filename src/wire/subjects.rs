@@ -50,7 +50,7 @@ pub const API_ALL: &str = "sv.api.*.*";
 
 /// Where a task is submitted.
 pub fn submit(tenant: &TenantName, agent: &AgentName, task: &TaskId) -> String {
-    format!("sv.submit.{tenant}.{agent}.{task}")
+    ["sv.submit.", tenant.as_str(), ".", agent.as_str(), ".", task.as_str()].concat()
 }
 
 /// Where several tasks of a tenant are submitted at once.
@@ -65,7 +65,7 @@ pub fn cmd(tenant: &TenantName, task: &TaskId, nonce: &TaskId) -> String {
 
 /// Where a running task reports.
 pub fn report(tenant: &TenantName, task: &TaskId) -> String {
-    format!("sv.report.{tenant}.{task}")
+    ["sv.report.", tenant.as_str(), ".", task.as_str()].concat()
 }
 
 /// Where an instance reports for several running tasks at once.
@@ -151,7 +151,7 @@ pub fn ask(shard: Shard) -> String {
 
 /// Where the end of a task is hinted at.
 pub fn done(tenant: &TenantName, task: &TaskId) -> String {
-    format!("sv.done.{tenant}.{task}")
+    ["sv.done.", tenant.as_str(), ".", task.as_str()].concat()
 }
 
 /// Every end of a tenant's tasks.

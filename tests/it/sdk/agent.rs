@@ -24,14 +24,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::owner::{Owner, PATIENCE, agent, offer, read};
 
-struct Running {
-    stop: CancellationToken,
+pub struct Running {
+    pub stop: CancellationToken,
     ended: tokio::task::JoinHandle<Result<(), RunError>>,
-    instance: InstanceId,
+    pub instance: InstanceId,
 }
 
 impl Running {
-    async fn start(owner: &mut Owner, agent: Agent) -> Self {
+    pub async fn start(owner: &mut Owner, agent: Agent) -> Self {
         let link = Link::open(&owner.server.url(), "agent under test").await.unwrap();
         let stop = CancellationToken::new();
         let agent = agent.lease(Duration::from_millis(1_500));
@@ -41,13 +41,13 @@ impl Running {
         Self { stop, ended, instance }
     }
 
-    async fn stop(self) {
+    pub async fn stop(self) {
         self.stop.cancel();
         tokio::time::timeout(PATIENCE, self.ended).await.expect("drains").unwrap().unwrap();
     }
 }
 
-async fn echo(_ctx: Ctx, input: String) -> Result<String, AgentError> {
+pub async fn echo(_ctx: Ctx, input: String) -> Result<String, AgentError> {
     match input.as_str() {
         "panic" => panic!("asked to"),
         "fatal" => Err(AgentError::fatal("no")),
@@ -56,7 +56,7 @@ async fn echo(_ctx: Ctx, input: String) -> Result<String, AgentError> {
     }
 }
 
-fn outcome(report: &Report) -> &Outcome {
+pub fn outcome(report: &Report) -> &Outcome {
     match &report.op {
         ReportOp::End(End { outcome, .. }) => outcome,
         other => panic!("{other:?}"),

@@ -1,0 +1,116 @@
+//! What all attempts of one instance share with it: who it is, its connections, its slots, and ways to tell it
+//! something.
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use tokio::sync::{mpsc, watch};
+
+use super::{Handler, Settings, voice::Said};
+use crate::{
+    bus::Link,
+    task::{AgentName, InstanceId, Millis, Token},
+};
+
+pub(super) struct Instance {
+    pub(super) name: AgentName,
+    pub(super) id: InstanceId,
+    pub(super) handler: Handler,
+    pub(super) settings: Settings,
+    pub(super) link: Link,
+    pub(super) slots: Slots,
+    /// Changes when events that are not known to be stored are to be published again.
+    pub(super) resend: watch::Sender<u64>,
+    draining: AtomicBool,
+    handing_back: AtomicBool,
+    /// Reports, on their way to the voice. Bounded by what attempts may have undecided.
+    said: mpsc::UnboundedSender<Said>,
+    /// Leases that were over before their handlers were gone.
+    gone: mpsc::UnboundedSender<Token>,
+}
+
+/// What an instance hears from its attempts.
+pub(super) struct FromAttempts {
+    pub(super) said: mpsc::UnboundedReceiver<Said>,
+    pub(super) gone: mpsc::UnboundedReceiver<Token>,
+}
+
+/// How many attempts have a handler.
+pub(super) struct Slots {
+    all: usize,
+    taken: AtomicUsize,
+}
+
+impl Slots {
+    pub(super) fn free_now(&self) -> usize {
+        self.all.saturating_sub(self.taken.load(Ordering::Acquire))
+    }
+
+    pub(super) fn take(&self) {
+        self.taken.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(super) fn free(&self) {
+        self.taken.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Instance {
+    pub(super) fn new(
+        name: AgentName,
+        handler: Handler,
+        settings: Settings,
+        link: Link,
+    ) -> (Self, FromAttempts) {
+        let (say, said) = mpsc::unbounded_channel();
+        let (tell_gone, gone) = mpsc::unbounded_channel();
+        let instance = Self {
+            name,
+            id: settings.instance.clone().unwrap_or_else(InstanceId::fresh),
+            handler,
+            slots: Slots { all: settings.slots as usize, taken: AtomicUsize::new(0) },
+            settings,
+            link,
+            resend: watch::Sender::new(0),
+            draining: AtomicBool::new(false),
+            handing_back: AtomicBool::new(false),
+            said: say,
+            gone: tell_gone,
+        };
+        (instance, FromAttempts { said, gone })
+    }
+
+    /// How long that many milliseconds of the instance's clock are; one at least.
+    pub(super) fn real(&self, millis: Millis) -> Duration {
+        self.settings.clock.real_duration(Duration::from_millis(millis.max(1)))
+    }
+
+    pub(super) fn say(&self, said: Said) {
+        // Nobody listens any more: the instance has ended.
+        let _ended = self.said.send(said);
+    }
+
+    pub(super) fn handler_gone(&self, token: Token) {
+        let _ended = self.gone.send(token);
+    }
+
+    /// It was asked to stop.
+    pub(super) fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// It ends soon: what is not done is given back.
+    pub(super) fn hand_back(&self) {
+        self.handing_back.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_handing_back(&self) -> bool {
+        self.handing_back.load(Ordering::Acquire)
+    }
+}
