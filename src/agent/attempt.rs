@@ -19,7 +19,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use tokio::{sync::Notify, time::Instant};
 
@@ -36,8 +35,8 @@ use crate::{
     client::{Client, check_size},
     task::{Code, Outcome, Payload, Refusal},
     wire::{
-        VERSION, codec,
-        messages::{End, Event, Offer, Report, ReportOp, Spawn, Verdict},
+        codec,
+        messages::{End, Event, Offer, ReportOp, Spawn, TaskReport, Verdict},
         subjects,
     },
 };
@@ -240,28 +239,23 @@ impl Attempt {
 
     /// Hands a report over, in the order of the calls: the lock is held.
     fn say(&self, state: &mut State, op: ReportOp) {
-        let body = codec::pack(&Report {
-            v: VERSION,
+        let said = codec::pack(&TaskReport {
+            tenant: self.offer.tenant.clone(),
+            task: self.offer.task.clone(),
             token: self.offer.token,
             attempt: self.offer.attempt,
-            agent: self.instance.name.clone(),
-            instance: self.instance.id.clone(),
             n: state.reports.next(),
             op,
         });
-        state.reports.take(body.clone(), Instant::now());
-        self.instance.say(self.said(body));
-    }
-
-    fn said(&self, body: Bytes) -> Said {
-        (subjects::report(&self.offer.tenant, &self.offer.task), body)
+        state.reports.take(said.clone(), Instant::now());
+        self.instance.say(said);
     }
 
     /// Adds what is to be published again, in order.
     pub(super) fn overdue(&self, now: Instant, again: &mut Vec<Said>) {
         let mut state = self.state();
         if !state.is_over() {
-            again.extend(state.reports.overdue(now).map(|body| self.said(body)));
+            again.extend(state.reports.overdue(now));
         }
     }
 

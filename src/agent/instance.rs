@@ -12,6 +12,7 @@ use super::{Handler, Settings, voice::Said};
 use crate::{
     bus::Link,
     task::{AgentName, InstanceId, Millis, Token},
+    wire::subjects,
 };
 
 pub(super) struct Instance {
@@ -85,6 +86,11 @@ impl Instance {
     /// How long that many milliseconds of the instance's clock are; one at least.
     pub(super) fn real(&self, millis: Millis) -> Duration {
         self.settings.clock.real_duration(Duration::from_millis(millis.max(1)))
+    }
+
+    /// Where its attempts report.
+    pub(super) fn reports_to(&self) -> String {
+        subjects::reports(&self.name, &self.id)
     }
 
     pub(super) fn say(&self, said: Said) {

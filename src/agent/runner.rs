@@ -86,7 +86,7 @@ impl Runner {
             gone: from_attempts.gone,
         };
         tracing::info!(agent = %name, instance = %id, slots = instance.settings.slots, "instance started");
-        let voice = voice::speak(instance.link.bulk.clone(), from_attempts.said);
+        let voice = voice::speak(instance.link.bulk.clone(), instance.reports_to(), from_attempts.said);
         Ok(Self {
             instance: Arc::new(instance),
             epoch: 0,
@@ -297,7 +297,7 @@ impl Runner {
         }
         let again = self.leases.overdue(now);
         if !again.is_empty() {
-            let round = voice::repeat(lane.clone(), again);
+            let round = voice::repeat(lane.clone(), self.instance.reports_to(), again);
             self.repeating = Some(AbortOnDropHandle::new(tokio::spawn(round)));
         }
     }

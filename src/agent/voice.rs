@@ -1,37 +1,61 @@
-//! Publishes what attempts report, in the order they said it.
+//! Publishes what attempts report, in the order they said it: what has come together goes out together.
 //!
 //! Attempts hand over and go on: a connection that takes nothing holds up this task and no other. What
-//! is lost here is no loss, because a report is kept until its verdict and comes again.
+//! is lost here is no loss, because a report is kept until its verdict and comes again; then alone, so that one that
+//! can't be read takes no other with it.
 
 use std::{future::poll_fn, task::Poll};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use crate::bus::Lane;
+use crate::{
+    bus::Lane,
+    wire::messages::{MAX_REPORTS, Reports},
+};
 
-/// A subject and a message.
-pub(super) type Said = (String, Bytes);
+/// A report, encoded.
+pub(super) type Said = Bytes;
 
-/// Publishes until nobody can say anything more.
-pub(super) async fn speak(lane: Lane, mut said: mpsc::UnboundedReceiver<Said>) {
-    while let Some(first) = said.recv().await {
+/// Bytes of reports in one message, roughly; one report may have more.
+const TOGETHER: usize = 64 * 1024;
+
+/// Publishes to `subject` until nobody can say anything more.
+pub(super) async fn speak(lane: Lane, subject: String, mut said: mpsc::UnboundedReceiver<Said>) {
+    let mut together = Vec::new();
+    while said.recv_many(&mut together, MAX_REPORTS).await > 0 {
         others_first().await;
-        tell(&lane, first).await;
         while let Ok(next) = said.try_recv() {
-            tell(&lane, next).await;
+            together.push(next);
         }
+        let mut rest = together.as_slice();
+        while !rest.is_empty() {
+            let (some, later) = rest.split_at(fitting(rest));
+            tell(&lane, &subject, some).await;
+            rest = later;
+        }
+        together.clear();
     }
+}
+
+/// How many of these go into one message: at least one.
+fn fitting(said: &[Said]) -> usize {
+    let mut bytes = 0;
+    let fits = |one: &&Said| {
+        bytes += one.len();
+        bytes <= TOGETHER
+    };
+    said.iter().take(MAX_REPORTS).take_while(fits).count().max(1)
 }
 
 /// Publishes these, in order.
-pub(super) async fn repeat(lane: Lane, again: Vec<Said>) {
+pub(super) async fn repeat(lane: Lane, subject: String, again: Vec<Said>) {
     for said in again {
-        tell(&lane, said).await;
+        tell(&lane, &subject, &[said]).await;
     }
 }
 
-/// Goes to the end of this thread's queue: handlers that are ready to run may end too, and one write takes
+/// Goes to the end of this thread's queue: handlers that are ready to run may end too, and one message takes
 /// all their reports. Unlike `yield_now`, another thread may take over from one that is held up.
 async fn others_first() {
     let mut waited = false;
@@ -45,8 +69,23 @@ async fn others_first() {
     .await;
 }
 
-async fn tell(lane: &Lane, (subject, body): Said) {
-    if let Err(error) = lane.tell(subject, body).await {
-        tracing::debug!(%error, "a report has not left; it comes again");
+async fn tell(lane: &Lane, subject: &str, said: &[Said]) {
+    if let Err(error) = lane.tell(subject, Reports::of_encoded(said)).await {
+        tracing::debug!(%error, "reports have not left; they come again");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_takes_what_fits_and_a_large_report_goes_alone() {
+        let small = Bytes::from_static(&[0; 100]);
+        let large = Bytes::from(vec![0; TOGETHER + 1]);
+        assert_eq!(fitting(&vec![small.clone(); 1_000]), MAX_REPORTS);
+        assert_eq!(fitting(&[small.clone(), small.clone(), large.clone(), small.clone()]), 2);
+        assert_eq!(fitting(&[large.clone(), small]), 1);
+        assert_eq!(fitting(&[large]), 1);
     }
 }

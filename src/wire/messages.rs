@@ -3,9 +3,10 @@
 //! Tenant, agent, task and instance come from the subject, never from a body; but what an owner tells an instance, and an
 //! instance reports of several tasks at once, names the tasks, each with the secret of its lease.
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::VERSION;
+use super::{VERSION, codec};
 use crate::task::{
     AgentName, Code, InstanceId, Millis, Outcome, Payload, Phase, Priority, Refusal, Spec, TaskId, TaskKey,
     TenantName, Token,
@@ -226,6 +227,28 @@ pub struct Reports {
     pub reports: Vec<TaskReport>,
 }
 
+impl Reports {
+    /// The message of reports that are encoded already, each a [`TaskReport`] in MessagePack; at least one, at most
+    /// [`MAX_REPORTS`]. The same bytes as encoding them anew.
+    pub fn of_encoded(each: &[Bytes]) -> Bytes {
+        let length: usize = each.iter().map(Bytes::len).sum();
+        let mut out = Vec::with_capacity(length + 16);
+        // A map of two: "v", a small number, and "reports", an array.
+        out.extend_from_slice(b"\x82\xa1v");
+        codec::pack_into(&VERSION, &mut out);
+        out.extend_from_slice(b"\xa7reports");
+        match each.len() {
+            n if n < 16 => out.push(0x90 | n as u8),
+            n => {
+                out.push(0xdc);
+                out.extend_from_slice(&(n as u16).to_be_bytes());
+            }
+        }
+        each.iter().for_each(|report| out.extend_from_slice(report));
+        out.into()
+    }
+}
+
 /// One of them. It names its task as the offer did, and counts only with that task's token.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TaskReport {
@@ -405,4 +428,26 @@ pub struct Event {
     /// Opaque.
     #[serde(default)]
     pub data: Payload,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_put_together_encoded_are_the_message_of_these_reports() {
+        for n in [1, 15, 16, MAX_REPORTS] {
+            let one = |n: usize| TaskReport {
+                tenant: "acme".parse().unwrap(),
+                task: format!("t-{n}").parse().unwrap(),
+                token: Token(n as u128),
+                attempt: 1,
+                n: n as u32,
+                op: ReportOp::End(End { last_event: 0, outcome: Outcome::Snooze { ms: n as u64 } }),
+            };
+            let reports: Vec<_> = (0..n).map(one).collect();
+            let encoded: Vec<_> = reports.iter().map(codec::pack).collect();
+            assert_eq!(Reports::of_encoded(&encoded), codec::pack(&Reports { v: VERSION, reports }));
+        }
+    }
 }
