@@ -75,8 +75,12 @@ impl Client {
 
     /// Speaks over connections that exist already.
     pub fn on(link: Link, tenant: TenantName) -> Self {
-        let parts =
-            Parts { link, tenant, submit_within: Duration::from_secs(30), ask_within: Duration::from_secs(5) };
+        let parts = Parts {
+            link,
+            tenant,
+            submit_within: Duration::from_secs(30),
+            ask_within: Duration::from_secs(5),
+        };
         Self { parts: Arc::new(parts) }
     }
 

@@ -94,9 +94,7 @@ pub async fn run(bench: &Bench, report: &mut Report) -> Result<()> {
     for (mode, [fabric, floor]) in &sides {
         let rate = Figure::over(format!("tasks, {}", mode.name()), "1/s", &fabric.rates);
         let rate = rate.map(|figure| figure.against(&floor.rates));
-        // One by one the client's round trips count most; the target is about the fabric.
-        let target = Target::RatioAtLeast(0.75);
-        report.add(CASE, rate.map(|rate| if *mode == Mode::Many { rate.target(target) } else { rate }))?;
+        report.add(CASE, rate.map(|rate| rate.target(Target::RatioAtLeast(0.75))))?;
         for (name, runs) in &fabric.cpu {
             // The floor is one process: its own part is the bench's.
             let figure = Figure::over(format!("CPU per task, {}, {name}", mode.name()), "us", runs);

@@ -1,15 +1,20 @@
 //! The owner's part of the protocol, spoken by hand.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use async_nats::{Client, Message, Subscriber, jetstream};
-use futures_util::StreamExt;
+use futures_util::{
+    StreamExt,
+    stream::{Select, select},
+};
 use selvedge::{
     cli::servers::NatsServer,
     task::{AgentName, Code, InstanceId, Payload, Phase, Refusal, TaskId, TenantName, Token},
     wire::{
         codec,
-        messages::{Accept, Beat, Ctl, CtlOp, Done, Event, Offer, Offers, OwnerHello, Report, Verdict},
+        messages::{
+            Accept, Beat, Ctl, CtlOp, Done, Event, Offer, Offers, OwnerHello, Report, Reports, Verdict,
+        },
         subjects,
     },
 };
@@ -50,7 +55,9 @@ pub struct Owner {
     pub nats: Client,
     beats: Subscriber,
     accepts: Subscriber,
-    reports: Subscriber,
+    reports: Select<Subscriber, Subscriber>,
+    /// Reports of the last message that were not looked at yet.
+    told: VecDeque<Report>,
     queries: Subscriber,
     pub epoch: u64,
 }
@@ -77,7 +84,11 @@ impl Owner {
         Self {
             beats: nats.subscribe(subjects::BEAT_ALL).await.unwrap(),
             accepts: nats.subscribe(subjects::ACCEPT_ALL).await.unwrap(),
-            reports: nats.subscribe(subjects::REPORT_ALL).await.unwrap(),
+            reports: select(
+                nats.subscribe(subjects::REPORT_ALL).await.unwrap(),
+                nats.subscribe(subjects::REPORTS_ALL).await.unwrap(),
+            ),
+            told: VecDeque::new(),
             queries: nats.subscribe(subjects::API_ALL).await.unwrap(),
             server,
             nats,
@@ -109,7 +120,20 @@ impl Owner {
     }
 
     pub async fn report(&mut self) -> Report {
-        read(&next(&mut self.reports).await)
+        if self.told.is_empty() {
+            let message = tokio::time::timeout(PATIENCE, self.reports.next())
+                .await
+                .expect("a report")
+                .expect("subscribed");
+            let Ok(subjects::Reported::Instance(agent, instance)) = subjects::parse_report(&message.subject)
+            else {
+                return read(&message);
+            };
+            let Reports { v, reports } = read(&message);
+            self.told
+                .extend(reports.into_iter().map(|report| report.of(v, agent.clone(), instance.clone()).1));
+        }
+        self.told.pop_front().expect("a message has reports")
     }
 
     /// The next question, as (verb, message).
