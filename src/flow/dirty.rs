@@ -126,12 +126,14 @@ impl Dirty {
         }
     }
 
-    /// The oldest touched tasks: at most `max`, and at most `max_bytes` of results but at least one task.
-    pub fn take(&mut self, max: usize, max_bytes: usize) -> Vec<Taken> {
+    /// The oldest touched tasks: at most `max`, at most `max_bytes` of results but at least one task, and none that
+    /// was first touched after `until`.
+    pub fn take(&mut self, max: usize, max_bytes: usize, until: u64) -> Vec<Taken> {
         let mut out = Vec::with_capacity(max.min(self.order.len()));
         let mut bytes = 0;
         while out.len() < max
             && bytes < max_bytes
+            && self.has_until(until)
             && let Some((_, slot)) = self.order.pop_front()
         {
             match self.gone.get_mut(&slot.0) {
@@ -156,6 +158,11 @@ impl Dirty {
             self.order = VecDeque::new();
         }
         out
+    }
+
+    /// Whether the first in line was first touched at `until` or before.
+    pub fn has_until(&self, until: u64) -> bool {
+        self.order.front().is_some_and(|(seq, _)| *seq <= until)
     }
 
     /// Everything up to here is taken, if the journal stands at `head`.
@@ -191,6 +198,7 @@ mod tests {
     const A: Slot = Slot(0);
     const B: Slot = Slot(70);
     const C: Slot = Slot(3);
+    const ALL: u64 = u64::MAX;
 
     fn key(id: &str) -> TaskKey {
         TaskKey { tenant: "t".parse().unwrap(), id: id.parse().unwrap() }
@@ -204,7 +212,21 @@ mod tests {
         dirty.touch(9, A);
         dirty.prune(6, |slot| if slot == A { 9 } else { 5 });
         assert_eq!(dirty.clean_up_to(9), 6);
-        assert_eq!(dirty.take(10, 10), vec![Taken::Task(A, None)]);
+        assert_eq!(dirty.take(10, 10, ALL), vec![Taken::Task(A, None)]);
+        assert_eq!(dirty.clean_up_to(9), 9);
+    }
+
+    #[test]
+    fn what_was_touched_later_than_asked_for_stays_in_line() {
+        let mut dirty = Dirty::default();
+        dirty.touch(3, A);
+        dirty.touch(5, B);
+        dirty.touch(6, A);
+        assert_eq!(dirty.take(10, 10, 4), vec![Taken::Task(A, None)]);
+        assert!(!dirty.has_until(4) && dirty.has_until(5));
+        assert_eq!(dirty.clean_up_to(9), 4, "only what is taken is clean");
+        assert_eq!(dirty.take(10, 10, 4), vec![]);
+        assert_eq!(dirty.take(10, 10, 5), vec![Taken::Task(B, None)]);
         assert_eq!(dirty.clean_up_to(9), 9);
     }
 
@@ -214,7 +236,7 @@ mod tests {
         for slot in [A, B] {
             dirty.result(1, slot, Payload::json(&"x".repeat(100)).unwrap());
         }
-        assert_eq!(dirty.take(10, 50).len(), 1);
+        assert_eq!(dirty.take(10, 50, ALL).len(), 1);
         assert_eq!(dirty.result_bytes(), 102);
         assert_eq!(dirty.clean_up_to(1), 0);
     }
@@ -226,11 +248,11 @@ mod tests {
         dirty.restart([A, B].into_iter());
         dirty.touch(9, C);
         assert_eq!(dirty.clean_up_to(9), 0);
-        dirty.take(1, 10);
+        dirty.take(1, 10, ALL);
         assert_eq!(dirty.clean_up_to(9), 0);
-        dirty.take(1, 10);
+        dirty.take(1, 10, ALL);
         assert_eq!(dirty.clean_up_to(9), 8);
-        assert_eq!(dirty.take(9, 10).len(), 1);
+        assert_eq!(dirty.take(9, 10, ALL).len(), 1);
         assert_eq!(dirty.clean_up_to(9), 9);
     }
 
@@ -242,7 +264,7 @@ mod tests {
         dirty.touch(2, A);
         dirty.gone(A, key("younger"));
         dirty.touch(3, A);
-        let taken = dirty.take(10, 10);
+        let taken = dirty.take(10, 10, ALL);
         assert_eq!(taken, [Taken::Gone(key("old")), Taken::Gone(key("younger")), Taken::Task(A, None)]);
         assert!(dirty.is_empty());
     }

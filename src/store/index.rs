@@ -21,7 +21,9 @@ use std::collections::{HashMap, HashSet};
 
 use redis::{Cmd, Pipeline, RedisResult, Script, Value};
 
-pub use batch::{Flush, Flushed, Generation, IndexBatch, IndexWrite, RestartPoint, Retention, Written};
+pub use batch::{
+    Flush, Flushed, Generation, IndexBatch, IndexWrite, Mark, RestartPoint, Retention, Written,
+};
 
 use super::{Connection, StoreError, is_noscript, keys, record};
 use crate::{
@@ -195,7 +197,7 @@ impl IndexWriter {
         let mut seen = HashSet::with_capacity(due.len());
         due.reverse();
         due.retain(|(tenant, _)| seen.insert(*tenant));
-        let at = (batch.upto_seq > 0 && batch.left == 0).then_some(batch.now_wall);
+        let at = batch.shows.filter(|_| batch.upto_seq > 0);
         if !self.advance(flush, batch.upto_seq, at, &due).await? {
             return self.why_not().await;
         }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use selvedge::{
     store::{
         Connection, StoreError,
-        index::{Generation, IndexBatch, IndexWrite, IndexWriter, Retention, Written},
+        index::{Generation, IndexBatch, IndexWrite, IndexWriter, Mark, Retention, Written},
         keys,
         read::{IndexReader, ReadError, ScanLimits},
         record::MAX_INLINE,
@@ -73,6 +73,8 @@ pub fn batch(generation: Generation, upto_seq: u64, views: Vec<TaskView>) -> Ind
         gone: vec![],
         now_wall: 10_000,
         left: 0,
+        shows: Some(10_000),
+        mark: Mark { seq: upto_seq, wall: 10_000 },
     }
 }
 

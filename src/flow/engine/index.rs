@@ -41,10 +41,10 @@ impl<H> Engine<H> {
         self.dirty.take_dropped()
     }
 
-    /// The oldest changed tasks: at most `max`, and at most `max_bytes` of results but at least one task. Call only
-    /// while nothing is in flight.
-    pub fn take_dirty(&mut self, max: usize, max_bytes: usize) -> Vec<Touched> {
-        let taken = self.dirty.take(max, max_bytes);
+    /// The oldest changed tasks: at most `max`, at most `max_bytes` of results but at least one task, and none that was
+    /// first changed after the journal sequence `until`. Call only while nothing is in flight.
+    pub fn take_dirty(&mut self, max: usize, max_bytes: usize, until: u64) -> Vec<Touched> {
+        let taken = self.dirty.take(max, max_bytes, until);
         let touched = taken.into_iter().filter_map(|taken| match taken {
             Taken::Gone(key) => Some(Touched { key, view: None, result: None }),
             Taken::Task(slot, result) => {

@@ -79,8 +79,21 @@ pub struct IndexBatch {
     pub retain: HashMap<TenantName, Retention>,
     /// The owner's wall clock, Unix milliseconds.
     pub now_wall: Millis,
-    /// Tasks the owner could hand out at once beyond these.
+    /// Tasks waiting beyond these, if some of them could be handed out at once; 0 if not.
     pub left: usize,
+    /// Everything decided up to then is in the index once this batch is, Unix milliseconds; `None` while tasks are left.
+    pub shows: Option<Millis>,
+    /// Where the journal stood when the owner handed this out, and when that was.
+    pub mark: Mark,
+}
+
+/// A point of the journal, and its time on the owner's wall clock.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// Journal sequence.
+    pub seq: u64,
+    /// Unix milliseconds.
+    pub wall: Millis,
 }
 
 impl IndexBatch {
@@ -120,6 +133,7 @@ impl IndexBatch {
         self.gone.append(&mut later.gone);
         self.retain.extend(later.retain);
         (self.upto_seq, self.now_wall, self.left) = (later.upto_seq, later.now_wall, later.left);
+        (self.shows, self.mark) = (later.shows, later.mark);
     }
 }
 
