@@ -102,7 +102,7 @@ impl IndexFeed {
         let mut retain = HashMap::new();
         let mut writes = Vec::with_capacity(taken.len());
         let mut gone = Vec::new();
-        for Touched { key, view, result } in taken {
+        for Touched { key, view, result, before } in taken {
             if !retain.contains_key(&key.tenant) {
                 retain.insert(key.tenant.clone(), retention(engine, &key.tenant));
             }
@@ -110,7 +110,7 @@ impl IndexFeed {
                 gone.push(key);
                 continue;
             };
-            writes.push(IndexWrite { view, result });
+            writes.push(IndexWrite { view, result, before });
         }
         let head = engine.seq();
         let upto_seq = engine.dirty().clean_up_to(head);

@@ -48,7 +48,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     bus::{
         Clock,
-        archive::{Archive, ArchiveError},
+        archive::{Archive, ArchiveError, Archived},
         consume::jitter,
     },
     store::{
@@ -362,8 +362,8 @@ impl Indexer {
             let (reply, answer) = oneshot::channel();
             self.tell(IndexAsk::Retention { tenants, reply }).await?;
             let retain = answer.await.map_err(|_| IndexerEnd::OwnerGone)?;
-            let writes =
-                chunk.tasks.into_iter().map(|task| IndexWrite { view: task.view, result: task.result });
+            let write = |task: Archived| IndexWrite { view: task.view, result: task.result, before: None };
+            let writes = chunk.tasks.into_iter().map(write);
             let batch = IndexBatch {
                 shard: self.shard,
                 generation,
@@ -413,7 +413,10 @@ impl Indexer {
         }
     }
 
-    async fn ask_for_batch(&mut self, until: Option<Mark>) -> Result<oneshot::Receiver<IndexBatch>, IndexerEnd> {
+    async fn ask_for_batch(
+        &mut self,
+        until: Option<Mark>,
+    ) -> Result<oneshot::Receiver<IndexBatch>, IndexerEnd> {
         let (reply, batch) = oneshot::channel();
         let (max, max_bytes) = (self.options.max_tasks, self.options.max_bytes);
         self.tell(IndexAsk::Next { max, max_bytes, until, reply }).await?;

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use super::{quick::QuickMap, tasks::Slot};
-use crate::task::{Payload, TaskKey};
+use crate::task::{Payload, Phase, TaskKey};
 
 /// Results waiting to be indexed, in bytes; beyond this they are dropped and read back from the journal.
 pub const MAX_RESULT_BYTES: usize = 64 * 1024 * 1024;
@@ -30,6 +30,8 @@ pub struct Dirty {
     order: VecDeque<(u64, Slot)>,
     /// A bit per slot: whether its task is in line.
     flags: Vec<u64>,
+    /// By slot: the phase in which its task was taken last, from 1; 0: it was not.
+    told: Vec<u8>,
     /// Tasks that were forgotten in line, by their slots; `None`: there were too many.
     gone: QuickMap<u32, VecDeque<Option<TaskKey>>>,
     gone_names: usize,
@@ -72,8 +74,22 @@ impl Dirty {
         self.bytes -= self.results.insert(slot.0, result).map_or(0, |old| old.len());
     }
 
+    /// A task that was taken is told of in phase `now`; says in which it was before.
+    pub fn told(&mut self, slot: Slot, now: Option<Phase>) -> Option<Phase> {
+        let at = slot.0 as usize;
+        if self.told.len() <= at {
+            self.told.resize(at + 1, 0);
+        }
+        let place = |phase| Phase::ALL.iter().position(|other| *other == phase).map_or(0, |i| i as u8 + 1);
+        let before = std::mem::replace(&mut self.told[at], now.map_or(0, place));
+        Phase::ALL.get((before as usize).wrapping_sub(1)).copied()
+    }
+
     /// A task was forgotten; its slot may be another's from now on.
     pub fn gone(&mut self, slot: Slot, key: TaskKey) {
+        if let Some(told) = self.told.get_mut(slot.0 as usize) {
+            *told = 0;
+        }
         if !self.is_set(slot) {
             return;
         }
@@ -119,6 +135,7 @@ impl Dirty {
     pub fn restart(&mut self, slots: impl Iterator<Item = Slot>) {
         self.order.clear();
         self.flags.clear();
+        self.told.clear();
         self.gone.clear();
         self.gone_names = 0;
         for slot in slots {
@@ -267,5 +284,19 @@ mod tests {
         let taken = dirty.take(10, 10, ALL);
         assert_eq!(taken, [Taken::Gone(key("old")), Taken::Gone(key("younger")), Taken::Task(A, None)]);
         assert!(dirty.is_empty());
+    }
+
+    #[test]
+    fn what_was_told_of_a_task_is_not_said_of_the_next_in_its_slot_nor_to_a_new_index() {
+        let mut dirty = Dirty::default();
+        assert_eq!(dirty.told(B, Some(Phase::Queued)), None);
+        for phase in Phase::ALL {
+            assert!(dirty.told(B, Some(phase)).is_some());
+            assert_eq!(dirty.told(B, Some(phase)), Some(phase));
+        }
+        dirty.gone(B, key("old"));
+        assert_eq!(dirty.told(B, Some(Phase::Running)), None, "forgotten while nothing was to be told of it");
+        dirty.restart([B].into_iter());
+        assert_eq!(dirty.told(B, Some(Phase::Completed)), None);
     }
 }

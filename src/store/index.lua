@@ -5,9 +5,13 @@
 -- ARGV     1 prefix  2 generation  3 epoch  4 flush  5 flush this writer last wrote here, '' if none
 --          6 journal seq  7 now  8 retain_tasks, '' to keep the stored  9 retain_ms  10 most drops
 --          11 when the first of the tasks below ended, 0 if none has  12 how many forgotten tasks, then their ids
---          how many large results, then id and result of each
---          then groups of tasks: state, agent, root ('' for tasks that are their own), how many, then of each
---          member, when it ended (0 while live), record
+--          how many groups of tasks, how many of them are planned, how many of these are of new tasks; tasks, planned
+--          ones, ends of planned ones, large results, where in the data these begin
+--          the groups: state, agent, root ('' for tasks that are their own), how many
+--          how many checks, then of each command, key, first and last of its members in the data
+--          how many planned commands, then the same of each
+--          the data (plan.rs): of every task 0 and its member, then id and record; of ended ones when and id; what
+--          checks and commands need; id and result of large ones
 -- Returns  {word, applied, dropped, due}; due: when the oldest terminal task is to go, 0 if there is none
 --          'ok'; 'empty': ok, and the tenant has no task left; 'fenced': a newer owner or flush was here;
 --          'lost': not what this writer wrote last; 'foreign': another generation. The last three have
@@ -43,6 +47,7 @@ retain_tasks, retain_ms = tonumber(retain_tasks), tonumber(retain_ms)
 local HEADER = '^(%d+) (%l+) (%S+) (%S+) (%x+) (%d+) (%S+)\n'
 local RECORDS, RESULTS = prefix .. 't', prefix .. 'x'
 local SHOWN, DONE = prefix .. 'shown', prefix .. 'done'
+local LIVE = {queued = true, running = true, waiting = true, retrying = true}
 -- Whether the tenant ever had a tree of two: without one no task needs a look at a tree's set.
 local trees = meta[6]
 
@@ -129,12 +134,11 @@ local function drop(ids)
   settle()
 end
 
-local at = 13
-local forgotten = tonumber(ARGV[12])
+local at = 12
+local forgotten = tonumber(ARGV[at])
 if forgotten > 0 then
   local ids = {}
-  for i = 1, forgotten do ids[i] = ARGV[at + i - 1] end
-  at = at + forgotten
+  for i = 1, forgotten do ids[i] = ARGV[at + i] end
   local stored = values(ids)
   for i, id in ipairs(ids) do
     if stored[i] then
@@ -146,99 +150,142 @@ if forgotten > 0 then
   settle()
 end
 
-local results, large = {}, tonumber(ARGV[at])
-at = at + 1
-for _ = 1, large do
-  results[ARGV[at]] = ARGV[at + 1]
-  at = at + 2
+at = at + 1 + forgotten
+local groups, planned_groups, new_groups = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+local tasks, planned, planned_ends = tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5])
+local large, large_at = tonumber(ARGV[at + 6]), tonumber(ARGV[at + 7])
+local group_at = at + 8
+local check_at = group_at + 4 * groups
+local checks = tonumber(ARGV[check_at])
+local command_at = check_at + 1 + 4 * checks
+local commands = tonumber(ARGV[command_at])
+-- Of the data: the first one has number 0.
+local data = command_at + 1 + 4 * commands
+
+-- A command that is all there: its members are a range of the data.
+local function ready(i)
+  return call(ARGV[i], ARGV[i + 1], unpack(ARGV, data + tonumber(ARGV[i + 2]), data + tonumber(ARGV[i + 3])))
 end
 
-local ids, k = {}, 0
-local i, last = at, #ARGV
-while i < last do
-  local n = tonumber(ARGV[i + 3])
-  i = i + 4
-  for m = i, i + 3 * n - 1, 3 do
-    k = k + 1
-    ids[k] = sub(ARGV[m], 12)
+-- Whether what is stored is as the planned commands suppose: new tasks are not there, others are in their state's set.
+local function as_supposed()
+  for i = check_at + 1, command_at - 1, 4 do
+    local there = ARGV[i] == 'ZMSCORE'
+    local found = ready(i)
+    for m = 1, #found do
+      if (found[m] and true or false) ~= there then return false end
+    end
+    if not there and trees then
+      -- A new root may find the tree of another that had its id.
+      local names = {}
+      for m = 1, #found do names[m] = prefix .. 'r:' .. ARGV[data + tonumber(ARGV[i + 2]) + m - 1] end
+      if call('EXISTS', unpack(names)) > 0 then return false end
+    end
   end
-  i = i + 3 * n
+  return true
 end
-local stored = values(ids)
 
-local records, kept, done, roots, heads = {n = 0}, {n = 0}, {n = 0}, {}, {}
-local applied = 0
-k = 0
-i = at
-while i < last do
-  local state, agent, root, n = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
-  i = i + 4
-  local cancelled = state == 'cancelled'
-  local by_state = of(into, prefix .. 's:' .. state)
-  local by_agent, shown, by_root
-  if not cancelled then
-    by_agent, shown = of(into, prefix .. 'a:' .. agent), of(into, SHOWN)
+local roots, heads, applied = {}, {}, 0
+
+-- All groups from the number `g` on, of which the first task has the number `k`, the first end the number `e`.
+local function write_carefully(g, k, e)
+  local results = {}
+  for i = data + large_at, data + large_at + 2 * large - 1, 2 do results[ARGV[i]] = ARGV[i + 1] end
+  local ids = {}
+  for t = k, tasks - 1 do ids[#ids + 1] = ARGV[data + 2 * tasks + 2 * t] end
+  local stored, first = values(ids), k - 1
+  local records, kept, done = {n = 0}, {n = 0}, {n = 0}
+  for i = group_at + 4 * g, check_at - 1, 4 do
+    local state, agent, root, n = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
+    local cancelled, live = state == 'cancelled', LIVE[state]
+    local by_state = of(into, prefix .. 's:' .. state)
+    local by_agent, shown, by_root
+    if not cancelled then
+      by_agent, shown = of(into, prefix .. 'a:' .. agent), of(into, SHOWN)
+      if root ~= '' then
+        trees = '1'
+        by_root = of(into, prefix .. 'r:' .. root)
+        heads[root] = true
+      end
+    end
+    for t = k, k + n - 1 do
+      local member, record = ARGV[data + 2 * t + 1], ARGV[data + 2 * tasks + 2 * t + 1]
+      local id, old, ended = ids[t - first], stored[t - first], '0'
+      if not live then
+        ended = ARGV[data + 4 * tasks + 2 * e]
+        e = e + 1
+      end
+      local fresh, moved, keep = true, true, true
+      if old then
+        local orev, ostate, oagent, oroot, ocreated, oended, oresult = match(old, HEADER)
+        local rev, result = tonumber(match(record, '^%d+')), '-'
+        orev = tonumber(orev)
+        if rev == orev or oresult ~= '-' then result = match(record, '^%d+ %l+ %S+ %S+ %x+ %d+ (%S+)\n') end
+        -- A result that was read back from the journal may come after its task.
+        if rev < orev or (rev == orev and (result == '-' or oresult ~= '-')) then
+          keep = false
+        elseif ocreated ~= sub(member, 1, 11) or oagent ~= agent or oroot ~= (root == '' and '-' or root)
+            or (oended ~= '0' and live) or (ostate == 'cancelled' and not cancelled) then
+          -- The id was forgotten and used again: another task.
+          leave(id, orev, ostate, oagent, oroot, ocreated, oended, oresult)
+        else
+          fresh, moved = false, ostate ~= state
+          if moved then
+            push(out, prefix .. 's:' .. ostate, member)
+            if cancelled then
+              push(out, SHOWN, member)
+              push(out, prefix .. 'a:' .. agent, member)
+              if trees then push(out, prefix .. 'r:' .. (oroot == '-' and id or oroot), member) end
+            end
+          end
+          if result == '-' and oresult ~= '-' then
+            -- Touched once more after its result was written: that stays.
+            local line = match(record, '^[^\n]*')
+            local bytes = oresult == 'x' and 0 or tonumber(oresult)
+            local from = string.find(old, '\n', 1, true)
+            record = sub(line, 1, -2) .. oresult .. '\n' .. sub(old, from + 1, from + bytes)
+              .. sub(record, #line + 2)
+          end
+        end
+      end
+      if keep then
+        applied = applied + 1
+        add(records, id, record)
+        if results[id] then add(kept, id, results[id]) end
+        if moved then add(by_state, '0', member) end
+        if fresh and not cancelled then
+          add(shown, '0', member)
+          add(by_agent, '0', member)
+          if by_root then
+            add(by_root, '0', member)
+          elseif trees then
+            roots[#roots + 1] = member
+          end
+        end
+        if not live and (fresh or moved) then add(done, ended, id) end
+      end
+    end
+    k = k + n
+  end
+  settle()
+  many('ZADD', DONE, done)
+  many('HSET', RECORDS, records)
+  many('HSET', RESULTS, kept)
+end
+
+if planned > 0 and as_supposed() then
+  for g = 0, new_groups - 1 do
+    local root = ARGV[group_at + 4 * g + 2]
     if root ~= '' then
       trees = '1'
-      by_root = of(into, prefix .. 'r:' .. root)
       heads[root] = true
     end
   end
-  for m = i, i + 3 * n - 1, 3 do
-    local member, ended, record = ARGV[m], ARGV[m + 1], ARGV[m + 2]
-    k = k + 1
-    local id, old = ids[k], stored[k]
-    local fresh, moved, keep = true, true, true
-    if old then
-      local orev, ostate, oagent, oroot, ocreated, oended, oresult = match(old, HEADER)
-      local rev, result = tonumber(match(record, '^%d+')), '-'
-      orev = tonumber(orev)
-      if rev == orev or oresult ~= '-' then result = match(record, '^%d+ %l+ %S+ %S+ %x+ %d+ (%S+)\n') end
-      -- A result that was read back from the journal may come after its task.
-      if rev < orev or (rev == orev and (result == '-' or oresult ~= '-')) then
-        keep = false
-      elseif ocreated ~= sub(member, 1, 11) or oagent ~= agent or oroot ~= (root == '' and '-' or root)
-          or (oended ~= '0' and ended == '0') or (ostate == 'cancelled' and not cancelled) then
-        -- The id was forgotten and used again: another task.
-        leave(id, orev, ostate, oagent, oroot, ocreated, oended, oresult)
-      else
-        fresh, moved = false, ostate ~= state
-        if moved then
-          push(out, prefix .. 's:' .. ostate, member)
-          if cancelled then
-            push(out, SHOWN, member)
-            push(out, prefix .. 'a:' .. agent, member)
-            if trees then push(out, prefix .. 'r:' .. (oroot == '-' and id or oroot), member) end
-          end
-        end
-        if result == '-' and oresult ~= '-' then
-          -- Touched once more after its result was written: that stays.
-          local line = match(record, '^[^\n]*')
-          local bytes = oresult == 'x' and 0 or tonumber(oresult)
-          local from = string.find(old, '\n', 1, true)
-          record = sub(line, 1, -2) .. oresult .. '\n' .. sub(old, from + 1, from + bytes)
-            .. sub(record, #line + 2)
-        end
-      end
-    end
-    if keep then
-      applied = applied + 1
-      add(records, id, record)
-      if large > 0 and results[id] then add(kept, id, results[id]) end
-      if moved then add(by_state, '0', member) end
-      if fresh and not cancelled then
-        add(shown, '0', member)
-        add(by_agent, '0', member)
-        if by_root then
-          add(by_root, '0', member)
-        elseif trees then
-          roots[#roots + 1] = member
-        end
-      end
-      if ended ~= '0' and (fresh or moved) then add(done, ended, id) end
-    end
-  end
-  i = i + 3 * n
+  for i = command_at + 1, data - 1, 4 do ready(i) end
+  applied = planned
+  if planned_groups < groups then write_carefully(planned_groups, planned, planned_ends) end
+elseif groups > 0 then
+  write_carefully(0, 0, 0)
 end
 
 -- A tree gets its set with its first child; the root joins then, or later if it is written later.
@@ -253,10 +300,6 @@ if #roots > 0 then
     end
   end
 end
-settle()
-many('ZADD', DONE, done)
-many('HSET', RECORDS, records)
-many('HSET', RESULTS, kept)
 for root in pairs(heads) do
   local head = call('HGET', RECORDS, root)
   if head then

@@ -15,20 +15,19 @@
 //! Nothing in here retries.
 
 mod batch;
+mod plan;
 mod wipe;
 
 use std::collections::{HashMap, HashSet};
 
 use redis::{Cmd, Pipeline, RedisResult, Script, Value};
 
-pub use batch::{
-    Flush, Flushed, Generation, IndexBatch, IndexWrite, Mark, RestartPoint, Retention, Written,
-};
+pub use batch::{Flush, Flushed, Generation, IndexBatch, IndexWrite, Mark, RestartPoint, Retention, Written};
 
 use super::{Connection, StoreError, is_noscript, keys, record};
 use crate::{
-    task::{Millis, Payload, Phase, Plan, TaskId, TenantName},
-    wire::{api::TaskView, subjects::Shard},
+    task::{Millis, Payload, Plan, TaskId, TenantName},
+    wire::subjects::Shard,
 };
 
 /// Tasks per script call, so that no call holds Redis for long.
@@ -338,7 +337,7 @@ impl IndexWriter {
             None => cmd.arg("").arg(""),
         };
         cmd.arg(2 * call.writes.len() + EXTRA_DROPS);
-        write_tasks(&mut cmd, &call.writes, now_wall);
+        plan::write_tasks(&mut cmd, call.tenant, &call.writes, now_wall);
         cmd
     }
 
@@ -427,69 +426,6 @@ if not (from or again) then return 0 end
 redis.call('HSET', KEYS[1], 'epoch', ARGV[4], 'flush', ARGV[5], 'seq', ARGV[6])
 if ARGV[7] ~= '' then redis.call('HSET', KEYS[1], 'at', ARGV[7]) end
 return 1";
-
-/// What is alike for the tasks of a group.
-#[derive(PartialEq, Eq, Hash)]
-struct GroupKey<'a> {
-    state: Phase,
-    agent: &'a str,
-    /// Empty for tasks that are their own root.
-    root: &'a str,
-}
-
-/// The touched tasks as the script's arguments.
-fn write_tasks(cmd: &mut Cmd, touched: &[Touched<'_>], now_wall: Millis) {
-    let writes =
-        || touched.iter().filter_map(|t| if let Touched::Write(write) = t { Some(*write) } else { None });
-    let ends = writes().map(|write| record::ended_at(&write.view, now_wall)).filter(|at| *at > 0);
-    cmd.arg(ends.min().unwrap_or(0));
-
-    let forgotten =
-        || touched.iter().filter_map(|t| if let Touched::Gone(task) = t { Some(task) } else { None });
-    cmd.arg(forgotten().count());
-    for task in forgotten() {
-        cmd.arg(task.as_str());
-    }
-
-    let large = || {
-        let result = |write: &'_ IndexWrite| write.result.clone().filter(|r| r.len() > record::MAX_INLINE);
-        writes().filter_map(move |write| Some((&write.view.task, result(write)?)))
-    };
-    cmd.arg(large().count());
-    for (task, result) in large() {
-        cmd.arg(task.as_str()).arg(&record::encode_result(&result)[..]);
-    }
-
-    let mut at: HashMap<GroupKey<'_>, usize> = HashMap::new();
-    let mut groups: Vec<(GroupKey<'_>, Vec<&IndexWrite>)> = Vec::new();
-    for write in writes() {
-        let TaskView { task, root, state, agent, .. } = &write.view;
-        let key = || GroupKey {
-            state: *state,
-            agent: agent.as_str(),
-            root: if root == task { "" } else { root.as_str() },
-        };
-        // Mostly a task is like the one before.
-        let i = match groups.last() {
-            Some((last, _)) if *last == key() => groups.len() - 1,
-            _ => *at.entry(key()).or_insert_with(|| {
-                groups.push((key(), Vec::new()));
-                groups.len() - 1
-            }),
-        };
-        groups[i].1.push(write);
-    }
-    let mut record = Vec::new();
-    for (GroupKey { state, agent, root }, writes) in groups {
-        cmd.arg(state.as_str()).arg(agent).arg(root).arg(writes.len());
-        for IndexWrite { view, result } in writes {
-            record::encode(view, result.as_ref(), now_wall, &mut record);
-            cmd.arg(keys::member(view.created_at, &view.task))
-                .arg(record::ended_at(view, now_wall))
-                .arg(&record[..]);
-        }
-    }
-}
 
 fn by_tenant(batch: &IndexBatch) -> Vec<(&TenantName, Vec<Touched<'_>>)> {
     let writes = batch.writes.iter().map(|w| (&w.view.tenant, Touched::Write(w)));

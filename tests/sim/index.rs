@@ -58,7 +58,7 @@ impl World {
             self.crash(who);
             return;
         }
-        for Touched { key, view, result } in taken {
+        for Touched { key, view, result, .. } in taken {
             let Some(view) = view else { continue };
             let entry = self.index.views.entry(key).or_insert_with(|| (view.clone(), None));
             if view.rev >= entry.0.rev {

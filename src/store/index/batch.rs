@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::{
-    task::{Millis, Payload, Plan, TaskKey, TenantName},
+    task::{Millis, Payload, Phase, Plan, TaskKey, TenantName},
     wire::{api::TaskView, subjects::Shard},
 };
 
@@ -44,6 +44,9 @@ pub struct IndexWrite {
     pub view: TaskView,
     /// Set with the write that makes the task completed, and in a rebuild.
     pub result: Option<Payload>,
+    /// The phase in which it was handed out before; `None`: it was not, as far as is known. A guess at what the
+    /// index shows, which is checked.
+    pub before: Option<Phase>,
 }
 
 /// How long a tenant's terminal tasks stay.
@@ -124,6 +127,8 @@ impl IndexBatch {
             let key = key(write);
             let Some(i) = again.get(&key) else { return !gone.contains(&key) };
             let newer = &mut later.writes[*i];
+            // What is said here is not written.
+            newer.before = write.before;
             if newer.result.is_none() && newer.view.state == write.view.state {
                 newer.result = write.result.take();
             }
