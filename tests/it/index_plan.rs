@@ -225,8 +225,8 @@ async fn story(seed: u64, planned: &Redis, careful: &Redis) {
 #[tokio::test]
 async fn planned_writes_leave_the_same_keys_as_careful_ones() {
     let (planned, careful) = (Redis::start().await, Redis::start().await);
-    for seed in 1..=25 {
-        story(seed * 0x9E37_79B9_7F4A_7C15, &planned, &careful).await;
+    for seed in 1..=25u64 {
+        story(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15), &planned, &careful).await;
     }
     let calls = async |redis: &Redis, name: &str| {
         commandstats(&redis.connect().await).await.get(name).map_or(0, |calls| calls.0)
