@@ -168,7 +168,7 @@ fn ended_tasks_leave_once_there_are_more_than_are_remembered() {
                 }
             }
         }
-        engine.take_dirty(1_000, usize::MAX);
+        engine.take_dirty(1_000, usize::MAX, u64::MAX);
         assert!(now < 10_000, "{ended} of {TASKS} have ended");
         // What ended in the message under way is still told.
         assert!(

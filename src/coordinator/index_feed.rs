@@ -11,7 +11,7 @@ use crate::{
         engine::{Engine, Touched},
         record::{JournalMessage, Record},
     },
-    store::index::{Generation, IndexBatch, IndexWrite, Retention},
+    store::index::{Generation, IndexBatch, IndexWrite, Mark, Retention},
     task::{Millis, Outcome, Payload, Plan, TaskKey, TenantName},
 };
 
@@ -20,6 +20,7 @@ use super::calls::{OwnerCall, OwnerHandle};
 struct Waiting {
     max: usize,
     max_bytes: usize,
+    until: Option<Mark>,
     reply: oneshot::Sender<IndexBatch>,
 }
 
@@ -62,8 +63,8 @@ impl IndexFeed {
                 // A receiver that went away asks again.
                 let _ = reply.send(FollowReply::Following);
             }
-            IndexAsk::Next { max, max_bytes, reply } => {
-                self.waiting = Some(Waiting { max, max_bytes, reply })
+            IndexAsk::Next { max, max_bytes, until, reply } => {
+                self.waiting = Some(Waiting { max, max_bytes, until, reply })
             }
             IndexAsk::Retention { tenants, reply } => {
                 let retain = tenants.into_iter().map(|tenant| {
@@ -92,13 +93,16 @@ impl IndexFeed {
         if engine.dirty().is_empty() && !self.fresh {
             return;
         }
-        let Some(Waiting { max, max_bytes, reply }) = self.waiting.take() else { return };
+        let Some(Waiting { max, max_bytes, until, reply }) = self.waiting.take() else { return };
         self.fresh = false;
-        let taken = engine.take_dirty(max, max_bytes);
+        // Nothing that old: the rush is over, and what there is need not wait.
+        let until = until.filter(|until| engine.dirty().has_until(until.seq));
+        let until_seq = until.map_or(u64::MAX, |until| until.seq);
+        let taken = engine.take_dirty(max, max_bytes, until_seq);
         let mut retain = HashMap::new();
         let mut writes = Vec::with_capacity(taken.len());
         let mut gone = Vec::new();
-        for Touched { key, view, result } in taken {
+        for Touched { key, view, result, before } in taken {
             if !retain.contains_key(&key.tenant) {
                 retain.insert(key.tenant.clone(), retention(engine, &key.tenant));
             }
@@ -106,13 +110,25 @@ impl IndexFeed {
                 gone.push(key);
                 continue;
             };
-            writes.push(IndexWrite { view, result });
+            writes.push(IndexWrite { view, result, before });
         }
         let head = engine.seq();
         let upto_seq = engine.dirty().clean_up_to(head);
         let shard = engine.state().shard;
-        let left = engine.dirty().len();
-        let batch = IndexBatch { shard, generation, upto_seq, writes, gone, retain, now_wall: wall, left };
+        let left = if engine.dirty().has_until(until_seq) { engine.dirty().len() } else { 0 };
+        let shown = if engine.dirty().is_empty() { Some(wall) } else { until.map(|until| until.wall) };
+        let batch = IndexBatch {
+            shard,
+            generation,
+            upto_seq,
+            writes,
+            gone,
+            retain,
+            now_wall: wall,
+            left,
+            shows: shown.filter(|_| left == 0),
+            mark: Mark { seq: head, wall },
+        };
         // An indexer that went away comes back with `Follow`, from its restart point.
         let _ = reply.send(batch);
     }

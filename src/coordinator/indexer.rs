@@ -17,8 +17,9 @@
 //! ## Pace
 //!
 //! A task is born and ends within milliseconds, and each write costs Redis the same. So after a write the
-//! indexer lets changes gather, the longer the more there are ([`Pace`]), and then takes all of them, in
-//! slices that keep the owner for a moment only. After a quiet time the first change is written at once.
+//! indexer lets changes gather, the longer the more there are ([`Pace`]), and then takes those that were touched before
+//! its last look, in slices that keep the owner for a moment only: each is at least one pace old by then, and most are
+//! over and are written once. After a quiet time the first change is written at once.
 //!
 //! ## Loss
 //!
@@ -47,12 +48,12 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     bus::{
         Clock,
-        archive::{Archive, ArchiveError},
+        archive::{Archive, ArchiveError, Archived},
         consume::jitter,
     },
     store::{
         Connection, StoreError,
-        index::{Generation, IndexBatch, IndexWrite, IndexWriter, Retention, Written},
+        index::{Generation, IndexBatch, IndexWrite, IndexWriter, Mark, Retention, Written},
     },
     task::{Backoff, TenantName},
     telemetry::names,
@@ -81,6 +82,8 @@ pub enum IndexAsk {
         max: usize,
         /// Bytes of results at most; a batch has at least one task.
         max_bytes: usize,
+        /// Tasks first touched after this stay for the next time, unless there are no others.
+        until: Option<Mark>,
         /// Kept until a task is dirty.
         reply: oneshot::Sender<IndexBatch>,
     },
@@ -123,7 +126,7 @@ pub struct Pace {
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { least: Duration::from_millis(20), most: Duration::from_millis(150), tasks_per_ms: 40 }
+        Self { least: Duration::from_millis(20), most: Duration::from_millis(100), tasks_per_ms: 10 }
     }
 }
 
@@ -359,8 +362,8 @@ impl Indexer {
             let (reply, answer) = oneshot::channel();
             self.tell(IndexAsk::Retention { tenants, reply }).await?;
             let retain = answer.await.map_err(|_| IndexerEnd::OwnerGone)?;
-            let writes =
-                chunk.tasks.into_iter().map(|task| IndexWrite { view: task.view, result: task.result });
+            let write = |task: Archived| IndexWrite { view: task.view, result: task.result, before: None };
+            let writes = chunk.tasks.into_iter().map(write);
             let batch = IndexBatch {
                 shard: self.shard,
                 generation,
@@ -370,6 +373,8 @@ impl Indexer {
                 retain,
                 now_wall: self.options.clock.wall(),
                 left: 0,
+                shows: None,
+                mark: Mark::default(),
             };
             if !self.store(writer, &batch).await? {
                 return Ok(false);
@@ -381,10 +386,13 @@ impl Indexer {
 
     /// Writes batches until the index is lost.
     async fn follow(&mut self, mut writer: Box<IndexWriter>) -> Step {
+        let mut until = None;
         loop {
-            let Some(mut batch) = self.next_batch(&mut writer).await? else { return Ok(Next::Rebuild) };
+            let Some(mut batch) = self.next_batch(&mut writer, until).await? else {
+                return Ok(Next::Rebuild);
+            };
             while batch.left > 0 && batch.len() < MAX_GATHERED && batch.result_bytes() < MAX_GATHERED_BYTES {
-                let later = self.ask_for_batch().await?.await.map_err(|_| IndexerEnd::OwnerGone)?;
+                let later = self.ask_for_batch(until).await?.await.map_err(|_| IndexerEnd::OwnerGone)?;
                 batch.absorb(later);
             }
             if batch.generation != writer.generation() {
@@ -399,21 +407,29 @@ impl Indexer {
             let written = IndexAsk::Written { generation: batch.generation, upto_seq: batch.upto_seq };
             self.tell(written).await?;
             if batch.left == 0 {
+                until = Some(batch.mark);
                 tokio::time::sleep_until(begun + self.options.pace.after(batch.len())).await;
             }
         }
     }
 
-    async fn ask_for_batch(&mut self) -> Result<oneshot::Receiver<IndexBatch>, IndexerEnd> {
+    async fn ask_for_batch(
+        &mut self,
+        until: Option<Mark>,
+    ) -> Result<oneshot::Receiver<IndexBatch>, IndexerEnd> {
         let (reply, batch) = oneshot::channel();
         let (max, max_bytes) = (self.options.max_tasks, self.options.max_bytes);
-        self.tell(IndexAsk::Next { max, max_bytes, reply }).await?;
+        self.tell(IndexAsk::Next { max, max_bytes, until, reply }).await?;
         Ok(batch)
     }
 
     /// Waits for work; meanwhile looks after Redis. `None`: the index is lost.
-    async fn next_batch(&mut self, writer: &mut IndexWriter) -> Result<Option<IndexBatch>, IndexerEnd> {
-        let mut batch = self.ask_for_batch().await?;
+    async fn next_batch(
+        &mut self,
+        writer: &mut IndexWriter,
+        until: Option<Mark>,
+    ) -> Result<Option<IndexBatch>, IndexerEnd> {
+        let mut batch = self.ask_for_batch(until).await?;
         loop {
             tokio::select! {
                 biased;

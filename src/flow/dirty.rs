@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use super::{quick::QuickMap, tasks::Slot};
-use crate::task::{Payload, TaskKey};
+use crate::task::{Payload, Phase, TaskKey};
 
 /// Results waiting to be indexed, in bytes; beyond this they are dropped and read back from the journal.
 pub const MAX_RESULT_BYTES: usize = 64 * 1024 * 1024;
@@ -30,6 +30,8 @@ pub struct Dirty {
     order: VecDeque<(u64, Slot)>,
     /// A bit per slot: whether its task is in line.
     flags: Vec<u64>,
+    /// By slot: the phase in which its task was taken last, from 1; 0: it was not.
+    told: Vec<u8>,
     /// Tasks that were forgotten in line, by their slots; `None`: there were too many.
     gone: QuickMap<u32, VecDeque<Option<TaskKey>>>,
     gone_names: usize,
@@ -72,8 +74,22 @@ impl Dirty {
         self.bytes -= self.results.insert(slot.0, result).map_or(0, |old| old.len());
     }
 
+    /// A task that was taken is told of in phase `now`; says in which it was before.
+    pub fn told(&mut self, slot: Slot, now: Option<Phase>) -> Option<Phase> {
+        let at = slot.0 as usize;
+        if self.told.len() <= at {
+            self.told.resize(at + 1, 0);
+        }
+        let place = |phase| Phase::ALL.iter().position(|other| *other == phase).map_or(0, |i| i as u8 + 1);
+        let before = std::mem::replace(&mut self.told[at], now.map_or(0, place));
+        Phase::ALL.get((before as usize).wrapping_sub(1)).copied()
+    }
+
     /// A task was forgotten; its slot may be another's from now on.
     pub fn gone(&mut self, slot: Slot, key: TaskKey) {
+        if let Some(told) = self.told.get_mut(slot.0 as usize) {
+            *told = 0;
+        }
         if !self.is_set(slot) {
             return;
         }
@@ -119,6 +135,7 @@ impl Dirty {
     pub fn restart(&mut self, slots: impl Iterator<Item = Slot>) {
         self.order.clear();
         self.flags.clear();
+        self.told.clear();
         self.gone.clear();
         self.gone_names = 0;
         for slot in slots {
@@ -126,12 +143,14 @@ impl Dirty {
         }
     }
 
-    /// The oldest touched tasks: at most `max`, and at most `max_bytes` of results but at least one task.
-    pub fn take(&mut self, max: usize, max_bytes: usize) -> Vec<Taken> {
+    /// The oldest touched tasks: at most `max`, at most `max_bytes` of results but at least one task, and none that
+    /// was first touched after `until`.
+    pub fn take(&mut self, max: usize, max_bytes: usize, until: u64) -> Vec<Taken> {
         let mut out = Vec::with_capacity(max.min(self.order.len()));
         let mut bytes = 0;
         while out.len() < max
             && bytes < max_bytes
+            && self.has_until(until)
             && let Some((_, slot)) = self.order.pop_front()
         {
             match self.gone.get_mut(&slot.0) {
@@ -156,6 +175,11 @@ impl Dirty {
             self.order = VecDeque::new();
         }
         out
+    }
+
+    /// Whether the first in line was first touched at `until` or before.
+    pub fn has_until(&self, until: u64) -> bool {
+        self.order.front().is_some_and(|(seq, _)| *seq <= until)
     }
 
     /// Everything up to here is taken, if the journal stands at `head`.
@@ -191,6 +215,7 @@ mod tests {
     const A: Slot = Slot(0);
     const B: Slot = Slot(70);
     const C: Slot = Slot(3);
+    const ALL: u64 = u64::MAX;
 
     fn key(id: &str) -> TaskKey {
         TaskKey { tenant: "t".parse().unwrap(), id: id.parse().unwrap() }
@@ -204,7 +229,21 @@ mod tests {
         dirty.touch(9, A);
         dirty.prune(6, |slot| if slot == A { 9 } else { 5 });
         assert_eq!(dirty.clean_up_to(9), 6);
-        assert_eq!(dirty.take(10, 10), vec![Taken::Task(A, None)]);
+        assert_eq!(dirty.take(10, 10, ALL), vec![Taken::Task(A, None)]);
+        assert_eq!(dirty.clean_up_to(9), 9);
+    }
+
+    #[test]
+    fn what_was_touched_later_than_asked_for_stays_in_line() {
+        let mut dirty = Dirty::default();
+        dirty.touch(3, A);
+        dirty.touch(5, B);
+        dirty.touch(6, A);
+        assert_eq!(dirty.take(10, 10, 4), vec![Taken::Task(A, None)]);
+        assert!(!dirty.has_until(4) && dirty.has_until(5));
+        assert_eq!(dirty.clean_up_to(9), 4, "only what is taken is clean");
+        assert_eq!(dirty.take(10, 10, 4), vec![]);
+        assert_eq!(dirty.take(10, 10, 5), vec![Taken::Task(B, None)]);
         assert_eq!(dirty.clean_up_to(9), 9);
     }
 
@@ -214,7 +253,7 @@ mod tests {
         for slot in [A, B] {
             dirty.result(1, slot, Payload::json(&"x".repeat(100)).unwrap());
         }
-        assert_eq!(dirty.take(10, 50).len(), 1);
+        assert_eq!(dirty.take(10, 50, ALL).len(), 1);
         assert_eq!(dirty.result_bytes(), 102);
         assert_eq!(dirty.clean_up_to(1), 0);
     }
@@ -226,11 +265,11 @@ mod tests {
         dirty.restart([A, B].into_iter());
         dirty.touch(9, C);
         assert_eq!(dirty.clean_up_to(9), 0);
-        dirty.take(1, 10);
+        dirty.take(1, 10, ALL);
         assert_eq!(dirty.clean_up_to(9), 0);
-        dirty.take(1, 10);
+        dirty.take(1, 10, ALL);
         assert_eq!(dirty.clean_up_to(9), 8);
-        assert_eq!(dirty.take(9, 10).len(), 1);
+        assert_eq!(dirty.take(9, 10, ALL).len(), 1);
         assert_eq!(dirty.clean_up_to(9), 9);
     }
 
@@ -242,8 +281,22 @@ mod tests {
         dirty.touch(2, A);
         dirty.gone(A, key("younger"));
         dirty.touch(3, A);
-        let taken = dirty.take(10, 10);
+        let taken = dirty.take(10, 10, ALL);
         assert_eq!(taken, [Taken::Gone(key("old")), Taken::Gone(key("younger")), Taken::Task(A, None)]);
         assert!(dirty.is_empty());
+    }
+
+    #[test]
+    fn what_was_told_of_a_task_is_not_said_of_the_next_in_its_slot_nor_to_a_new_index() {
+        let mut dirty = Dirty::default();
+        assert_eq!(dirty.told(B, Some(Phase::Queued)), None);
+        for phase in Phase::ALL {
+            assert!(dirty.told(B, Some(phase)).is_some());
+            assert_eq!(dirty.told(B, Some(phase)), Some(phase));
+        }
+        dirty.gone(B, key("old"));
+        assert_eq!(dirty.told(B, Some(Phase::Running)), None, "forgotten while nothing was to be told of it");
+        dirty.restart([B].into_iter());
+        assert_eq!(dirty.told(B, Some(Phase::Completed)), None);
     }
 }

@@ -15,18 +15,19 @@
 //! Nothing in here retries.
 
 mod batch;
+mod plan;
 mod wipe;
 
 use std::collections::{HashMap, HashSet};
 
 use redis::{Cmd, Pipeline, RedisResult, Script, Value};
 
-pub use batch::{Flush, Flushed, Generation, IndexBatch, IndexWrite, RestartPoint, Retention, Written};
+pub use batch::{Flush, Flushed, Generation, IndexBatch, IndexWrite, Mark, RestartPoint, Retention, Written};
 
 use super::{Connection, StoreError, is_noscript, keys, record};
 use crate::{
-    task::{Millis, Payload, Phase, Plan, TaskId, TenantName},
-    wire::{api::TaskView, subjects::Shard},
+    task::{Millis, Payload, Plan, TaskId, TenantName},
+    wire::subjects::Shard,
 };
 
 /// Tasks per script call, so that no call holds Redis for long.
@@ -53,8 +54,17 @@ pub struct IndexWriter {
     last: Flush,
     /// The journal sequence stored there.
     seq: u64,
-    /// The flush each tenant was last written with, by this writer.
-    known: HashMap<TenantName, u64>,
+    /// Tenants this writer has written to.
+    known: HashMap<TenantName, Known>,
+}
+
+/// What stands in Redis of a tenant.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    /// The flush it was last written with.
+    flush: u64,
+    /// When its oldest terminal task is to go, as noted in [`keys::due`]; `None`: not looked at.
+    due: Option<Millis>,
 }
 
 type ScriptReply = (String, u64, u64, String);
@@ -62,6 +72,7 @@ type ScriptReply = (String, u64, u64, String);
 struct TenantCall<'a> {
     tenant: &'a TenantName,
     known: Option<u64>,
+    flush: u64,
     retain: Option<Retention>,
     seq: Option<u64>,
     writes: Vec<Touched<'a>>,
@@ -180,25 +191,30 @@ impl IndexWriter {
             for writes in split_calls(touched) {
                 calls.push(TenantCall {
                     tenant,
-                    known: self.known.get(tenant).copied(),
+                    known: self.known.get(tenant).map(|known| known.flush),
+                    flush: flush.number,
                     retain: Some(retain.unwrap_or_else(|| Retention::from(&Plan::free()))),
                     seq: Some(batch.upto_seq),
                     writes,
                 });
             }
         }
-        let (outcome, mut due) = self.run(&calls, flush, batch.now_wall, false).await?;
+        let (outcome, mut due) = self.run(&calls, batch.now_wall, false).await?;
         if !matches!(outcome, Written::Done(_)) {
             return Ok(outcome);
         }
         // Of several calls for a tenant the last one knows.
         let mut seen = HashSet::with_capacity(due.len());
         due.reverse();
-        due.retain(|(tenant, _)| seen.insert(*tenant));
-        let at = (batch.upto_seq > 0 && batch.left == 0).then_some(batch.now_wall);
+        due.retain(|(tenant, at)| {
+            let noted = self.known.get(*tenant).and_then(|known| known.due);
+            seen.insert(*tenant) && noted != Some(*at)
+        });
+        let at = batch.shows.filter(|_| batch.upto_seq > 0);
         if !self.advance(flush, batch.upto_seq, at, &due).await? {
             return self.why_not().await;
         }
+        self.scheduled(&due);
         self.last = flush;
         self.seq = batch.upto_seq;
         Ok(outcome)
@@ -233,19 +249,19 @@ impl IndexWriter {
         }
         let calls: Vec<TenantCall<'_>> = tenants
             .iter()
-            .map(|tenant| TenantCall {
-                tenant,
-                known: self.known.get(tenant).copied(),
-                retain: None,
-                seq: None,
-                writes: Vec::new(),
+            .map(|tenant| {
+                let known = self.known.get(tenant).map(|known| known.flush);
+                // A batch that is still to be sent again may have come as far as this tenant.
+                let flush = known.map_or(self.last.number, |known| known.max(self.last.number));
+                TenantCall { tenant, known, flush, retain: None, seq: None, writes: Vec::new() }
             })
             .collect();
-        let (outcome, due) = self.run(&calls, self.last, now_wall, true).await?;
+        let (outcome, due) = self.run(&calls, now_wall, true).await?;
         if matches!(outcome, Written::Done(_)) && !due.is_empty() {
             let mut pipeline = Pipeline::new();
             self.schedule_drops(&mut pipeline, &due);
             pipeline.exec_async(&mut self.connection).await?;
+            self.scheduled(&due);
         }
         Ok(outcome)
     }
@@ -254,7 +270,6 @@ impl IndexWriter {
     async fn run<'a>(
         &mut self,
         calls: &[TenantCall<'a>],
-        flush: Flush,
         now_wall: Millis,
         drops_only: bool,
     ) -> Result<(Written, Vec<(&'a TenantName, Millis)>), StoreError> {
@@ -266,7 +281,7 @@ impl IndexWriter {
         }
         let mut pipeline = Pipeline::with_capacity(calls.len());
         for call in calls {
-            pipeline.add_command(self.command(&script, call, flush, now_wall));
+            pipeline.add_command(self.command(&script, call, now_wall));
         }
         pipeline.ignore_errors();
         let mut replies: Vec<RedisResult<ScriptReply>> = pipeline.query_async(&mut self.connection).await?;
@@ -285,7 +300,7 @@ impl IndexWriter {
                         total.dropped += dropped;
                         due.push((call.tenant, next_due.parse().unwrap_or(0)));
                         if word == "ok" {
-                            self.remember(call.tenant, flush);
+                            self.remember(call.tenant, call.flush);
                         } else {
                             self.known.remove(call.tenant);
                         }
@@ -305,15 +320,15 @@ impl IndexWriter {
         }
     }
 
-    fn command(&self, script: &Script, call: &TenantCall<'_>, flush: Flush, now_wall: Millis) -> Cmd {
+    fn command(&self, script: &Script, call: &TenantCall<'_>, now_wall: Millis) -> Cmd {
         let mut cmd = redis::cmd("EVALSHA");
         cmd.arg(script.get_hash())
             .arg(1)
             .arg(keys::meta(call.tenant))
             .arg(keys::index_prefix(call.tenant))
             .arg(self.generation.to_string())
-            .arg(flush.epoch)
-            .arg(flush.number)
+            .arg(self.last.epoch)
+            .arg(call.flush)
             .arg(call.known.map_or(String::new(), |n| n.to_string()))
             .arg(call.seq.map_or(String::new(), |n| n.to_string()))
             .arg(now_wall);
@@ -322,15 +337,28 @@ impl IndexWriter {
             None => cmd.arg("").arg(""),
         };
         cmd.arg(2 * call.writes.len() + EXTRA_DROPS);
-        write_tasks(&mut cmd, &call.writes, now_wall);
+        plan::write_tasks(&mut cmd, call.tenant, &call.writes, now_wall);
         cmd
     }
 
-    fn remember(&mut self, tenant: &TenantName, flush: Flush) {
-        if self.known.len() >= MAX_KNOWN && !self.known.contains_key(tenant) {
+    fn remember(&mut self, tenant: &TenantName, flush: u64) {
+        if let Some(known) = self.known.get_mut(tenant) {
+            known.flush = flush;
+            return;
+        }
+        if self.known.len() >= MAX_KNOWN {
             self.known.clear();
         }
-        self.known.insert(tenant.clone(), flush.number);
+        self.known.insert(tenant.clone(), Known { flush, due: None });
+    }
+
+    /// What [`IndexWriter::schedule_drops`] noted stands there.
+    fn scheduled(&mut self, due: &[(&TenantName, Millis)]) {
+        for (tenant, at) in due {
+            if let Some(known) = self.known.get_mut(*tenant) {
+                known.due = Some(*at);
+            }
+        }
     }
 
     /// Notes when each tenant's oldest terminal task is to go.
@@ -398,66 +426,6 @@ if not (from or again) then return 0 end
 redis.call('HSET', KEYS[1], 'epoch', ARGV[4], 'flush', ARGV[5], 'seq', ARGV[6])
 if ARGV[7] ~= '' then redis.call('HSET', KEYS[1], 'at', ARGV[7]) end
 return 1";
-
-/// What is alike for the tasks of a group.
-#[derive(PartialEq, Eq, Hash)]
-struct GroupKey<'a> {
-    state: Phase,
-    agent: &'a str,
-    /// Empty for tasks that are their own root.
-    root: &'a str,
-}
-
-/// The touched tasks as the script's arguments.
-fn write_tasks(cmd: &mut Cmd, touched: &[Touched<'_>], now_wall: Millis) {
-    let forgotten =
-        || touched.iter().filter_map(|t| if let Touched::Gone(task) = t { Some(task) } else { None });
-    cmd.arg(forgotten().count());
-    for task in forgotten() {
-        cmd.arg(task.as_str());
-    }
-
-    let writes =
-        || touched.iter().filter_map(|t| if let Touched::Write(write) = t { Some(*write) } else { None });
-    let large = || {
-        let result = |write: &'_ IndexWrite| write.result.clone().filter(|r| r.len() > record::MAX_INLINE);
-        writes().filter_map(move |write| Some((&write.view.task, result(write)?)))
-    };
-    cmd.arg(large().count());
-    for (task, result) in large() {
-        cmd.arg(task.as_str()).arg(&record::encode_result(&result)[..]);
-    }
-
-    let mut at: HashMap<GroupKey<'_>, usize> = HashMap::new();
-    let mut groups: Vec<(GroupKey<'_>, Vec<&IndexWrite>)> = Vec::new();
-    for write in writes() {
-        let TaskView { task, root, state, agent, .. } = &write.view;
-        let key = || GroupKey {
-            state: *state,
-            agent: agent.as_str(),
-            root: if root == task { "" } else { root.as_str() },
-        };
-        // Mostly a task is like the one before.
-        let i = match groups.last() {
-            Some((last, _)) if *last == key() => groups.len() - 1,
-            _ => *at.entry(key()).or_insert_with(|| {
-                groups.push((key(), Vec::new()));
-                groups.len() - 1
-            }),
-        };
-        groups[i].1.push(write);
-    }
-    let mut record = Vec::new();
-    for (GroupKey { state, agent, root }, writes) in groups {
-        cmd.arg(state.as_str()).arg(agent).arg(root).arg(writes.len());
-        for IndexWrite { view, result } in writes {
-            record::encode(view, result.as_ref(), now_wall, &mut record);
-            cmd.arg(keys::member(view.created_at, &view.task))
-                .arg(record::ended_at(view, now_wall))
-                .arg(&record[..]);
-        }
-    }
-}
 
 fn by_tenant(batch: &IndexBatch) -> Vec<(&TenantName, Vec<Touched<'_>>)> {
     let writes = batch.writes.iter().map(|w| (&w.view.tenant, Touched::Write(w)));

@@ -81,6 +81,11 @@ pub fn tree(tenant: &TenantName, root: &TaskId) -> String {
     format!("{}r:{root}", index_prefix(tenant))
 }
 
+/// See the module's table.
+pub fn done(tenant: &TenantName) -> String {
+    format!("{}done", index_prefix(tenant))
+}
+
 /// The restart point of a shard's indexer. Not an index key: a wipe ends by writing it.
 pub fn restart_point(shard: Shard) -> String {
     format!("sv:{{shard-{}}}:i", shard.0)

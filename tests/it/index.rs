@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use selvedge::{
     store::{
         Connection, StoreError,
-        index::{Generation, IndexBatch, IndexWrite, IndexWriter, Retention, Written},
+        index::{Generation, IndexBatch, IndexWrite, IndexWriter, Mark, Retention, Written},
         keys,
         read::{IndexReader, ReadError, ScanLimits},
         record::MAX_INLINE,
@@ -59,7 +59,7 @@ pub fn task(name: &str, state: Phase, rev: u64, created_at: u64) -> TaskView {
 
 pub fn write(view: TaskView) -> IndexWrite {
     let result = (view.state == Phase::Completed).then(|| Payload::json(view.task.as_str()).unwrap());
-    IndexWrite { view, result }
+    IndexWrite { view, result, before: None }
 }
 
 pub fn batch(generation: Generation, upto_seq: u64, views: Vec<TaskView>) -> IndexBatch {
@@ -73,6 +73,8 @@ pub fn batch(generation: Generation, upto_seq: u64, views: Vec<TaskView>) -> Ind
         gone: vec![],
         now_wall: 10_000,
         left: 0,
+        shows: Some(10_000),
+        mark: Mark { seq: upto_seq, wall: 10_000 },
     }
 }
 
@@ -129,7 +131,7 @@ impl Bench {
 }
 
 /// (calls, microseconds) per command since the server started.
-async fn commandstats(connection: &Connection) -> HashMap<String, (u64, u64)> {
+pub async fn commandstats(connection: &Connection) -> HashMap<String, (u64, u64)> {
     let text: String =
         redis::cmd("INFO").arg("commandstats").query_async(&mut connection.clone()).await.unwrap();
     let number = |fields: &str, name: &str| -> u64 {
@@ -307,6 +309,25 @@ async fn what_is_due_is_dropped_even_when_memory_is_full() {
     assert!(matches!(error, StoreError::Full(_)), "{error:?}");
     b.writer.sweep(NOW + 86_400_000 + 10_000, 16).await.unwrap();
     assert_eq!(b.reader.stats(&tenant("acme")).await.unwrap().total, 0);
+}
+
+#[tokio::test]
+async fn a_sweep_between_a_batch_and_its_repetition_is_no_newer_owners() {
+    let mut b = Bench::new().await;
+    b.write((0..10).map(|i| task(&format!("d{i}"), Phase::Completed, i + 1, NOW)).collect()).await;
+    // The tenants are written, the restart point can't be.
+    let point = keys::restart_point(SHARD);
+    let mut c = b.connection.clone();
+    let _: () = redis::cmd("RENAME").arg(&[point.as_str(), "aside"]).query_async(&mut c).await.unwrap();
+    let _: () = redis::cmd("SET").arg(&[point.as_str(), "x"]).query_async(&mut c).await.unwrap();
+    let batch = b.batch(vec![task("t", Phase::Queued, 20, NOW)]);
+    b.writer.write(&batch).await.unwrap_err();
+    let _: () = redis::cmd("RENAME").arg(&["aside", point.as_str()]).query_async(&mut c).await.unwrap();
+
+    let swept = b.writer.sweep(NOW + 86_400_000 + 10_000, 16).await.unwrap();
+    assert!(matches!(swept, Written::Done(f) if f.dropped == 10), "{swept:?}");
+    assert!(matches!(b.writer.write(&batch).await.unwrap(), Written::Done(_)));
+    assert_eq!(b.ids(by(&[])).await, ["t"]);
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use selvedge::{
     },
     store::{
         Connection,
-        index::{Generation, IndexBatch, Retention},
+        index::{Generation, IndexBatch, Mark, Retention},
         read::{IndexReader, ScanLimits},
     },
     task::{Backoff, Phase},
@@ -29,6 +29,9 @@ use crate::{
     store_servers::Redis,
 };
 
+/// A question for work: how much, how old, and who asks.
+type Waiting = (usize, Option<Mark>, oneshot::Sender<IndexBatch>);
+
 /// What the owner loop does for the indexer, and nothing else.
 struct Owner {
     /// By the number that `dirty` knows them by.
@@ -38,8 +41,8 @@ struct Owner {
     generation: Option<Generation>,
     /// Nothing was handed out of this generation yet.
     fresh: bool,
-    waiting: Option<(usize, oneshot::Sender<IndexBatch>)>,
-    parked: Vec<(usize, oneshot::Sender<IndexBatch>)>,
+    waiting: Option<Waiting>,
+    parked: Vec<Waiting>,
     written: watch::Sender<u64>,
     follows: watch::Sender<Vec<Option<u64>>>,
 }
@@ -73,7 +76,9 @@ impl Owner {
                 reply.send(FollowReply::Following).unwrap();
             }
             // A second indexer's question must not look like this owner's end to the first.
-            IndexAsk::Next { max, reply, .. } => self.parked.extend(self.waiting.replace((max, reply))),
+            IndexAsk::Next { max, until, reply, .. } => {
+                self.parked.extend(self.waiting.replace((max, until, reply)))
+            }
             IndexAsk::Retention { .. } => unreachable!("there is no archive here"),
             IndexAsk::Written { upto_seq, .. } => drop(self.written.send_replace(upto_seq)),
         }
@@ -84,9 +89,13 @@ impl Owner {
         if self.dirty.is_empty() && !self.fresh {
             return;
         }
-        let (Some((max, reply)), Some(generation)) = (self.waiting.take(), self.generation) else { return };
+        let (Some((max, until, reply)), Some(generation)) = (self.waiting.take(), self.generation) else {
+            return;
+        };
         self.fresh = false;
-        let taken = self.dirty.take(max, usize::MAX);
+        let until = until.map(|until| until.seq).filter(|until| self.dirty.has_until(*until));
+        let until = until.unwrap_or(u64::MAX);
+        let taken = self.dirty.take(max, usize::MAX, until);
         let tasks = taken.iter().map(|taken| match taken {
             Taken::Task(slot, _) => self.tasks[slot.number() as usize].clone(),
             Taken::Gone(key) => panic!("{key} was not forgotten"),
@@ -102,7 +111,9 @@ impl Owner {
             writes,
             gone: vec![],
             now_wall: 10_000,
-            left: self.dirty.len(),
+            left: if self.dirty.has_until(until) { self.dirty.len() } else { 0 },
+            shows: self.dirty.is_empty().then_some(10_000),
+            mark: Mark { seq: self.head, wall: 10_000 },
         };
         let _ = reply.send(batch);
     }

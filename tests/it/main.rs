@@ -14,6 +14,7 @@ mod fault;
 mod flow;
 mod golden;
 mod index;
+mod index_plan;
 mod indexer;
 mod nats_connection;
 mod redis_connection;

@@ -49,13 +49,16 @@ impl World {
             coordinator.generation = self.index.generation;
             engine.touch_all();
         }
-        let taken = engine.take_dirty(200, usize::MAX);
+        // The index may leave what is young for its next look.
+        let until = engine.seq().saturating_sub(self.now % 3);
+        let until = if engine.dirty().has_until(until) { until } else { u64::MAX };
+        let taken = engine.take_dirty(200, usize::MAX, until);
         if crash {
             // Taken, not written: the restart point has not moved.
             self.crash(who);
             return;
         }
-        for Touched { key, view, result } in taken {
+        for Touched { key, view, result, .. } in taken {
             let Some(view) = view else { continue };
             let entry = self.index.views.entry(key).or_insert_with(|| (view.clone(), None));
             if view.rev >= entry.0.rev {

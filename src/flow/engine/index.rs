@@ -7,7 +7,7 @@ use crate::{
         query,
         tasks::Slot,
     },
-    task::{Payload, TaskKey},
+    task::{Payload, Phase, TaskKey},
     wire::api::TaskView,
 };
 
@@ -20,6 +20,8 @@ pub struct Touched {
     pub view: Option<TaskView>,
     /// Its result, if it was completed since it was told last.
     pub result: Option<Payload>,
+    /// The phase in which it was told last; `None`: it was not, since it is in this memory.
+    pub before: Option<Phase>,
 }
 
 impl<H> Engine<H> {
@@ -41,17 +43,18 @@ impl<H> Engine<H> {
         self.dirty.take_dropped()
     }
 
-    /// The oldest changed tasks: at most `max`, and at most `max_bytes` of results but at least one task. Call only
-    /// while nothing is in flight.
-    pub fn take_dirty(&mut self, max: usize, max_bytes: usize) -> Vec<Touched> {
-        let taken = self.dirty.take(max, max_bytes);
+    /// The oldest changed tasks: at most `max`, at most `max_bytes` of results but at least one task, and none that was
+    /// first changed after the journal sequence `until`. Call only while nothing is in flight.
+    pub fn take_dirty(&mut self, max: usize, max_bytes: usize, until: u64) -> Vec<Touched> {
+        let taken = self.dirty.take(max, max_bytes, until);
         let touched = taken.into_iter().filter_map(|taken| match taken {
-            Taken::Gone(key) => Some(Touched { key, view: None, result: None }),
+            Taken::Gone(key) => Some(Touched { key, view: None, result: None, before: None }),
             Taken::Task(slot, result) => {
                 let key = self.state.key_of(self.state.tasks.get(slot)?);
                 let mut view = query::view_at(&self.state, slot);
                 let kept = view.as_mut().and_then(|view| view.result.take());
-                Some(Touched { key, view, result: result.or(kept) })
+                let before = self.dirty.told(slot, view.as_ref().map(|view| view.state));
+                Some(Touched { key, view, result: result.or(kept), before })
             }
         });
         touched.collect()
@@ -73,7 +76,9 @@ impl<H> Engine<H> {
 
     /// A result that was read back for the index.
     pub fn reread(&mut self, key: &TaskKey, result: Payload) {
-        if let Some(slot) = self.state.find(key) {
+        // Another task may have the id by now; only a completed one has a result.
+        let completed = |slot: &Slot| self.state.tasks[*slot].phase == Phase::Completed;
+        if let Some(slot) = self.state.find(key).filter(completed) {
             self.dirty.result(0, slot, result);
         }
     }

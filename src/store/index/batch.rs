@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::{
-    task::{Millis, Payload, Plan, TaskKey, TenantName},
+    task::{Millis, Payload, Phase, Plan, TaskKey, TenantName},
     wire::{api::TaskView, subjects::Shard},
 };
 
@@ -44,6 +44,9 @@ pub struct IndexWrite {
     pub view: TaskView,
     /// Set with the write that makes the task completed, and in a rebuild.
     pub result: Option<Payload>,
+    /// The phase in which it was handed out before; `None`: it was not, as far as is known. A guess at what the
+    /// index shows, which is checked.
+    pub before: Option<Phase>,
 }
 
 /// How long a tenant's terminal tasks stay.
@@ -79,8 +82,21 @@ pub struct IndexBatch {
     pub retain: HashMap<TenantName, Retention>,
     /// The owner's wall clock, Unix milliseconds.
     pub now_wall: Millis,
-    /// Tasks the owner could hand out at once beyond these.
+    /// Tasks waiting beyond these, if some of them could be handed out at once; 0 if not.
     pub left: usize,
+    /// Everything decided up to then is in the index once this batch is, Unix milliseconds; `None` while tasks are left.
+    pub shows: Option<Millis>,
+    /// Where the journal stood when the owner handed this out, and when that was.
+    pub mark: Mark,
+}
+
+/// A point of the journal, and its time on the owner's wall clock.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// Journal sequence.
+    pub seq: u64,
+    /// Unix milliseconds.
+    pub wall: Millis,
 }
 
 impl IndexBatch {
@@ -111,6 +127,8 @@ impl IndexBatch {
             let key = key(write);
             let Some(i) = again.get(&key) else { return !gone.contains(&key) };
             let newer = &mut later.writes[*i];
+            // What is said here is not written.
+            newer.before = write.before;
             if newer.result.is_none() && newer.view.state == write.view.state {
                 newer.result = write.result.take();
             }
@@ -120,6 +138,7 @@ impl IndexBatch {
         self.gone.append(&mut later.gone);
         self.retain.extend(later.retain);
         (self.upto_seq, self.now_wall, self.left) = (later.upto_seq, later.now_wall, later.left);
+        (self.shows, self.mark) = (later.shows, later.mark);
     }
 }
 
