@@ -28,11 +28,14 @@ use super::api::{self, ApiError, StreamState};
 /// How often it is looked whether a purge is worth it.
 const LOOK: Duration = Duration::from_millis(100);
 /// Messages that make a purge worth it at once.
-const MANY: u64 = 4_096;
+const MANY: u64 = 8_192;
 /// Bytes that do.
 const MANY_BYTES: u64 = 4 * 1024 * 1024;
-/// How long fewer of them wait.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long fewer of them wait while messages come: a purge holds the stream up for some milliseconds, and whoever
+/// publishes then waits.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// How long nothing must have come for them to wait no longer.
+const QUIET: Duration = Duration::from_millis(500);
 /// How long the floor may stand still while much behind it is settled. Longer: somebody dropped a message undecided.
 const STANDSTILL: Duration = Duration::from_secs(60);
 
@@ -145,16 +148,17 @@ pub(super) async fn purge(js: &Context, stream: &str, ledger: &Ledger, opened: &
     let mut stands = (purged, last);
     loop {
         tokio::time::sleep(LOOK).await;
-        let (floor, messages, bytes) = {
+        let (floor, next, messages, bytes) = {
             let marks = ledger.marks();
-            (marks.floor, marks.messages, marks.bytes)
+            (marks.floor, marks.next(), marks.messages, marks.bytes)
         };
         if stands.0 != floor {
             stands = (floor, Instant::now());
         } else if messages >= MANY && stands.1.elapsed() > STANDSTILL {
             return format!("message {floor} was given up undecided");
         }
-        let worth = messages >= MANY || bytes >= many_bytes || last.elapsed() >= PATIENCE;
+        let quiet = floor == next && stands.1.elapsed() >= QUIET;
+        let worth = messages >= MANY || bytes >= many_bytes || quiet || last.elapsed() >= PATIENCE;
         if floor == purged || !worth {
             continue;
         }
