@@ -35,6 +35,11 @@ impl TaskHandle {
     /// belongs to a task that was submitted with another body.
     pub async fn wait(&self) -> Result<Ended> {
         let ended = self.client.wait_as(&self.id, self.body_hash, self.stored).await?;
+        self.ours(ended)
+    }
+
+    /// The end of what was submitted here, not of somebody else's task with the same id.
+    pub(super) fn ours(&self, ended: Ended) -> Result<Ended> {
         self.check(ended.body_hash)?;
         match ended.refusal {
             // Nothing of the task has this revision: it is the submit that was refused.

@@ -7,12 +7,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::Instant;
 
-use super::{Client, Error, Result, TaskHandle, wait};
+use super::{Client, Ended, Error, Result, TaskHandle, wait};
 use crate::{
-    bus::{Lane, StoreError},
+    bus::{Lane, StoreError, Subscription},
     task::{
         AgentName, BodyHash, Code, MAX_PAYLOAD_BYTES, Millis, Payload, Phase, Priority, Refusal, Spec,
         TaskId, keyed_id,
@@ -104,6 +104,17 @@ impl Submission {
     pub async fn confirmed(self) -> Result<TaskHandle> {
         self.client.confirm(self.task?).await
     }
+
+    /// Submits and waits for the end. For short tasks better than waiting with the handle: the hint at the end is
+    /// listened for before the task is submitted, so it can't have come too early.
+    pub async fn wait(self) -> Result<Ended> {
+        self.client.submit_and_wait(self.task?).await
+    }
+
+    /// The same, for the result.
+    pub async fn result<T: DeserializeOwned>(self) -> Result<T> {
+        self.wait().await?.result()
+    }
 }
 
 impl IntoFuture for Submission {
@@ -190,12 +201,24 @@ impl Client {
         TaskHandle { client: self.clone(), id, body_hash: Some(hash), stored: Some(at) }
     }
 
-    async fn confirm(&self, task: NewTask) -> Result<TaskHandle> {
-        let ready = self.ready(task, true)?;
+    /// Submits a task whose hints are listened for from before.
+    async fn store_heard(&self, ready: Ready) -> Result<(TaskHandle, Subscription)> {
         // The same lane for both: the server sees the subscription first.
         let lane = &self.parts.link.main;
-        let mut hints = lane.subscribe(subjects::done(&self.parts.tenant, &ready.id)).await?;
-        let handle = self.store(lane, ready).await?;
+        let hints = lane.subscribe(subjects::done(&self.parts.tenant, &ready.id)).await?;
+        Ok((self.store(lane, ready).await?, hints))
+    }
+
+    async fn submit_and_wait(&self, task: NewTask) -> Result<Ended> {
+        let (handle, mut hints) = self.store_heard(self.ready(task, false)?).await?;
+        let look = wait::FIRST_PAUSE;
+        let ended =
+            wait::until(self, &handle.id, handle.body_hash, &mut hints, look, Phase::is_terminal).await?;
+        handle.ours(ended)
+    }
+
+    async fn confirm(&self, task: NewTask) -> Result<TaskHandle> {
+        let (handle, mut hints) = self.store_heard(self.ready(task, true)?).await?;
         // The hint can't have come before the subscription: it is rarely needed to ask.
         let look = wait::FIRST_PAUSE;
         let admitted = wait::until(self, &handle.id, handle.body_hash, &mut hints, look, |_| true);

@@ -20,7 +20,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// When it is first looked for a task that was submitted just now: its end takes about that long, and its hint
 /// mostly comes earlier and spares the question.
-const FRESH_LOOK: Duration = Duration::from_millis(10);
+const FRESH_LOOK: Duration = Duration::from_millis(3);
 
 /// Longer than any `get` takes.
 const LONGEST_LOOK: Duration = Duration::from_secs(600);

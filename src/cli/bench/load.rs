@@ -79,7 +79,7 @@ impl Load {
             let (client, agent) = (self.client(tenant), self.agent);
             tenant += 1;
             waiting.spawn(async move {
-                let ended = client.submit_task(task(agent)?).await?.wait().await?;
+                let ended = client.submit_task(task(agent)?).wait().await?;
                 let seen = clock::now();
                 anyhow::ensure!(ended.state == Phase::Completed, "a task ended as {}", ended.state);
                 let Some(Payload::Bytes(result)) = ended.result else {
