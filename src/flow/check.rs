@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::{entry::Stored, kept::task_ref, quick::QuickMap, state::State, tasks::Slot};
+use super::{entry::Stored, kept::task_ref, quick::QuickMap, state::State, tasks::Slot, times::Bounds};
 use crate::task::Phase;
 
 impl State {
@@ -46,6 +46,7 @@ impl State {
     pub fn check_derived(&self) -> Result<(), String> {
         let mut leases = QuickMap::default();
         let mut timers = BTreeSet::new();
+        let mut bounds = Bounds::default();
         let mut stored: Vec<Stored> = Vec::new();
         // Per tenant: leases, backlog, tasks, remembered ones.
         let mut tenants: HashMap<u32, (u32, u64, u64, usize)> = HashMap::new();
@@ -71,7 +72,8 @@ impl State {
             }
             tenant.1 += u64::from(task.in_backlog());
             tenant.3 += usize::from(task.remembered);
-            agent.1 += u64::from(task.phase == Phase::Queued);
+            agent.1 += u64::from(task.phase == Phase::Queued && !task.is_held());
+            bounds.put(slot, task);
             if let Some(at) = task.wake_at() {
                 timers.insert((at, slot));
             }
@@ -97,6 +99,9 @@ impl State {
         }
         if timers != self.timers {
             return Err("the timers differ from the tasks".to_owned());
+        }
+        if bounds != self.bounds {
+            return Err("the bounds in time differ from the tasks".to_owned());
         }
         for number in self.tenants.numbers() {
             let Some((name, tenant)) = self.tenants.name(number).zip(self.tenants.at(number)) else {

@@ -36,6 +36,7 @@ use super::{
     state::{Policy, State},
     submit,
     tasks::Slot,
+    times,
 };
 use crate::{
     task::{AgentName, Code, InstanceId, Millis, Payload, Token},
@@ -50,6 +51,8 @@ use crate::{
 const MESSAGE_BYTES: usize = 48 * 1024;
 /// Room for dispatches behind the inputs of a message: a flood of inputs can't keep slots idle.
 const DISPATCH_BYTES: usize = 16 * 1024;
+/// Expiries and starts decided in one message: a mass expiry must not keep slots idle.
+const DUE_AT_ONCE: usize = 128;
 /// Facts of inputs that left no record, kept for the next message.
 const MAX_FACTS: usize = 4_096;
 
@@ -236,6 +239,11 @@ impl<H> Engine<H> {
             && let Some(Queued { input, handle }) = self.vital.pop_front().or_else(|| self.queue.pop_front())
         {
             self.take(input, handle, &mut batch, entropy)?;
+        }
+        // What a time ends or starts, one by one: the end of a tree changes what else is due.
+        for _ in 0..DUE_AT_ONCE {
+            let Some(record) = times::due(&self.state, entropy) else { break };
+            self.apply(Decision::record(record), &mut batch)?;
         }
         let due = settle::due(&self.state, &mut self.live, entropy);
         self.apply(due, &mut batch)?;

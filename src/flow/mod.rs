@@ -32,3 +32,4 @@ pub mod snapshot;
 pub mod state;
 pub mod submit;
 pub mod tasks;
+pub mod times;

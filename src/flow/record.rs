@@ -56,7 +56,7 @@ pub struct JournalMessage {
     pub prev: Hash,
     /// Logical time of the batch, in milliseconds; never goes back.
     pub now: Millis,
-    /// Wall clock of the owner, Unix milliseconds; for people only.
+    /// Wall clock of the owner, Unix milliseconds: for people, and for `run_at`, deadlines and schedules.
     pub wall: Millis,
     /// What was decided, in order.
     #[serde(deserialize_with = "crate::task::grown")]
@@ -159,6 +159,9 @@ pub struct Admission {
     pub body_hash: BodyHash,
     /// Where it came from.
     pub origin: Origin,
+    /// When it expires, Unix milliseconds: its own deadline or its parent's, whichever is earlier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Millis>,
     /// Absent: admitted as queued. Present: rejected, terminal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<Refusal>,
@@ -292,7 +295,23 @@ pub enum Record {
         /// It counts as a try.
         failure: Failure,
     },
-    /// A backoff or snooze is over.
+    /// A try took longer than it may: its lease is over.
+    TimedOut {
+        /// Which.
+        key: TaskKey,
+        /// The lease.
+        token: Token,
+        /// It counts as a try.
+        failure: Failure,
+    },
+    /// A time to live or a deadline has passed: the task ends, and with it the tree below.
+    Expired {
+        /// Which.
+        key: TaskKey,
+        /// Which time, and the numbers.
+        refusal: Refusal,
+    },
+    /// A backoff, a snooze or a delay is over, or `run_at` has come.
     Woken {
         /// Which.
         key: TaskKey,

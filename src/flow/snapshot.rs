@@ -449,6 +449,8 @@ impl State {
             return Err(format!("{} is {phase} and lined up for being forgotten", self.key_of(task)));
         }
         let lease = task.lease().map(|lease| (lease.token, lease.charge));
+        let waits = phase == Phase::Queued && !task.is_held();
+        self.bounds.put(slot, task);
         let (place, in_backlog, wake_at) = (task.place(), task.in_backlog(), task.wake_at());
         self.count_agent(agent, true);
         let tenant = self.tenant_at(number);
@@ -458,7 +460,7 @@ impl State {
             tenant.backlog += 1;
             self.backlog += 1;
         }
-        if phase == Phase::Queued && !self.tenant_at(number).agents.contains(&agent) {
+        if waits && !self.tenant_at(number).agents.contains(&agent) {
             self.tenant_at(number).agents.push(agent);
         }
         if let Some(at) = wake_at {
@@ -472,12 +474,12 @@ impl State {
                     return Err(format!("the lease of {} is another's, too", self.key_of(&self.tasks[slot])));
                 }
             }
-            (Some(queue), None) if phase == Phase::Queued => {
+            (Some(queue), None) if waits => {
                 let put = queue.put_back(number, place, slot);
                 return if put { Ok(()) } else { Err(self.contradiction(slot, "has another's place")) };
             }
             (None, Some(_)) => return Err(self.contradiction(slot, "has no queue")),
-            (None, None) if phase == Phase::Queued => return Err(self.contradiction(slot, "has no queue")),
+            (None, None) if waits => return Err(self.contradiction(slot, "has no queue")),
             _ => {}
         }
         Ok(())

@@ -17,6 +17,7 @@ use super::{
     record::Hash,
     resident::{References, Resident},
     tasks::{Slot, Tasks},
+    times::Bounds,
 };
 use crate::{
     task::{
@@ -141,8 +142,10 @@ pub struct State {
     pub(super) tasks: Tasks,
     pub(super) next_order: u64,
     // derived
-    /// Retries and snoozes by the time they are due.
+    /// Retries, snoozes and delays by the time they are due.
     pub(super) timers: BTreeSet<(Millis, Slot)>,
+    /// Times to live, limits of tries, deadlines and starts at a time.
+    pub(super) bounds: Bounds,
     /// Tenants out of rate by the time they get a cell.
     pub(super) rate_waits: BTreeSet<(Millis, u32)>,
     pub(super) leases: QuickMap<Token, Slot>,
@@ -282,7 +285,12 @@ impl State {
     pub fn next_due(&self) -> Option<Millis> {
         let timer = self.timers.first().map(|(at, _)| *at);
         let rate = self.rate_waits.first().map(|(at, _)| *at);
-        [timer, rate].into_iter().flatten().min()
+        [timer, rate, self.bounds.next_logical()].into_iter().flatten().min()
+    }
+
+    /// The next wall time at which something is due by itself, Unix milliseconds.
+    pub fn next_due_wall(&self) -> Option<Millis> {
+        self.bounds.next_wall()
     }
 
     /// The plan in force for a tenant: its own, or the default one; `None`: refused here.

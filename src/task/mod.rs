@@ -13,6 +13,7 @@ mod phase;
 mod redact;
 mod retry;
 mod spec;
+mod times;
 mod token;
 
 pub use code::{Code, Refusal};
@@ -25,6 +26,7 @@ pub use phase::{IllegalTransition, Phase, Step};
 pub use redact::{field_path, without_content};
 pub use retry::Backoff;
 pub use spec::{BodyHash, Priority, Spec, TaskKey, child_id, clamp_first_try, hex, keyed_id, retry_id};
+pub use times::{MAX_AHEAD_MS, Times, millis, never};
 pub use token::Token;
 
 /// Milliseconds: a duration, a point of the shard's logical time, or Unix time, as the field says.

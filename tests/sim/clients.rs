@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use selvedge::{
     flow::input::Input,
     task::{
-        BodyHash, Overrides, Phase, Plan, PlanName, Priority, TaskId, TaskKey, TenantName, TenantSettings,
+        BodyHash, Overrides, Phase, Plan, PlanName, Priority, Spec, TaskId, TaskKey, TenantName,
+        TenantSettings,
     },
     wire::messages::{Cmd, CmdOp, Submit},
 };
@@ -87,10 +88,10 @@ impl Clients {
             // Nobody has set the last one: it gets the default plan.
             let who = if at == 19 && scenario.cap.is_none() { TENANTS } else { at % TENANTS };
             let behaviour = match scenario.cap {
-                Some(_) => Behaviour { seed: rng.next(), levels: 4, fan: 3, plain: 1 },
+                Some(_) => Behaviour { seed: rng.next(), levels: 4, fan: 3, plain: 1, timed: 0 },
                 None => {
                     let levels = *rng.pick(&[0, 0, 0, 1, 1, 2, 3]);
-                    Behaviour { seed: rng.next(), levels, fan: rng.between(1, 5) as u8, plain: 0 }
+                    Behaviour { seed: rng.next(), levels, fan: rng.between(1, 5) as u8, plain: 0, timed: 0 }
                 }
             };
             let tasks = behaviour.planned();
@@ -169,13 +170,17 @@ impl World {
     }
 
     fn submit(&mut self, key: &TaskKey, behaviour: Behaviour, first_try: u64, confirm: bool) {
-        let spec = behaviour.spec();
+        let mut spec = behaviour.spec();
+        if behaviour.timed == 1 {
+            self.at_a_time(&mut spec);
+        }
         self.clients.attempted.entry(key.clone()).or_default().push(spec.body_hash());
         let body = Submit {
             v: 1,
             input: spec.input,
             priority: spec.priority,
             max_tries: spec.max_tries,
+            times: spec.times,
             first_try: Some(EPOCH_MS + first_try),
             confirm,
         };
@@ -185,6 +190,24 @@ impl World {
             body: Ok(body),
             stored_at: 0,
         });
+    }
+
+    /// Some tasks have points of time instead of lengths; now and then one makes no sense.
+    fn at_a_time(&mut self, spec: &mut Spec) {
+        let now = EPOCH_MS + self.now;
+        let rng = &mut self.clients.rng;
+        let Some(times) = spec.times.as_deref_mut() else { return };
+        if times.delay_ms.is_some() && rng.per_mille(400) {
+            times.delay_ms = None;
+            times.run_at = Some(now + rng.below(9_000));
+        }
+        if times.deadline_ms.is_some() && rng.per_mille(400) {
+            times.deadline_ms = None;
+            times.deadline_at = Some(now + rng.between(1, 40_000));
+        }
+        if rng.per_mille(20) {
+            times.ttl_ms = Some(0);
+        }
     }
 
     fn cancel(&mut self, key: &TaskKey) {
@@ -202,7 +225,7 @@ impl World {
             && self.audit.tasks.len() < clients.wanted
             && clients.wanted > 100
         {
-            let behaviour = Behaviour { seed: clients.rng.next(), levels: 1, fan: 3, plain: 0 };
+            let behaviour = Behaviour { seed: clients.rng.next(), levels: 1, fan: 3, plain: 0, timed: 0 };
             clients.script.push((tenant(clients.rng.below(TENANTS as u64) as usize), behaviour));
         }
     }
@@ -214,7 +237,10 @@ impl World {
         }
         self.clients.acts += 1;
         let acts = self.clients.acts;
-        if let Some((tenant, behaviour)) = self.clients.script.pop() {
+        if let Some((tenant, mut behaviour)) = self.clients.script.pop() {
+            if self.scenario.cap.is_none() && self.strikes(Fault::Timed) {
+                behaviour.timed = 1;
+            }
             let id = TaskId::new(format!("r{acts}")).unwrap();
             let key = TaskKey { tenant, id };
             self.clients.last_submit = self.now;

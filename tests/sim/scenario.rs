@@ -83,6 +83,8 @@ kinds! {
         RetryDead = 300,
         LimitsChanged = 60,
         TenantPaused = 30,
+        Timed = 500,
+        ClockJumps = 10,
         // what is asked of the core itself
         Forgetful = 150,
         LoadLost = 100,
@@ -128,6 +130,18 @@ kinds! {
         Carried,
         Purged,
         ResultsRead,
+        Delayed,
+        RanAt,
+        CancelledDelayed,
+        TtlExpired,
+        TryTimedOut,
+        ExpiredQueued,
+        ExpiredDelayed,
+        ExpiredRunning,
+        ExpiredWaiting,
+        ExpiredBelow,
+        SubmittedLate,
+        BadTime,
     }
 }
 

@@ -129,7 +129,7 @@ impl<H> Engine<H> {
             agents: state.agents.len(),
             lanes: state.queues().map(|(_, queue)| queue.lanes()).sum(),
             leases: state.leases.len(),
-            timers: state.timers.len(),
+            timers: state.timers.len() + state.bounds.len(),
             remembered: state.remembered as usize,
             references: state.references.len(),
             resident: state.resident.len(),
@@ -377,6 +377,7 @@ mod tests {
                 input: Payload::json(&"x".repeat(20_000)).unwrap(),
                 priority: Default::default(),
                 max_tries: None,
+                times: None,
                 first_try: None,
                 confirm: false,
             };
