@@ -54,7 +54,7 @@ pub fn task(view: &TaskView) -> String {
 }
 
 /// A point of time: in UTC, and how far it is from now.
-fn when(at: u64, now: u64) -> String {
+pub fn when(at: u64, now: u64) -> String {
     let stamp = i64::try_from(at).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
     let stamp = stamp.map_or_else(|| format!("{at} ms"), |stamp| stamp.to_string());
     let far = Duration::from_millis(at.abs_diff(now));

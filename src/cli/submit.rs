@@ -172,7 +172,8 @@ fn from_stdin() -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn json(bytes: &[u8], place: &str) -> Result<Payload> {
+/// JSON from `place`, told as such if it is none.
+pub(super) fn json(bytes: &[u8], place: &str) -> Result<Payload> {
     let bytes = bytes.trim_ascii();
     // What is too large is told as such, not as cut off.
     if bytes.len() <= MAX_PAYLOAD_BYTES {

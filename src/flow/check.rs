@@ -37,7 +37,8 @@ impl State {
             self.next_order,
             self.departed,
         );
-        let all = (head, &self.policy, &self.plans, tenants, tasks, agents);
+        let schedules: Vec<_> = self.schedules.iter().collect();
+        let all = (head, &self.policy, &self.plans, schedules, tenants, tasks, agents);
         // Plain data with string keys into memory: nothing in it can fail to encode.
         rmp_serde::to_vec_named(&all).unwrap_or_else(|error| unreachable!("state not encodable: {error}"))
     }
@@ -99,6 +100,9 @@ impl State {
         }
         if timers != self.timers {
             return Err("the timers differ from the tasks".to_owned());
+        }
+        if !self.schedules.is_sound() {
+            return Err("when schedules are due differs from the schedules".to_owned());
         }
         if bounds != self.bounds {
             return Err("the bounds in time differ from the tasks".to_owned());

@@ -31,7 +31,7 @@ use super::{
     input::{Decision, Entropy, Input, Tell},
     live::Live,
     record::{Hash, JOURNAL_VERSION, JournalMessage, Record},
-    run, settle,
+    run, schedules, settle,
     snapshot::{self, SnapshotHead, Writing},
     state::{Policy, State},
     submit,
@@ -245,6 +245,13 @@ impl<H> Engine<H> {
             let Some(record) = times::due(&self.state, entropy) else { break };
             self.apply(Decision::record(record), &mut batch)?;
         }
+        for _ in 0..DUE_AT_ONCE {
+            if batch.is_full() {
+                break;
+            }
+            let Some(records) = schedules::due(&self.state) else { break };
+            self.apply(Decision { records, ..Decision::none() }, &mut batch)?;
+        }
         let due = settle::due(&self.state, &mut self.live, entropy);
         self.apply(due, &mut batch)?;
         let full = batch.bytes.max(MESSAGE_BYTES - DISPATCH_BYTES) + DISPATCH_BYTES;
@@ -427,6 +434,12 @@ impl<H> Engine<H> {
                     settings: settings.clone(),
                     kv_rev: *kv_rev,
                 }),
+            },
+            Input::Schedule { name, settings, kv_rev } => Decision {
+                records: schedules::set(&self.state, name, settings.as_deref(), *kv_rev)
+                    .into_iter()
+                    .collect(),
+                ..Decision::none()
             },
             Input::Loaded { .. } => {
                 self.loaded(input, batch, entropy)?;

@@ -115,6 +115,9 @@ pub fn evolve(state: &mut State, record: &Record, at: At) -> Result<Changes, Mis
             state.refresh_plan(number);
             state.look_if_idle(number);
         }
+        Record::ScheduleSet { .. } | Record::ScheduleFired { .. } | Record::SchedulePlanned { .. } => {
+            state.evolve_schedule(record);
+        }
         Record::Submitted { tenant, admission } => {
             let tenant = state.tenant_number(tenant);
             state.admit(tenant, admission, &mut changes)?;

@@ -10,6 +10,7 @@
 
 pub mod admit;
 mod check;
+pub mod cron;
 pub mod dirty;
 pub mod dispatch;
 pub mod engine;
@@ -27,6 +28,7 @@ pub mod quick;
 pub mod record;
 pub mod resident;
 pub mod run;
+pub mod schedules;
 pub mod settle;
 pub mod snapshot;
 pub mod state;

@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 use super::state::Policy;
 use crate::{
     task::{
-        BodyHash, InstanceId, Millis, Outcome, Payload, Plan, PlanName, Refusal, Spec, TaskId, TaskKey,
-        TenantName, TenantSettings, Token, TryFailure, hex,
+        BodyHash, InstanceId, Millis, Outcome, Payload, Plan, PlanName, Refusal, ScheduleName,
+        ScheduleSettings, Spec, TaskId, TaskKey, TenantName, TenantSettings, Token, TryFailure, hex,
     },
     wire::{codec, subjects::Shard},
 };
@@ -218,6 +218,42 @@ pub enum Record {
         settings: Option<TenantSettings>,
         /// Revision of the KV entry this came from.
         kv_rev: u64,
+    },
+    /// A schedule was set, or removed.
+    ScheduleSet {
+        /// Which.
+        name: ScheduleName,
+        /// What it does; absent: removed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        schedule: Option<Box<ScheduleSettings>>,
+        /// Revision of the KV entry this came from.
+        kv_rev: u64,
+        /// When it fires next, Unix milliseconds; absent: it does not.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        next: Option<Millis>,
+    },
+    /// A firing time of a schedule has come. The task is in the record before this one, unless it was there already.
+    ScheduleFired {
+        /// Which.
+        name: ScheduleName,
+        /// The firing time, Unix milliseconds.
+        at: Millis,
+        /// Whether it became a task; else it was missed and is skipped with all up to the next, or became one before the
+        /// wall clock went back.
+        fired: bool,
+        /// Missed firings made up for in a row.
+        behind: u32,
+        /// When it fires next, Unix milliseconds; absent: never again.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        next: Option<Millis>,
+    },
+    /// The wall clock has gone back: the next firing time was found anew.
+    SchedulePlanned {
+        /// Which.
+        name: ScheduleName,
+        /// When it fires next, Unix milliseconds; absent: never again.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        next: Option<Millis>,
     },
     /// A submit was decided.
     Submitted {

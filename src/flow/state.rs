@@ -16,6 +16,7 @@ use super::{
     quick::QuickMap,
     record::Hash,
     resident::{References, Resident},
+    schedules::Schedules,
     tasks::{Slot, Tasks},
     times::Bounds,
 };
@@ -135,6 +136,8 @@ pub struct State {
     pub policy: Policy,
     /// With the revision of their KV entries.
     pub plans: BTreeMap<PlanName, (Plan, u64)>,
+    /// By name.
+    pub schedules: Schedules,
     /// The highest first-try time that a tenant took with it which left: new ones begin with it.
     pub departed: Option<Millis>,
     pub(super) tenants: Named<TenantName, Tenant>,
@@ -290,7 +293,7 @@ impl State {
 
     /// The next wall time at which something is due by itself, Unix milliseconds.
     pub fn next_due_wall(&self) -> Option<Millis> {
-        self.bounds.next_wall()
+        [self.bounds.next_wall(), self.schedules.next()].into_iter().flatten().min()
     }
 
     /// The plan in force for a tenant: its own, or the default one; `None`: refused here.

@@ -272,4 +272,4 @@ pub fn left(state: &State, task: &Task) -> (Option<Millis>, Option<Millis>) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::flow) mod tests;

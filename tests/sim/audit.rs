@@ -11,6 +11,7 @@ macro_rules! ensure {
     };
 }
 
+mod schedules;
 mod times;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -138,6 +139,7 @@ pub struct Audit {
     tree_totals: HashMap<TaskKey, u32>,
     /// Live tasks that know of time, and some that are over.
     timed: BTreeSet<TaskKey>,
+    pub schedules: schedules::Ledger,
 }
 
 fn of(key: &TaskKey, id: &TaskId) -> TaskKey {
@@ -169,6 +171,10 @@ impl Audit {
             matches!(record, Record::Woken { .. } | Record::Expired { .. } | Record::TimedOut { .. })
         });
         self.all_in_time(due.count())?;
+        let firings = message.records.iter().filter(|record| matches!(record, Record::ScheduleFired { .. }));
+        if firings.count() < 100 && message.records.len() < 120 {
+            self.schedules.none_due(self.wall)?;
+        }
         Ok(())
     }
 
@@ -222,7 +228,21 @@ impl Audit {
                 self.tenants.entry(name.clone()).or_default().settings = settings.clone();
                 self.requota();
             }
-            Record::Submitted { tenant, admission } => self.submitted(tenant, admission)?,
+            Record::Submitted { tenant, admission } => {
+                self.submitted(tenant, admission)?;
+                self.schedules.last =
+                    Some((TaskKey { tenant: tenant.clone(), id: admission.task.clone() }, self.rev));
+            }
+            Record::ScheduleSet { name, schedule, next, .. } => {
+                self.schedules.set(name, schedule.as_deref(), *next, self.wall)?;
+            }
+            Record::ScheduleFired { name, at, fired, next, .. } => {
+                self.schedule_fired(name, *at, *fired, *next)?;
+            }
+            Record::SchedulePlanned { name, next } => {
+                self.schedules.planned(name, *next, self.wall)?;
+                self.sights.push(Sight::SchedulePlanned);
+            }
             Record::Spawned { key, token, n, children } => self.spawned(key, *token, *n, children)?,
             Record::Dispatched { key, attempt, token, instance, resume, .. } => {
                 self.dispatched(key, *attempt, *token, instance, *resume)?;

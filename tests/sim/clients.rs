@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use selvedge::{
     flow::input::Input,
     task::{
-        BodyHash, Overrides, Phase, Plan, PlanName, Priority, Spec, TaskId, TaskKey, TenantName,
-        TenantSettings,
+        BodyHash, Missed, Overrides, Phase, Plan, PlanName, Priority, ScheduleName, ScheduleSettings, Spec,
+        TaskId, TaskKey, TenantName, TenantSettings,
     },
     wire::messages::{Cmd, CmdOp, Submit},
 };
@@ -42,6 +42,7 @@ pub struct Clients {
     plans: BTreeMap<PlanName, (Plan, u64)>,
     base: BTreeMap<PlanName, Plan>,
     tenants: BTreeMap<TenantName, (TenantSettings, u64)>,
+    schedules: BTreeMap<ScheduleName, (Option<ScheduleSettings>, u64)>,
     kv_rev: u64,
     rng: Rng,
 }
@@ -115,6 +116,7 @@ impl Clients {
             plans,
             base,
             tenants,
+            schedules: BTreeMap::new(),
             kv_rev: 2 * TENANTS as u64,
             rng: Rng::new(scenario.seed, 5),
         }
@@ -149,7 +151,12 @@ impl Clients {
             settings: Some(settings.clone()),
             kv_rev: *kv_rev,
         });
-        plans.chain(tenants).collect()
+        let schedules = self.schedules.iter().map(|(name, (settings, kv_rev))| Input::Schedule {
+            name: name.clone(),
+            settings: settings.clone().map(Box::new),
+            kv_rev: *kv_rev,
+        });
+        plans.chain(tenants).chain(schedules).collect()
     }
 }
 
@@ -319,9 +326,44 @@ impl World {
         self.tell_limits(Input::Tenant { name: name.clone(), settings: Some(settings), kv_rev });
     }
 
+    fn set_schedule(&mut self, at: u64, settings: Option<ScheduleSettings>) {
+        self.clients.kv_rev += 1;
+        let kv_rev = self.clients.kv_rev;
+        let name = ScheduleName::new(format!("s{at}")).unwrap();
+        self.clients.schedules.insert(name.clone(), (settings.clone(), kv_rev));
+        self.tell_limits(Input::Schedule { name, settings: settings.map(Box::new), kv_rev });
+    }
+
+    /// A schedule is set, changed, paused or removed.
+    fn operator_schedules(&mut self) {
+        let mut rng = self.clients.rng.clone();
+        let behaviour = Behaviour { seed: rng.next(), levels: 0, fan: 1, plain: 1, timed: 0 };
+        let settings = ScheduleSettings {
+            cron: (*rng.pick(&["* * * * *", "*/5 * * * *"])).to_owned(),
+            tz: (*rng.pick(&["UTC", "Asia/Tokyo"])).to_owned(),
+            tenant: tenant(rng.below(TENANTS as u64) as usize),
+            agent: behaviour.agent(),
+            input: behaviour.payload(),
+            priority: Priority::Normal,
+            max_tries: None,
+            times: None,
+            missed: *rng.pick(&[Missed::Skip, Missed::Once, Missed::All]),
+            paused: rng.per_mille(100),
+        };
+        let at = rng.below(3);
+        // A removed one has no memory of what it fired but the tasks' ids.
+        let removed = rng.per_mille(100) && !self.scenario.has(Fault::Forgetful);
+        let settings = (!removed).then_some(settings);
+        self.clients.rng = rng;
+        self.set_schedule(at, settings);
+    }
+
     pub fn operator_acts(&mut self) {
         if self.healing {
             return;
+        }
+        if self.scenario.cap.is_none() && self.strikes(Fault::Scheduled) {
+            self.operator_schedules();
         }
         self.after(1_500, Event::OperatorActs);
         let at = tenant(self.clients.rng.below(TENANTS as u64) as usize);
@@ -354,6 +396,9 @@ impl World {
 
     /// Limits as they were in the beginning, and nobody paused.
     pub fn operator_heals(&mut self) {
+        for at in 0..3 {
+            self.set_schedule(at, None);
+        }
         for (name, plan) in self.clients.base.clone() {
             self.set_plan(&name, plan);
         }

@@ -85,6 +85,7 @@ kinds! {
         TenantPaused = 30,
         Timed = 500,
         ClockJumps = 10,
+        Scheduled = 60,
         // what is asked of the core itself
         Forgetful = 150,
         LoadLost = 100,
@@ -141,6 +142,10 @@ kinds! {
         ExpiredWaiting,
         ExpiredBelow,
         SubmittedLate,
+        ScheduleFired,
+        ScheduleSkipped,
+        ScheduleMadeUp,
+        SchedulePlanned,
         BadTime,
     }
 }

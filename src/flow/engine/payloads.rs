@@ -95,6 +95,8 @@ pub struct Sizes {
     pub dirty: usize,
     /// By [`super::super::dirty::MAX_RESULT_BYTES`].
     pub dirty_result_bytes: usize,
+    /// By [`crate::task::MAX_SCHEDULES`].
+    pub schedules: usize,
     /// By what the driver takes in.
     pub inputs: usize,
     /// By 64 per lease.
@@ -136,6 +138,7 @@ impl<H> Engine<H> {
             resident_bytes: state.resident.bytes(),
             dirty: self.dirty.len(),
             dirty_result_bytes: self.dirty.result_bytes(),
+            schedules: state.schedules.len(),
             inputs: self.queue.len() + self.vital.len(),
             held: self.held.len(),
             parked: self.waiting.parked.len(),

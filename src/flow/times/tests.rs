@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-struct Given(u128);
+pub struct Given(u128);
 
 impl Entropy for Given {
     fn token(&mut self) -> Token {
@@ -30,14 +30,14 @@ impl Entropy for Given {
     }
 }
 
-const WALL: Millis = 1_800_000_000_000;
+pub const WALL: Millis = 1_800_000_000_000;
 
 /// An owner, an instance with four slots, and both clocks by hand.
-struct Owner {
-    engine: Engine<()>,
+pub struct Owner {
+    pub engine: Engine<()>,
     entropy: Given,
-    now: Millis,
-    wall: Millis,
+    pub now: Millis,
+    pub wall: Millis,
     journal: Vec<bytes::Bytes>,
     told: Vec<Tell>,
 }
@@ -53,7 +53,7 @@ fn asks(set: impl FnOnce(&mut Times)) -> Times {
 }
 
 impl Owner {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut engine = Engine::new(Shard(0));
         engine.open("c", Policy::default());
         let (entropy, journal, told) = (Given(0), Vec::new(), Vec::new());
@@ -64,24 +64,24 @@ impl Owner {
         owner
     }
 
-    fn set_tenant(&mut self, kv_rev: u64, paused: bool, suspended: bool) {
+    pub fn set_tenant(&mut self, kv_rev: u64, paused: bool, suspended: bool) {
         let (plan, overrides) = ("pro".parse().unwrap(), Default::default());
         let settings = Some(TenantSettings { plan, overrides, paused, suspended });
         self.push(Input::Tenant { name: key("t").tenant, settings, kv_rev });
     }
 
-    fn slots(&mut self, slots: u32) {
+    pub fn slots(&mut self, slots: u32) {
         let body = Beat { v: 1, slots, tokens: vec![], lease_ms: 3_600_000, draining: false };
         let (agent, instance) = ("reader".parse().unwrap(), "r-1".parse().unwrap());
         self.push(Input::Beat { agent, instance, body });
     }
 
-    fn push(&mut self, input: Input) {
+    pub fn push(&mut self, input: Input) {
         self.engine.push(input, None);
         self.turn();
     }
 
-    fn turn(&mut self) {
+    pub fn turn(&mut self) {
         loop {
             let effects = match self.engine.next(self.now, self.wall, &mut self.entropy).unwrap() {
                 Next::Append { bytes, .. } => {
@@ -100,7 +100,7 @@ impl Owner {
     }
 
     /// Both clocks go on.
-    fn pass(&mut self, ms: Millis) {
+    pub fn pass(&mut self, ms: Millis) {
         (self.now, self.wall) = (self.now + ms, self.wall + ms);
         self.turn();
     }
@@ -140,12 +140,19 @@ impl Owner {
         self.engine.view(&key(id)).unwrap()
     }
 
-    fn phase(&self, id: &str) -> Phase {
+    pub fn phase(&self, id: &str) -> Phase {
         self.view(id).state
     }
 
-    fn code(&self, id: &str) -> Option<Code> {
+    pub fn code(&self, id: &str) -> Option<Code> {
         self.view(id).refusal.map(|refusal| refusal.code)
+    }
+
+    /// How many admissions the journal holds.
+    pub fn submitted(&self) -> usize {
+        let messages = self.journal.iter().map(|bytes| JournalMessage::decode(bytes).unwrap());
+        let is = |record: &Record| matches!(record, Record::Submitted { .. });
+        messages.map(|message| message.records.iter().filter(|record| is(record)).count()).sum()
     }
 
     /// Codes with which instances were told to stop.
@@ -159,7 +166,7 @@ impl Owner {
     }
 
     /// A replay of the journal, and a restored snapshot, are in the same state.
-    fn is_the_same_anywhere(&mut self) {
+    pub fn is_the_same_anywhere(&mut self) {
         let mut replayed: Engine<()> = Engine::new(Shard(0));
         for (at, bytes) in self.journal.iter().enumerate() {
             replayed.replay(at as u64 + 1, bytes).unwrap();

@@ -122,6 +122,9 @@ impl Audit {
             Record::Opened { .. }
             | Record::PlanSet { .. }
             | Record::TenantSet { .. }
+            | Record::ScheduleSet { .. }
+            | Record::ScheduleFired { .. }
+            | Record::SchedulePlanned { .. }
             | Record::Woken { .. }
             | Record::Carried { .. }
             | Record::Refused { .. } => {}
