@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     client::{Client, check_size},
-    task::{Code, Outcome, Payload, Refusal},
+    task::{Code, Millis, Outcome, Payload, Refusal},
     wire::{
         codec,
         messages::{End, Event, Offer, ReportOp, Spawn, TaskReport, Verdict},

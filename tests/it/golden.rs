@@ -231,6 +231,7 @@ fn messages(golden: &mut Golden) {
                         input: input(),
                         priority: Priority::Normal,
                         max_tries: None,
+                        times: None,
                         first_try: Some(1_800_000_000_000),
                         confirm: false,
                     },

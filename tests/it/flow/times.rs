@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use selvedge::agent::{Agent, AgentError, Ctx};
 use selvedge::bus::Clock;
-use selvedge::coordinator::Options;
+use selvedge::coordinator::run::Options;
 use selvedge::task::{Code, Phase, Plan, ScheduleSettings};
 
 use crate::harness::fabric::{Fabric, unbound};
@@ -121,7 +121,7 @@ async fn a_schedule_in_the_bucket_is_fired_as_a_task_of_its_tenant() {
     let bucket = fabric.limits().await;
     bucket.set_schedule(&"tick".parse().unwrap(), &settings, None).await.unwrap();
     // A minute of this clock is two seconds.
-    let view = until("a firing", async || client.list().await.ok()?.tasks.into_iter().next()).await;
+    let view = until("a firing", async || client.list().page().await.ok()?.tasks.into_iter().next()).await;
     let seconds = view.task.as_str().strip_prefix("tick-").unwrap().parse::<u64>().unwrap();
     assert_eq!(seconds % 60, 0);
     until("its end", async || {
