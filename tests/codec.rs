@@ -98,26 +98,32 @@ fn refusal() -> impl Strategy<Value = Refusal> {
     )
 }
 
+fn times() -> impl Strategy<Value = Option<Box<Times>>> {
+    let ms = || of(any::<u64>());
+    of((ms(), ms(), ms(), ms(), ms(), ms()).prop_map(
+        |(delay_ms, run_at, ttl_ms, try_timeout_ms, deadline_ms, deadline_at)| {
+            Box::new(Times { delay_ms, run_at, ttl_ms, try_timeout_ms, deadline_ms, deadline_at })
+        },
+    ))
+}
+
 fn spec() -> impl Strategy<Value = Spec> {
-    (agent(), payload(), priority(), of(any::<u32>())).prop_map(|(agent, input, priority, max_tries)| Spec {
-        agent,
-        input,
-        priority,
-        max_tries,
-    })
+    (agent(), payload(), priority(), of(any::<u32>()), times()).prop_map(
+        |(agent, input, priority, max_tries, times)| Spec { agent, input, priority, max_tries, times },
+    )
 }
 
 fn submit() -> impl Strategy<Value = Submit> {
-    (any::<u32>(), payload(), priority(), of(any::<u32>()), of(any::<u64>()), any::<bool>()).prop_map(
-        |(v, input, priority, max_tries, first_try, confirm)| Submit {
+    (any::<u32>(), payload(), priority(), of(any::<u32>()), times(), of(any::<u64>()), any::<bool>())
+        .prop_map(|(v, input, priority, max_tries, times, first_try, confirm)| Submit {
             v,
             input,
             priority,
             max_tries,
+            times,
             first_try,
             confirm,
-        },
-    )
+        })
 }
 
 fn cmd() -> impl Strategy<Value = Cmd> {
@@ -144,19 +150,24 @@ fn accept() -> impl Strategy<Value = Accept> {
 
 fn offer() -> impl Strategy<Value = Offer> {
     let who = (tenant(), task(), token(), of(task()), task(), payload());
-    (who, any::<[u32; 4]>(), any::<u64>()).prop_map(
-        |((tenant, task, token, parent, root, input), [attempt, tries, depth, children], lease_ms)| Offer {
-            tenant,
-            task,
-            attempt,
-            token,
-            lease_ms,
-            tries,
-            parent,
-            root,
-            depth,
-            children,
-            input,
+    let ends = (of(any::<u64>()), of(any::<u64>()));
+    (who, any::<[u32; 4]>(), any::<u64>(), ends).prop_map(
+        |((tenant, task, token, parent, root, input), [attempt, tries, depth, children], lease_ms, ends)| {
+            Offer {
+                tenant,
+                task,
+                attempt,
+                token,
+                lease_ms,
+                tries,
+                parent,
+                root,
+                depth,
+                children,
+                deadline_at: ends.0,
+                time_left_ms: ends.1,
+                input,
+            }
         },
     )
 }
@@ -254,11 +265,19 @@ fn view() -> impl Strategy<Value = TaskView> {
     let failure = (any::<u32>(), any::<u64>(), code(), ".{0,80}")
         .prop_map(|(attempt, at, code, message)| TryFailure { attempt, at, code, message });
     let who = (tenant(), task(), agent(), phase(), priority(), of(task()), task(), of(instance()));
-    let when = (any::<[u64; 2]>(), of(any::<u64>()), of(any::<u64>()), any::<[u32; 4]>());
+    let ms = || of(any::<u64>());
+    let when = (any::<[u64; 2]>(), ms(), ms(), ms(), ms(), any::<[u32; 4]>());
     let what = (of(refusal()), vec(failure, 0..4), of(task()), of(hash()), of(payload()));
     (who, when, what).prop_map(|(who, when, what)| {
         let (tenant, task, agent, state, priority, parent, root, instance) = who;
-        let ([rev, created_at], started_at, ended_at, [depth, attempt, tries, last_event]) = when;
+        let (
+            [rev, created_at],
+            not_before,
+            deadline_at,
+            started_at,
+            ended_at,
+            [depth, attempt, tries, last_event],
+        ) = when;
         let (refusal, failures, retry_of, body_hash, result) = what;
         TaskView {
             tenant,
@@ -274,6 +293,8 @@ fn view() -> impl Strategy<Value = TaskView> {
             tries,
             instance,
             created_at,
+            not_before,
+            deadline_at,
             started_at,
             ended_at,
             refusal,
@@ -380,7 +401,7 @@ proptest! {
         });
         survives(&SubmitRequest {
             agent: agent.clone(), task: some_task.clone(), key: more.then(|| text.clone()), input, priority,
-            max_tries: more.then_some(limit),
+            max_tries: more.then_some(limit), times: None,
         });
         survives(&TaskReply { task: task.clone(), state: states.first().copied(), refusal: refusal.clone() });
         survives(&GetRequest { task: task.clone(), min_rev });

@@ -87,6 +87,7 @@ fn a_queued_task_costs_less_than_300_bytes_besides_its_input() {
             input,
             priority: Default::default(),
             max_tries: None,
+            times: None,
             first_try: None,
             confirm: false,
         };
@@ -138,6 +139,7 @@ fn ended_tasks_leave_once_there_are_more_than_are_remembered() {
                 input,
                 priority: Default::default(),
                 max_tries: None,
+                times: None,
                 first_try,
                 confirm: false,
             };

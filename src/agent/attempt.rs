@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     client::{Client, check_size},
-    task::{Code, Outcome, Payload, Refusal},
+    task::{Code, Millis, Outcome, Payload, Refusal},
     wire::{
         codec,
         messages::{End, Event, Offer, ReportOp, Spawn, TaskReport, Verdict},
@@ -46,6 +46,8 @@ pub(super) struct Attempt {
     /// The offer, without its input.
     pub(super) offer: Offer,
     pub(super) instance: Arc<Instance>,
+    /// When it is over by the instance's clock, if the offer said so.
+    pub(super) ends: Option<Millis>,
     client: OnceLock<Client>,
     state: Mutex<State>,
     /// The state changed in a way that somebody may wait for.
@@ -107,6 +109,7 @@ impl Attempt {
     pub(super) fn new(instance: Arc<Instance>, offer: Offer) -> Self {
         instance.slots.take();
         let every = instance.real(offer.lease_ms) / 3;
+        let ends = offer.time_left_ms.map(|left| instance.settings.clock.now().saturating_add(left));
         let state = State {
             stage: Stage::Running,
             cancelled: false,
@@ -117,6 +120,7 @@ impl Attempt {
         Self {
             offer,
             instance,
+            ends,
             client: OnceLock::new(),
             state: Mutex::new(state),
             changed: Notify::new(),

@@ -54,6 +54,18 @@ impl Ctx {
         self.0.offer.tries
     }
 
+    /// When the task expires, whatever it does then, Unix milliseconds; `None`: it has no deadline. Its own, or that of
+    /// a task above it, whichever is earlier.
+    pub fn deadline(&self) -> Option<Millis> {
+        self.0.offer.deadline_at
+    }
+
+    /// How long this attempt may still go on: until the deadline of the task or the end of the try, whichever is
+    /// earlier, counted by the coordinator's clocks when the task was offered. `None`: for as long as it likes.
+    pub fn time_left(&self) -> Option<Duration> {
+        Some(Duration::from_millis(self.0.ends?.saturating_sub(self.0.instance.settings.clock.now())))
+    }
+
     /// A client of this task's tenant, on the same connection.
     pub fn client(&self) -> &Client {
         self.0.client()

@@ -1,4 +1,4 @@
-//! Plans and tenants as operators set them: a KV bucket of JSON, changed by compare-and-set.
+//! Plans, tenants and schedules as operators set them: a KV bucket of JSON, changed by compare-and-set.
 //!
 //! Written by the CLI and whoever has the rights, read by the owner, which journals every change.
 
@@ -8,7 +8,7 @@ use futures_util::{Stream, StreamExt};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    task::{Plan, PlanName, TenantName, TenantSettings},
+    task::{Plan, PlanName, ScheduleName, ScheduleSettings, TenantName, TenantSettings},
     wire::{
         Format,
         topology::{self, LIMITS_BUCKET},
@@ -57,6 +57,13 @@ pub enum Limit {
         /// Its settings.
         settings: Option<TenantSettings>,
     },
+    /// A schedule; `None`: removed.
+    Schedule {
+        /// Which.
+        name: ScheduleName,
+        /// What it does.
+        settings: Option<Box<ScheduleSettings>>,
+    },
 }
 
 /// A change of the bucket.
@@ -104,6 +111,11 @@ impl LimitsBucket {
         self.names("plan.").await
     }
 
+    /// Names of all schedules that were set.
+    pub async fn schedules(&self) -> Result<Vec<ScheduleName>, LimitsError> {
+        self.names("schedule.").await
+    }
+
     /// Names of all tenants that were set.
     pub async fn tenants(&self) -> Result<Vec<TenantName>, LimitsError> {
         self.names("tenant.").await
@@ -128,6 +140,32 @@ impl LimitsBucket {
     /// A tenant's settings with their revision.
     pub async fn tenant(&self, name: &TenantName) -> Result<Option<(TenantSettings, u64)>, LimitsError> {
         self.get(topology::tenant_key(name)).await
+    }
+
+    /// A schedule with its revision.
+    pub async fn schedule(
+        &self,
+        name: &ScheduleName,
+    ) -> Result<Option<(ScheduleSettings, u64)>, LimitsError> {
+        self.get(topology::schedule_key(name)).await
+    }
+
+    /// Sets a schedule if the entry is still at `revision` (`None`: there is none). Returns the new revision. Whether its
+    /// cron expression can be read is the caller's to know.
+    pub async fn set_schedule(
+        &self,
+        name: &ScheduleName,
+        settings: &ScheduleSettings,
+        revision: Option<u64>,
+    ) -> Result<u64, LimitsError> {
+        settings.check().map_err(LimitsError::Nonsense)?;
+        self.set(topology::schedule_key(name), settings, revision).await
+    }
+
+    /// Removes a schedule; its tasks stay.
+    pub async fn remove_schedule(&self, name: &ScheduleName) -> Result<(), LimitsError> {
+        let key = topology::schedule_key(name);
+        self.store.delete(key).await.map_err(|e| LimitsError::Bucket(e.to_string()))
     }
 
     /// Sets a plan if the entry is still at `revision` (`None`: there is none). Returns the new revision.
@@ -208,5 +246,11 @@ fn parse(key: &str, value: Option<&Bytes>) -> Result<Limit, String> {
         let name = TenantName::new(name).map_err(|e| e.to_string())?;
         return Ok(Limit::Tenant { name, settings: value.map(|v| read(v)).transpose()? });
     }
-    Err("neither plan.<name> nor tenant.<name>".to_owned())
+    if let Some(name) = key.strip_prefix("schedule.") {
+        let name = ScheduleName::new(name).map_err(|e| e.to_string())?;
+        let settings: Option<Box<ScheduleSettings>> = value.map(|v| read(v)).transpose()?;
+        settings.as_ref().map_or(Ok(()), |settings| settings.check())?;
+        return Ok(Limit::Schedule { name, settings });
+    }
+    Err("neither plan.<name> nor tenant.<name> nor schedule.<name>".to_owned())
 }

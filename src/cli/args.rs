@@ -9,8 +9,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::failure::EXIT_CODES;
 use super::nats_args::NatsArgs;
 use super::{
-    bench, cancel, completions, config, coordinator, dead, demo, dev, doctor, get, list, nats, plan, submit,
-    tenant, watch,
+    bench, cancel, completions, config, coordinator, dead, demo, dev, doctor, get, list, nats, plan,
+    schedule, submit, tenant, watch,
 };
 use crate::config::{Loaded, Log, LogFilter, Origin, Sources, all as options};
 
@@ -99,6 +99,8 @@ pub enum Command {
     Tenant(tenant::TenantArgs),
     /// Set up plans: named sets of limits
     Plan(plan::PlanArgs),
+    /// Set up schedules: tasks submitted at certain times
+    Schedule(schedule::ScheduleArgs),
     /// Export the streams and buckets, or compare them with the server
     Nats(nats::NatsCommandArgs),
     /// Check whether a deployment is fit
@@ -148,7 +150,8 @@ mod tests {
 
     use super::*;
     use crate::cli::{
-        bench, cancel, coordinator, dead, demo, dev, doctor, get, list, nats, plan, submit, tenant, watch,
+        bench, cancel, coordinator, dead, demo, dev, doctor, get, list, nats, plan, schedule, submit, tenant,
+        watch,
     };
 
     /// Every verb's arguments, whether or not the verb is wired up.
@@ -173,6 +176,7 @@ mod tests {
         Dead(dead::DeadArgs),
         Tenant(tenant::TenantArgs),
         Plan(plan::PlanArgs),
+        Schedule(schedule::ScheduleArgs),
         Nats(nats::NatsCommandArgs),
         Doctor(doctor::DoctorArgs),
         Bench(bench::args::BenchArgs),

@@ -36,6 +36,7 @@ pub mod nats_args;
 pub mod output;
 pub mod plan;
 pub mod reference;
+pub mod schedule;
 pub mod servers;
 pub mod show;
 mod signals;
@@ -93,6 +94,7 @@ async fn start(cli: Cli, stop: CancellationToken) -> Result<ExitCode> {
         Command::Dead(args) => until(stop, dead::run(args, ctx)).await,
         Command::Tenant(args) => until(stop, tenant::run(args, ctx)).await,
         Command::Plan(args) => until(stop, plan::run(args, ctx)).await,
+        Command::Schedule(args) => until(stop, schedule::run(args, ctx)).await,
         Command::Nats(args) => until(stop, nats::run(args, ctx)).await,
         Command::Doctor(args) => until(stop, doctor::run(args, ctx)).await,
         Command::Config(args) => until(stop, config::run(args, ctx)).await,

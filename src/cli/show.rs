@@ -32,6 +32,11 @@ pub fn task(view: &TaskView) -> String {
         ("attempt", if view.attempt == 0 { String::new() } else { view.attempt.to_string() }),
         ("tries lost", if view.tries == 0 { String::new() } else { view.tries.to_string() }),
         ("instance", view.instance.as_ref().map(ToString::to_string).unwrap_or_default()),
+        (
+            "not before",
+            view.not_before.filter(|_| view.started_at.is_none()).map(|at| when(at, now)).unwrap_or_default(),
+        ),
+        ("deadline", view.deadline_at.map(|at| when(at, now)).unwrap_or_default()),
         ("created", ago((view.created_at > 0).then_some(view.created_at))),
         ("started", ago(view.started_at)),
         ("ended", ago(view.ended_at)),
@@ -46,6 +51,17 @@ pub fn task(view: &TaskView) -> String {
         text.push_str(&format!("\nresult\n{}\n", payload(result)));
     }
     text
+}
+
+/// A point of time: in UTC, and how far it is from now.
+pub fn when(at: u64, now: u64) -> String {
+    let stamp = i64::try_from(at).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    let stamp = stamp.map_or_else(|| format!("{at} ms"), |stamp| stamp.to_string());
+    let far = Duration::from_millis(at.abs_diff(now));
+    match at > now {
+        true => format!("{stamp} (in {})", human_duration(far)),
+        false => format!("{stamp} ({} ago)", human_duration(far)),
+    }
 }
 
 /// The tries that went wrong.
@@ -70,7 +86,10 @@ pub fn tasks(views: &[TaskView]) -> String {
     let note = |view: &TaskView| match (&view.refusal, &view.instance) {
         (Some(refusal), _) => reason(refusal),
         (None, Some(instance)) => format!("on {instance}"),
-        (None, None) => String::new(),
+        (None, None) => match view.not_before.filter(|at| *at > now && view.started_at.is_none()) {
+            Some(at) => format!("not before {}", when(at, now)),
+            None => String::new(),
+        },
     };
     table(
         ["TASK", "AGENT", "STATE", "AGE", "ATTEMPT", "NOTE"],

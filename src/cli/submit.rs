@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use super::context::Ctx;
 use super::failure::{self, Exit, Failure};
 use super::show;
-use super::target::{TenantArg, duration, priority};
+use super::target::{TenantArg, TimesArgs, duration, priority};
 use super::watch::{self, Line};
 use crate::client::NewTask;
 use crate::task::{AgentName, MAX_PAYLOAD_BYTES, Payload, Priority, TaskId, keyed_id};
@@ -25,6 +25,7 @@ use crate::wire::api::TaskReply;
 Examples:
   selvedge submit reader '{\"path\":\"README.md\"}' --wait
   selvedge submit reader --file input.json --key import-2026-11-21
+  selvedge submit reader '{}' --delay 10m --deadline 2h --try-timeout 5m
   cat inputs.jsonl | selvedge submit reader --lines --tenant acme
   id=$(selvedge submit reader '{}' --json | jq -r .task)
 
@@ -65,6 +66,9 @@ pub struct SubmitArgs {
     /// Tries before the task is dead [default: the plan's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_tries: Option<u32>,
+
+    #[command(flatten)]
+    times: TimesArgs,
 
     /// Wait until it is admitted or refused
     #[arg(long)]
@@ -132,7 +136,7 @@ pub async fn run(args: SubmitArgs, ctx: Ctx) -> Result<ExitCode> {
 }
 
 fn new_task(args: &SubmitArgs, input: Payload) -> Result<NewTask> {
-    let task = NewTask::raw(args.agent.as_str(), input)?.priority(args.priority);
+    let task = NewTask::raw(args.agent.as_str(), input)?.priority(args.priority).times(args.times.times());
     Ok(match args.max_tries {
         Some(tries) => task.max_tries(tries),
         None => task,
@@ -168,7 +172,8 @@ fn from_stdin() -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn json(bytes: &[u8], place: &str) -> Result<Payload> {
+/// JSON from `place`, told as such if it is none.
+pub(super) fn json(bytes: &[u8], place: &str) -> Result<Payload> {
     let bytes = bytes.trim_ascii();
     // What is too large is told as such, not as cut off.
     if bytes.len() <= MAX_PAYLOAD_BYTES {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::config::parse_duration;
-use crate::task::{Priority, TaskId, TenantName};
+use crate::task::{Millis, Priority, TaskId, TenantName, Times, millis};
 
 /// Whose tasks a command is about.
 #[derive(Debug, Clone, Args)]
@@ -35,4 +35,95 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 /// A priority class on the command line.
 pub fn priority(text: &str) -> Result<Priority, String> {
     Priority::parse(text).ok_or_else(|| "expected low, normal, high or critical".to_owned())
+}
+
+/// When a task may start, and by when it must be over.
+#[derive(Debug, Clone, Args)]
+pub struct TimesArgs {
+    /// Do not start it before this long after it is accepted
+    #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "run_at")]
+    delay: Option<Duration>,
+
+    /// Do not start it before this time: RFC 3339, or Unix milliseconds
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    run_at: Option<Millis>,
+
+    /// Let it expire unless it is started within this long of when it may be
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    ttl: Option<Duration>,
+
+    /// Stop a try that takes longer; it counts as failed
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    try_timeout: Option<Duration>,
+
+    /// Let it expire by then, with its children, whatever it does: a duration from now, RFC 3339, or Unix milliseconds
+    #[arg(long, value_name = "WHEN", value_parser = deadline)]
+    deadline: Option<Deadline>,
+}
+
+/// A deadline as it was typed.
+#[derive(Debug, Clone, Copy)]
+enum Deadline {
+    In(Millis),
+    At(Millis),
+}
+
+impl TimesArgs {
+    /// What they ask for.
+    pub fn times(&self) -> Times {
+        let (deadline_ms, deadline_at) = match self.deadline {
+            None => (None, None),
+            Some(Deadline::In(ms)) => (Some(ms), None),
+            Some(Deadline::At(at)) => (None, Some(at)),
+        };
+        Times {
+            delay_ms: self.delay.map(millis),
+            run_at: self.run_at,
+            ttl_ms: self.ttl.map(millis),
+            try_timeout_ms: self.try_timeout.map(millis),
+            deadline_ms,
+            deadline_at,
+        }
+    }
+}
+
+/// A point of time on the command line: `2026-12-01T09:00:00Z`, `2026-12-01T09:00+01:00`, or Unix milliseconds.
+pub fn time(text: &str) -> Result<Millis, String> {
+    if let Ok(ms) = text.parse::<Millis>() {
+        return Ok(ms);
+    }
+    let at: jiff::Timestamp = text.parse().map_err(|_| {
+        "expected a time as in RFC 3339 (2026-12-01T09:00:00Z, 2026-12-01T09:00:00+01:00) or Unix milliseconds"
+            .to_owned()
+    })?;
+    Millis::try_from(at.as_millisecond()).map_err(|_| "a time before 1970".to_owned())
+}
+
+/// A time, or a duration from now.
+fn deadline(text: &str) -> Result<Deadline, String> {
+    match duration(text) {
+        Ok(ahead) => Ok(Deadline::In(millis(ahead))),
+        Err(_) => time(text).map(Deadline::At).map_err(|error| format!("{error}, or a duration (2h)")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_rfc_3339_with_its_zone_or_unix_milliseconds() {
+        assert_eq!(time("2026-12-01T09:00:00+01:00"), Ok(1_796_112_000_000));
+        assert_eq!(time("1796112000000"), Ok(1_796_112_000_000));
+        assert!(time("2026-12-01T09:00:00").is_err());
+        assert!(time("tomorrow").unwrap_err().contains("RFC 3339"));
+        assert!(time("1960-01-01T00:00:00Z").is_err());
+    }
+
+    #[test]
+    fn a_deadline_is_a_length_or_a_time() {
+        assert!(matches!(deadline("90s"), Ok(Deadline::In(90_000))));
+        assert!(matches!(deadline("2026-12-01T08:00:00Z"), Ok(Deadline::At(1_796_112_000_000))));
+        assert!(deadline("-5m").is_err());
+    }
 }

@@ -3,7 +3,7 @@
 use std::{
     future::{Future, IntoFuture},
     pin::Pin,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use crate::{
     bus::{Lane, StoreError, Subscription},
     task::{
         AgentName, BodyHash, Code, MAX_PAYLOAD_BYTES, Millis, Payload, Phase, Priority, Refusal, Spec,
-        TaskId, keyed_id,
+        TaskId, Times, keyed_id, millis,
     },
     wire::{
         VERSION, codec,
@@ -44,7 +44,8 @@ impl NewTask {
 
     /// For `agent`, with an input that is encoded already.
     pub fn raw(agent: &str, input: Payload) -> Result<Self> {
-        let spec = Spec { agent: AgentName::new(agent)?, input, priority: Priority::Normal, max_tries: None };
+        let (agent, priority) = (AgentName::new(agent)?, Priority::Normal);
+        let spec = Spec { agent, input, priority, max_tries: None, times: None };
         Ok(Self { spec, id: None, key: None })
     }
 
@@ -67,6 +68,47 @@ impl NewTask {
     /// Tries before it is dead; the plan's limit is never exceeded.
     pub fn max_tries(mut self, tries: u32) -> Self {
         self.spec.max_tries = Some(tries);
+        self
+    }
+
+    /// Not before this long after its admission. It is `queued` meanwhile, and counts as waiting.
+    pub fn delay(self, delay: Duration) -> Self {
+        self.timed(|times| times.delay_ms = Some(millis(delay)))
+    }
+
+    /// Not before this time, Unix milliseconds; at once if it has passed.
+    pub fn run_at(self, unix_ms: Millis) -> Self {
+        self.timed(|times| times.run_at = Some(unix_ms))
+    }
+
+    /// Expires unless it is started within this long of when it may be.
+    pub fn ttl(self, ttl: Duration) -> Self {
+        self.timed(|times| times.ttl_ms = Some(millis(ttl)))
+    }
+
+    /// How long one try may take. What takes longer is stopped, and tried again as after any failure.
+    pub fn try_timeout(self, limit: Duration) -> Self {
+        self.timed(|times| times.try_timeout_ms = Some(millis(limit)))
+    }
+
+    /// Expires this long after the submit, with everything below it, whatever it does then.
+    pub fn deadline(self, deadline: Duration) -> Self {
+        self.timed(|times| times.deadline_ms = Some(millis(deadline)))
+    }
+
+    /// The same at a time, Unix milliseconds.
+    pub fn deadline_at(self, unix_ms: Millis) -> Self {
+        self.timed(|times| times.deadline_at = Some(unix_ms))
+    }
+
+    /// When it may start and by when it must be over, all at once.
+    pub fn times(mut self, times: Times) -> Self {
+        self.spec.times = (!times.is_empty()).then(|| Box::new(times));
+        self
+    }
+
+    fn timed(mut self, set: impl FnOnce(&mut Times)) -> Self {
+        set(self.spec.times.get_or_insert_default());
         self
     }
 }
@@ -98,6 +140,36 @@ impl Submission {
     /// See [`NewTask::max_tries`].
     pub fn max_tries(self, tries: u32) -> Self {
         Self { task: self.task.map(|t| t.max_tries(tries)), ..self }
+    }
+
+    /// See [`NewTask::delay`].
+    pub fn delay(self, delay: Duration) -> Self {
+        Self { task: self.task.map(|task| task.delay(delay)), ..self }
+    }
+
+    /// See [`NewTask::run_at`].
+    pub fn run_at(self, unix_ms: Millis) -> Self {
+        Self { task: self.task.map(|task| task.run_at(unix_ms)), ..self }
+    }
+
+    /// See [`NewTask::ttl`].
+    pub fn ttl(self, ttl: Duration) -> Self {
+        Self { task: self.task.map(|task| task.ttl(ttl)), ..self }
+    }
+
+    /// See [`NewTask::try_timeout`].
+    pub fn try_timeout(self, limit: Duration) -> Self {
+        Self { task: self.task.map(|task| task.try_timeout(limit)), ..self }
+    }
+
+    /// See [`NewTask::deadline`].
+    pub fn deadline(self, deadline: Duration) -> Self {
+        Self { task: self.task.map(|task| task.deadline(deadline)), ..self }
+    }
+
+    /// See [`NewTask::deadline_at`].
+    pub fn deadline_at(self, unix_ms: Millis) -> Self {
+        Self { task: self.task.map(|task| task.deadline_at(unix_ms)), ..self }
     }
 
     /// Waits for the admission too: a task that is refused by a limit is an error here.
@@ -172,12 +244,14 @@ impl Client {
             }
         };
         check_size("the input", task.spec.input.len(), self.parts.link.main.max_payload())?;
+        task.spec.times.as_deref().map_or(Ok(()), |times| times.check_at(unix_now()))?;
         let hash = task.spec.body_hash();
         let submit = Submit {
             v: VERSION,
             input: task.spec.input,
             priority: task.spec.priority,
             max_tries: task.spec.max_tries,
+            times: task.spec.times,
             first_try: Some(unix_now()),
             confirm,
         };

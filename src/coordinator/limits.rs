@@ -1,4 +1,4 @@
-//! Plans and tenants from KV to the owner: `plan.<name>` and `tenant.<name>` as JSON.
+//! Plans, tenants and schedules from KV to the owner: `plan.<name>`, `tenant.<name>` and `schedule.<name>` as JSON.
 //!
 //! Follows the bucket from its beginning; the owner ignores revisions it has journaled already. An
 //! entry that can't be read is logged and changes nothing.
@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::intake::Inbound;
 use crate::bus::limits::{Limit, LimitsBucket};
-use crate::flow::input::Input;
+use crate::flow::{cron::Cron, input::Input};
 
 /// Follows the bucket until `stop`.
 pub async fn follow(js: jetstream::Context, inputs: mpsc::Sender<Inbound>, stop: CancellationToken) {
@@ -38,6 +38,14 @@ async fn follow_once(js: &jetstream::Context, inputs: &mpsc::Sender<Inbound>) ->
         let input = match change.limit {
             Ok(Limit::Plan { name, plan }) => Input::Plan { name, plan, kv_rev: change.revision },
             Ok(Limit::Tenant { name, settings }) => Input::Tenant { name, settings, kv_rev: change.revision },
+            Ok(Limit::Schedule { name, settings }) => {
+                let read = settings.as_ref().map(|s| Cron::read(&s.cron, &s.tz));
+                if let Some(Err(error)) = read {
+                    tracing::error!(schedule = %name, %error, "a schedule's cron expression can't be read; it is ignored");
+                    continue;
+                }
+                Input::Schedule { name, settings, kv_rev: change.revision }
+            }
             Err(error) => {
                 tracing::error!(key = ?change.key, %error, "an entry of the limits can't be read; it is ignored");
                 continue;

@@ -357,6 +357,8 @@ impl Turn {
         now: Millis,
     ) -> Result<(), TermEnd> {
         let due = engine.state().next_due().map_or(TICK, |at| Duration::from_millis(at.saturating_sub(now)));
+        let wall = engine.state().next_due_wall();
+        let due = wall.map_or(due, |at| due.min(Duration::from_millis(at.saturating_sub(term.clock.wall()))));
         let pause = term.clock.real_duration(due.min(TICK)).max(Duration::from_micros(200));
         tokio::select! {
             biased;

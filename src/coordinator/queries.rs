@@ -145,6 +145,7 @@ impl Queries {
             input: request.input,
             priority: request.priority,
             max_tries: request.max_tries,
+            times: request.times,
             first_try: Some(wall()),
             confirm: true,
         };

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::{entry::Stored, kept::task_ref, quick::QuickMap, state::State, tasks::Slot};
+use super::{entry::Stored, kept::task_ref, quick::QuickMap, state::State, tasks::Slot, times::Bounds};
 use crate::task::Phase;
 
 impl State {
@@ -37,7 +37,8 @@ impl State {
             self.next_order,
             self.departed,
         );
-        let all = (head, &self.policy, &self.plans, tenants, tasks, agents);
+        let schedules: Vec<_> = self.schedules.iter().collect();
+        let all = (head, &self.policy, &self.plans, schedules, tenants, tasks, agents);
         // Plain data with string keys into memory: nothing in it can fail to encode.
         rmp_serde::to_vec_named(&all).unwrap_or_else(|error| unreachable!("state not encodable: {error}"))
     }
@@ -46,6 +47,7 @@ impl State {
     pub fn check_derived(&self) -> Result<(), String> {
         let mut leases = QuickMap::default();
         let mut timers = BTreeSet::new();
+        let mut bounds = Bounds::default();
         let mut stored: Vec<Stored> = Vec::new();
         // Per tenant: leases, backlog, tasks, remembered ones.
         let mut tenants: HashMap<u32, (u32, u64, u64, usize)> = HashMap::new();
@@ -71,7 +73,8 @@ impl State {
             }
             tenant.1 += u64::from(task.in_backlog());
             tenant.3 += usize::from(task.remembered);
-            agent.1 += u64::from(task.phase == Phase::Queued);
+            agent.1 += u64::from(task.phase == Phase::Queued && !task.is_held());
+            bounds.put(slot, task);
             if let Some(at) = task.wake_at() {
                 timers.insert((at, slot));
             }
@@ -97,6 +100,12 @@ impl State {
         }
         if timers != self.timers {
             return Err("the timers differ from the tasks".to_owned());
+        }
+        if !self.schedules.is_sound() {
+            return Err("when schedules are due differs from the schedules".to_owned());
+        }
+        if bounds != self.bounds {
+            return Err("the bounds in time differ from the tasks".to_owned());
         }
         for number in self.tenants.numbers() {
             let Some((name, tenant)) = self.tenants.name(number).zip(self.tenants.at(number)) else {

@@ -1,12 +1,12 @@
 //! Dispatch: a task is offered only to an instance with a free slot; whatever waits, waits here.
 
-use super::{input::Entropy, live::Live, record::Record, state::State, tasks::Slot};
+use super::{input::Entropy, live::Live, record::Record, state::State, tasks::Slot, times};
 use crate::{
     task::{AgentName, InstanceId, Payload},
     wire::messages::Offer,
 };
 
-/// The next dispatch, if a slot is free for an admissible task.
+/// The next dispatch, if a slot is free for an admissible task; what should have started or ended before expires instead.
 pub fn next(state: &State, live: &mut Live, entropy: &mut dyn Entropy) -> Option<Record> {
     // Agents whose instances are all busy are passed over at once.
     let mut from = 0;
@@ -16,6 +16,9 @@ pub fn next(state: &State, live: &mut Live, entropy: &mut dyn Entropy) -> Option
         if let Some(slot) = slot
             && let Some((instance, lease_ms)) = live.freest(agent)
         {
+            if let Some(expired) = times::overdue(state, slot) {
+                return Some(expired);
+            }
             let task = &state.tasks[slot];
             return Some(Record::Dispatched {
                 key: state.key_of(task),
@@ -48,6 +51,7 @@ pub fn offer(state: &State, slot: Slot) -> Option<Ready> {
         (Some(rev), None) => return Some(Ready::Load(rev)),
     };
     let agent = state.agent_of(task).clone();
+    let (deadline_at, time_left_ms) = times::left(state, task);
     let offer = Offer {
         tenant: state.tenant_name(task.tenant).clone(),
         task: task.id.clone(),
@@ -59,6 +63,8 @@ pub fn offer(state: &State, slot: Slot) -> Option<Ready> {
         root: task.root().clone(),
         depth: task.depth(),
         children: task.more().children.len() as u32,
+        deadline_at,
+        time_left_ms,
         input,
     };
     Some(Ready::Offer(agent, lease.instance.clone(), Box::new(offer)))

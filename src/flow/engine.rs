@@ -31,11 +31,12 @@ use super::{
     input::{Decision, Entropy, Input, Tell},
     live::Live,
     record::{Hash, JOURNAL_VERSION, JournalMessage, Record},
-    run, settle,
+    run, schedules, settle,
     snapshot::{self, SnapshotHead, Writing},
     state::{Policy, State},
     submit,
     tasks::Slot,
+    times,
 };
 use crate::{
     task::{AgentName, Code, InstanceId, Millis, Payload, Token},
@@ -50,6 +51,8 @@ use crate::{
 const MESSAGE_BYTES: usize = 48 * 1024;
 /// Room for dispatches behind the inputs of a message: a flood of inputs can't keep slots idle.
 const DISPATCH_BYTES: usize = 16 * 1024;
+/// Expiries and starts decided in one message: a mass expiry must not keep slots idle.
+const DUE_AT_ONCE: usize = 128;
 /// Facts of inputs that left no record, kept for the next message.
 const MAX_FACTS: usize = 4_096;
 
@@ -237,6 +240,18 @@ impl<H> Engine<H> {
         {
             self.take(input, handle, &mut batch, entropy)?;
         }
+        // What a time ends or starts, one by one: the end of a tree changes what else is due.
+        for _ in 0..DUE_AT_ONCE {
+            let Some(record) = times::due(&self.state, entropy) else { break };
+            self.apply(Decision::record(record), &mut batch)?;
+        }
+        for _ in 0..DUE_AT_ONCE {
+            if batch.is_full() {
+                break;
+            }
+            let Some(records) = schedules::due(&self.state) else { break };
+            self.apply(Decision { records, ..Decision::none() }, &mut batch)?;
+        }
         let due = settle::due(&self.state, &mut self.live, entropy);
         self.apply(due, &mut batch)?;
         let full = batch.bytes.max(MESSAGE_BYTES - DISPATCH_BYTES) + DISPATCH_BYTES;
@@ -419,6 +434,12 @@ impl<H> Engine<H> {
                     settings: settings.clone(),
                     kv_rev: *kv_rev,
                 }),
+            },
+            Input::Schedule { name, settings, kv_rev } => Decision {
+                records: schedules::set(&self.state, name, settings.as_deref(), *kv_rev)
+                    .into_iter()
+                    .collect(),
+                ..Decision::none()
             },
             Input::Loaded { .. } => {
                 self.loaded(input, batch, entropy)?;

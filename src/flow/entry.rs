@@ -10,7 +10,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::fair::{Charge, Place, RESUMED, rank};
+use super::{
+    fair::{Charge, Place, RESUMED, rank},
+    times::Timing,
+};
 use crate::task::{
     BodyHash, InstanceId, Millis, Payload, Phase, Priority, Refusal, TaskId, Token, TryFailure,
 };
@@ -156,10 +159,12 @@ pub struct More {
     pub retries: VecDeque<TaskId>,
     /// The last ten tries that went wrong.
     pub failures: Vec<TryFailure>,
-    /// Why it is rejected, failed or cancelled.
+    /// Why it is rejected, failed, cancelled or expired.
     pub refusal: Option<Refusal>,
     /// Kept while a live parent may ask for it.
     pub result: Option<Stored>,
+    /// When it may start and by when it must be over.
+    pub(super) timing: Option<Box<Timing>>,
     /// Of a root with children.
     pub(super) tree: Tree,
 }
@@ -174,6 +179,7 @@ static NO_MORE: More = More {
     failures: Vec::new(),
     refusal: None,
     result: None,
+    timing: None,
     tree: Tree { total: 0, live: 0 },
 };
 
@@ -198,7 +204,7 @@ pub struct Task {
     pub phase: Phase,
     /// Place in the order of arrival; once it is remembered, in the order of being forgotten.
     pub order: u64,
-    /// Logical time of the next try while retrying or snoozing; of its end once it is remembered.
+    /// Logical time of the next try while retrying, snoozing or delayed; of its end once it is remembered.
     pub at: Millis,
     /// Clamped first-try time of a root, Unix milliseconds.
     pub first_try: Millis,
@@ -239,6 +245,20 @@ impl Task {
 
     pub(super) fn more_mut(&mut self) -> &mut More {
         self.more.get_or_insert_default()
+    }
+
+    /// See [`Timing`].
+    pub fn timing(&self) -> Option<&Timing> {
+        self.more.as_ref()?.timing.as_deref()
+    }
+
+    pub(super) fn timing_mut(&mut self) -> Option<&mut Timing> {
+        self.more.as_mut()?.timing.as_deref_mut()
+    }
+
+    /// Whether it is queued and may not start yet.
+    pub fn is_held(&self) -> bool {
+        self.phase == Phase::Queued && self.timing().is_some_and(|timing| timing.held)
     }
 
     /// While running.

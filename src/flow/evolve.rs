@@ -115,6 +115,9 @@ pub fn evolve(state: &mut State, record: &Record, at: At) -> Result<Changes, Mis
             state.refresh_plan(number);
             state.look_if_idle(number);
         }
+        Record::ScheduleSet { .. } | Record::ScheduleFired { .. } | Record::SchedulePlanned { .. } => {
+            state.evolve_schedule(record);
+        }
         Record::Submitted { tenant, admission } => {
             let tenant = state.tenant_number(tenant);
             state.admit(tenant, admission, &mut changes)?;
@@ -164,9 +167,23 @@ pub fn evolve(state: &mut State, record: &Record, at: At) -> Result<Changes, Mis
             state.fail(slot, failure, &mut changes)?;
             state.touch(slot, &mut changes);
         }
+        Record::TimedOut { key, token, failure } => {
+            let slot = state.slot_of(key)?;
+            state.revoke(slot, *token, Code::TryTimeout, &mut changes)?;
+            state.tasks[slot].ran_mut().vanished = 0;
+            state.fail(slot, failure, &mut changes)?;
+            state.touch(slot, &mut changes);
+        }
+        Record::Expired { key, refusal } => {
+            let slot = state.slot_of(key)?;
+            state.expire(slot, refusal, &mut changes)?;
+        }
         Record::Woken { key } => {
             let slot = state.slot_of(key)?;
-            state.wake(slot, false)?;
+            match state.tasks[slot].is_held() {
+                true => state.may_start(slot),
+                false => state.wake(slot, false)?,
+            }
             state.touch(slot, &mut changes);
         }
         Record::Cancelled { key, reason } => match state.find(key) {
@@ -288,8 +305,17 @@ impl State {
             Err(error) => return Err(Misfit::Illegal(self.key_of(task), error)),
         };
         let (before, tenant) = (task.in_backlog(), task.tenant);
+        self.bounds.take(slot, task);
         let task = &mut self.tasks[slot];
         task.phase = phase;
+        // An offer that was taken back has started nothing; whatever else ended an attempt has.
+        if task.ran.is_some()
+            && !matches!(step, Step::Dispatch | Step::Withdraw)
+            && let Some(timing) = task.timing_mut()
+        {
+            timing.ttl_at = None;
+        }
+        self.bounds.put(slot, task);
         let after = task.in_backlog();
         self.count_backlog(tenant, before, after);
         Ok(&mut self.tasks[slot])

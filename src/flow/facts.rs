@@ -47,9 +47,10 @@ pub struct News {
 /// A lease before the record that ends it is applied: whose, and since when.
 pub fn lease_before(state: &State, record: &Record) -> Option<(AgentName, Millis)> {
     match record {
-        Record::Ended { token, .. } | Record::LeaseLost { token, .. } | Record::Withdrawn { token, .. } => {
-            leased(state, token)
-        }
+        Record::Ended { token, .. }
+        | Record::LeaseLost { token, .. }
+        | Record::TimedOut { token, .. }
+        | Record::Withdrawn { token, .. } => leased(state, token),
         _ => None,
     }
 }
@@ -86,6 +87,10 @@ pub fn of(
             facts.push(lost(&agent, failure));
             facts.push(Fact::Expired(agent.clone()));
             facts.push(Fact::Ran(agent, "lost", state.now.saturating_sub(since)));
+        }
+        (Record::TimedOut { failure, .. }, Some((agent, since))) => {
+            facts.push(lost(&agent, failure));
+            facts.push(Fact::Ran(agent, "timed_out", state.now.saturating_sub(since)));
         }
         (Record::Withdrawn { failure, .. }, Some((agent, _))) => {
             facts.extend(failure.as_ref().map(|failure| lost(&agent, failure)));

@@ -2,8 +2,8 @@
 
 use crate::{
     task::{
-        AgentName, Code, InstanceId, Millis, Payload, Plan, PlanName, Refusal, TaskId, TaskKey, TenantName,
-        TenantSettings, Token,
+        AgentName, Code, InstanceId, Millis, Payload, Plan, PlanName, Refusal, ScheduleName,
+        ScheduleSettings, TaskId, TaskKey, TenantName, TenantSettings, Token,
     },
     wire::{
         codec::DecodeError,
@@ -76,6 +76,15 @@ pub enum Input {
         name: TenantName,
         /// Its settings; absent: removed.
         settings: Option<TenantSettings>,
+        /// Revision of the entry.
+        kv_rev: u64,
+    },
+    /// A schedule changed in KV.
+    Schedule {
+        /// Which.
+        name: ScheduleName,
+        /// What it does; absent: removed.
+        settings: Option<Box<ScheduleSettings>>,
         /// Revision of the entry.
         kv_rev: u64,
     },

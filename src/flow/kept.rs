@@ -10,8 +10,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::entry::{ChildOf, LastEnd, Lease, More, Ran, Stored, Task, Tree};
-use crate::task::{BodyHash, Code, Millis, Phase, Priority, Refusal, TaskId, TryFailure, grown};
+use super::{
+    entry::{ChildOf, LastEnd, Lease, More, Ran, Stored, Task, Tree},
+    times::Timing,
+};
+use crate::task::{BodyHash, Code, Millis, Phase, Priority, Refusal, TaskId, Times, TryFailure, grown};
 
 #[derive(Serialize)]
 pub(super) struct TaskRef<'a, T, A> {
@@ -59,6 +62,53 @@ struct MoreRef<'a> {
     failures: &'a [TryFailure],
     refusal: Option<Refused>,
     result: Option<Stored>,
+    timing: Option<KeptTiming>,
+}
+
+/// A timing with all its fields, present or not.
+#[derive(Serialize, Deserialize)]
+struct KeptTiming {
+    delay_ms: Option<Millis>,
+    run_at: Option<Millis>,
+    ttl_ms: Option<Millis>,
+    try_timeout_ms: Option<Millis>,
+    deadline_ms: Option<Millis>,
+    deadline_at: Option<Millis>,
+    deadline: Option<Millis>,
+    not_before: Option<Millis>,
+    held: bool,
+    ttl_at: Option<Millis>,
+}
+
+impl From<&Timing> for KeptTiming {
+    fn from(timing: &Timing) -> Self {
+        let Times { delay_ms, run_at, ttl_ms, try_timeout_ms, deadline_ms, deadline_at } = timing.asked;
+        Self {
+            delay_ms,
+            run_at,
+            ttl_ms,
+            try_timeout_ms,
+            deadline_ms,
+            deadline_at,
+            deadline: timing.deadline,
+            not_before: timing.not_before,
+            held: timing.held,
+            ttl_at: timing.ttl_at,
+        }
+    }
+}
+
+impl From<KeptTiming> for Box<Timing> {
+    fn from(kept: KeptTiming) -> Self {
+        let KeptTiming { delay_ms, run_at, ttl_ms, try_timeout_ms, deadline_ms, deadline_at, .. } = kept;
+        Box::new(Timing {
+            asked: Times { delay_ms, run_at, ttl_ms, try_timeout_ms, deadline_ms, deadline_at },
+            deadline: kept.deadline,
+            not_before: kept.not_before,
+            held: kept.held,
+            ttl_at: kept.ttl_at,
+        })
+    }
 }
 
 /// A refusal with all its fields, present or not.
@@ -127,6 +177,7 @@ pub(super) fn task_ref<T, A>(task: &Task, tenant: T, agent: A) -> TaskRef<'_, T,
                 retry_after_ms: r.retry_after_ms,
             }),
             result: more.result,
+            timing: more.timing.as_deref().map(KeptTiming::from),
         }),
     }
 }
@@ -181,6 +232,9 @@ struct KeptMore {
     failures: Vec<TryFailure>,
     refusal: Option<Refused>,
     result: Option<Stored>,
+    /// Not in older snapshots.
+    #[serde(default)]
+    timing: Option<KeptTiming>,
 }
 
 impl KeptTask {
@@ -233,6 +287,7 @@ impl KeptTask {
                         retry_after_ms: r.retry_after_ms,
                     }),
                     result: more.result,
+                    timing: more.timing.map(Into::into),
                     tree: Tree::default(),
                 })
             }),

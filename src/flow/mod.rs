@@ -10,6 +10,7 @@
 
 pub mod admit;
 mod check;
+pub mod cron;
 pub mod dirty;
 pub mod dispatch;
 pub mod engine;
@@ -27,8 +28,10 @@ pub mod quick;
 pub mod record;
 pub mod resident;
 pub mod run;
+pub mod schedules;
 pub mod settle;
 pub mod snapshot;
 pub mod state;
 pub mod submit;
 pub mod tasks;
+pub mod times;

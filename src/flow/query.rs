@@ -21,6 +21,7 @@ pub fn view(state: &State, key: &TaskKey) -> Option<TaskView> {
 pub(super) fn view_at(state: &State, slot: Slot) -> Option<TaskView> {
     let task = state.tasks.get(slot).filter(|task| !task.tombstone)?;
     let (ran, more) = (task.ran(), task.more());
+    let timing = task.timing();
     let result = more.result.and_then(|stored| match stored.rev() {
         None => Some(Payload::default()),
         Some(_) => state.resident.result(slot).cloned(),
@@ -39,6 +40,8 @@ pub(super) fn view_at(state: &State, slot: Slot) -> Option<TaskView> {
         tries: ran.tries,
         instance: ran.lease.as_ref().map(|l| l.instance.clone()),
         created_at: task.created,
+        not_before: timing.and_then(|timing| timing.not_before),
+        deadline_at: timing.and_then(|timing| timing.deadline),
         started_at: (ran.attempt > 0).then_some(ran.started),
         ended_at: task.ended.map(|at| at.get()),
         refusal: more.refusal.clone(),

@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 use super::state::Policy;
 use crate::{
     task::{
-        BodyHash, InstanceId, Millis, Outcome, Payload, Plan, PlanName, Refusal, Spec, TaskId, TaskKey,
-        TenantName, TenantSettings, Token, TryFailure, hex,
+        BodyHash, InstanceId, Millis, Outcome, Payload, Plan, PlanName, Refusal, ScheduleName,
+        ScheduleSettings, Spec, TaskId, TaskKey, TenantName, TenantSettings, Token, TryFailure, hex,
     },
     wire::{codec, subjects::Shard},
 };
@@ -56,7 +56,7 @@ pub struct JournalMessage {
     pub prev: Hash,
     /// Logical time of the batch, in milliseconds; never goes back.
     pub now: Millis,
-    /// Wall clock of the owner, Unix milliseconds; for people only.
+    /// Wall clock of the owner, Unix milliseconds: for people, and for `run_at`, deadlines and schedules.
     pub wall: Millis,
     /// What was decided, in order.
     #[serde(deserialize_with = "crate::task::grown")]
@@ -159,6 +159,9 @@ pub struct Admission {
     pub body_hash: BodyHash,
     /// Where it came from.
     pub origin: Origin,
+    /// When it expires, Unix milliseconds: its own deadline or its parent's, whichever is earlier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Millis>,
     /// Absent: admitted as queued. Present: rejected, terminal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<Refusal>,
@@ -215,6 +218,42 @@ pub enum Record {
         settings: Option<TenantSettings>,
         /// Revision of the KV entry this came from.
         kv_rev: u64,
+    },
+    /// A schedule was set, or removed.
+    ScheduleSet {
+        /// Which.
+        name: ScheduleName,
+        /// What it does; absent: removed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        schedule: Option<Box<ScheduleSettings>>,
+        /// Revision of the KV entry this came from.
+        kv_rev: u64,
+        /// When it fires next, Unix milliseconds; absent: it does not.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        next: Option<Millis>,
+    },
+    /// A firing time of a schedule has come. The task is in the record before this one, unless it was there already.
+    ScheduleFired {
+        /// Which.
+        name: ScheduleName,
+        /// The firing time, Unix milliseconds.
+        at: Millis,
+        /// Whether it became a task; else it was missed and is skipped with all up to the next, or became one before the
+        /// wall clock went back.
+        fired: bool,
+        /// Missed firings made up for in a row.
+        behind: u32,
+        /// When it fires next, Unix milliseconds; absent: never again.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        next: Option<Millis>,
+    },
+    /// The wall clock has gone back: the next firing time was found anew.
+    SchedulePlanned {
+        /// Which.
+        name: ScheduleName,
+        /// When it fires next, Unix milliseconds; absent: never again.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        next: Option<Millis>,
     },
     /// A submit was decided.
     Submitted {
@@ -292,7 +331,23 @@ pub enum Record {
         /// It counts as a try.
         failure: Failure,
     },
-    /// A backoff or snooze is over.
+    /// A try took longer than it may: its lease is over.
+    TimedOut {
+        /// Which.
+        key: TaskKey,
+        /// The lease.
+        token: Token,
+        /// It counts as a try.
+        failure: Failure,
+    },
+    /// A time to live or a deadline has passed: the task ends, and with it the tree below.
+    Expired {
+        /// Which.
+        key: TaskKey,
+        /// Which time, and the numbers.
+        refusal: Refusal,
+    },
+    /// A backoff, a snooze or a delay is over, or `run_at` has come.
     Woken {
         /// Which.
         key: TaskKey,

@@ -11,6 +11,7 @@ use super::{
     record::{Admission, Origin, Record},
     settle,
     state::State,
+    times,
 };
 use crate::{
     task::{Code, Outcome, Refusal, Spec, TaskId, TaskKey, WaitFor, child_id},
@@ -162,8 +163,8 @@ fn spawn(state: &State, key: &TaskKey, parent: &Task, report: &Report, op: &Spaw
                 continue;
             }
             let body_hash = spec.body_hash();
-            let (spec, refusal): (Spec, _) =
-                admit::child(state, key, parent, spec.clone(), children.len(), admitted);
+            let (spec, refusal, deadline): (Spec, _, _) =
+                times::child(state, key, parent, spec.clone(), children.len(), admitted);
             match &refusal {
                 None => admitted += 1,
                 Some(refusal) => refused.push(RefusedChild { task: id.clone(), refusal: refusal.clone() }),
@@ -175,7 +176,7 @@ fn spawn(state: &State, key: &TaskKey, parent: &Task, report: &Report, op: &Spaw
                 root: parent.root().clone(),
                 depth: parent.depth() + 1,
             };
-            children.push(Admission { task: id, spec, body_hash, origin, refusal });
+            children.push(Admission { task: id, spec, body_hash, origin, deadline, refusal });
         }
     }
     let record = Record::Spawned { key: key.clone(), token: report.token, n: report.n, children };

@@ -19,11 +19,14 @@ use super::{
     kept::{KeptTask, TaskRef, task_ref},
     limiter::RateState,
     record::Hash,
+    schedules::Schedule,
     state::{Agent, Policy, State, Tenant},
     tasks::Slot,
 };
 use crate::{
-    task::{AgentName, Millis, Phase, Plan, PlanName, TenantName, TenantSettings, without_content},
+    task::{
+        AgentName, Millis, Phase, Plan, PlanName, ScheduleName, TenantName, TenantSettings, without_content,
+    },
     wire::subjects::Shard,
 };
 
@@ -42,6 +45,9 @@ pub struct Counts {
     pub agents: u64,
     /// Tasks.
     pub tasks: u64,
+    /// Schedules.
+    #[serde(default)]
+    pub schedules: u64,
 }
 
 /// What a snapshot is of.
@@ -135,6 +141,8 @@ enum EntryRef<'a> {
     Tenant(KeptTenant),
     #[serde(rename = "a")]
     Agent(KeptAgent),
+    #[serde(rename = "s")]
+    Schedule(&'a ScheduleName, &'a Schedule),
     #[serde(rename = "t")]
     Task(TaskRef<'a, u32, u32>),
 }
@@ -146,14 +154,18 @@ enum Entry {
     Tenant(Box<KeptTenant>),
     #[serde(rename = "a")]
     Agent(Box<KeptAgent>),
+    #[serde(rename = "s")]
+    Schedule(ScheduleName, Box<Schedule>),
     #[serde(rename = "t")]
     Task(Box<KeptTask>),
 }
 
 fn write(entry: &EntryRef<'_>, out: &mut Vec<u8>) {
     let wrote = match entry {
-        // A tenant's overrides leave out what is not set: that needs names.
-        EntryRef::Tenant(_) => entry.serialize(&mut rmp_serde::Serializer::new(out).with_struct_map()),
+        // What they leave out if it is not set needs names.
+        EntryRef::Tenant(_) | EntryRef::Schedule(..) => {
+            entry.serialize(&mut rmp_serde::Serializer::new(out).with_struct_map())
+        }
         _ => entry.serialize(&mut rmp_serde::Serializer::new(out)),
     };
     // Plain data into memory: nothing in it can fail to encode.
@@ -205,6 +217,9 @@ pub(super) fn begin(state: &mut State, seq: u64) -> (SnapshotHead, Writing) {
         let Some((name, agent)) = state.agents.name(number).zip(state.agents.at(number)) else { continue };
         let queue = agent.queue.as_ref().map(|queue| queue.kept());
         small.write(&EntryRef::Agent(KeptAgent { number, name: name.clone(), queue }));
+    }
+    for (name, schedule) in state.schedules.iter() {
+        small.write(&EntryRef::Schedule(name, schedule));
     }
     state.tasks.begin_copy();
     let counts = counts(state);
@@ -332,6 +347,12 @@ impl Restore {
                 let here = self.state.agents.insert(kept.name, agent);
                 self.agents.insert(kept.number, here);
             }
+            Entry::Schedule(name, schedule) => {
+                if self.state.schedules.get(&name).is_some() {
+                    return misfit(format!("schedule {name} is in it twice"));
+                }
+                self.state.schedules.put(name, *schedule);
+            }
             Entry::Task(kept) => {
                 let (tenant, agent) = (self.tenants.get(&kept.tenant), self.agents.get(&kept.agent));
                 let Some((tenant, agent)) = tenant.zip(agent) else {
@@ -367,6 +388,7 @@ fn counts(state: &State) -> Counts {
         tenants: state.tenants.len() as u64,
         agents: state.agents.len() as u64,
         tasks: state.tasks.len() as u64,
+        schedules: state.schedules.len() as u64,
     }
 }
 
@@ -449,6 +471,8 @@ impl State {
             return Err(format!("{} is {phase} and lined up for being forgotten", self.key_of(task)));
         }
         let lease = task.lease().map(|lease| (lease.token, lease.charge));
+        let waits = phase == Phase::Queued && !task.is_held();
+        self.bounds.put(slot, task);
         let (place, in_backlog, wake_at) = (task.place(), task.in_backlog(), task.wake_at());
         self.count_agent(agent, true);
         let tenant = self.tenant_at(number);
@@ -458,7 +482,7 @@ impl State {
             tenant.backlog += 1;
             self.backlog += 1;
         }
-        if phase == Phase::Queued && !self.tenant_at(number).agents.contains(&agent) {
+        if waits && !self.tenant_at(number).agents.contains(&agent) {
             self.tenant_at(number).agents.push(agent);
         }
         if let Some(at) = wake_at {
@@ -472,12 +496,12 @@ impl State {
                     return Err(format!("the lease of {} is another's, too", self.key_of(&self.tasks[slot])));
                 }
             }
-            (Some(queue), None) if phase == Phase::Queued => {
+            (Some(queue), None) if waits => {
                 let put = queue.put_back(number, place, slot);
                 return if put { Ok(()) } else { Err(self.contradiction(slot, "has another's place")) };
             }
             (None, Some(_)) => return Err(self.contradiction(slot, "has no queue")),
-            (None, None) if phase == Phase::Queued => return Err(self.contradiction(slot, "has no queue")),
+            (None, None) if waits => return Err(self.contradiction(slot, "has no queue")),
             _ => {}
         }
         Ok(())

@@ -16,7 +16,9 @@ use super::{
     quick::QuickMap,
     record::Hash,
     resident::{References, Resident},
+    schedules::Schedules,
     tasks::{Slot, Tasks},
+    times::Bounds,
 };
 use crate::{
     task::{
@@ -134,6 +136,8 @@ pub struct State {
     pub policy: Policy,
     /// With the revision of their KV entries.
     pub plans: BTreeMap<PlanName, (Plan, u64)>,
+    /// By name.
+    pub schedules: Schedules,
     /// The highest first-try time that a tenant took with it which left: new ones begin with it.
     pub departed: Option<Millis>,
     pub(super) tenants: Named<TenantName, Tenant>,
@@ -141,8 +145,10 @@ pub struct State {
     pub(super) tasks: Tasks,
     pub(super) next_order: u64,
     // derived
-    /// Retries and snoozes by the time they are due.
+    /// Retries, snoozes and delays by the time they are due.
     pub(super) timers: BTreeSet<(Millis, Slot)>,
+    /// Times to live, limits of tries, deadlines and starts at a time.
+    pub(super) bounds: Bounds,
     /// Tenants out of rate by the time they get a cell.
     pub(super) rate_waits: BTreeSet<(Millis, u32)>,
     pub(super) leases: QuickMap<Token, Slot>,
@@ -282,7 +288,12 @@ impl State {
     pub fn next_due(&self) -> Option<Millis> {
         let timer = self.timers.first().map(|(at, _)| *at);
         let rate = self.rate_waits.first().map(|(at, _)| *at);
-        [timer, rate].into_iter().flatten().min()
+        [timer, rate, self.bounds.next_logical()].into_iter().flatten().min()
+    }
+
+    /// The next wall time at which something is due by itself, Unix milliseconds.
+    pub fn next_due_wall(&self) -> Option<Millis> {
+        [self.bounds.next_wall(), self.schedules.next()].into_iter().flatten().min()
     }
 
     /// The plan in force for a tenant: its own, or the default one; `None`: refused here.

@@ -1,15 +1,16 @@
 //! Submit and command: what enters from outside.
 //!
-//! Order: readable → not a duplicate → not too old → [`super::admit`]. A duplicate with the same
+//! Order: readable → not a duplicate → not too old → [`super::times`] →
+//! [`super::admit`]. A duplicate with the same
 //! body is the same task; with another body it is refused to that submission alone.
 
 use super::{
-    admit,
     entry::Task,
     input::{Decision, Input, Tell, check_version, unreadable},
     query::done_hint,
     record::{Admission, Origin, Record},
     state::State,
+    times,
 };
 use crate::{
     task::{
@@ -53,6 +54,7 @@ fn submit(
                 input: Payload::default(),
                 priority: Default::default(),
                 max_tries: None,
+                times: None,
             };
             let hash = spec.body_hash();
             return admitted(key, spec, hash, stored_at, Some(refusal), false);
@@ -83,8 +85,12 @@ fn submit(
             }
             // The hash is of what was asked for, not of what the plan makes of it.
             let hash = spec.body_hash();
-            let (spec, refusal) = admit::root(state, key, spec);
-            admitted(key, spec, hash, first_try, refusal, submit.confirm)
+            let (spec, refusal, deadline) = times::root(state, key, spec, stored_at);
+            let mut decision = admitted(key, spec, hash, first_try, refusal, submit.confirm);
+            if let Some(Record::Submitted { admission, .. }) = decision.records.first_mut() {
+                admission.deadline = deadline;
+            }
+            decision
         }
     }
 }
@@ -113,7 +119,7 @@ fn admitted(
         answers.push(Tell::Done { key: key.clone(), done: Box::new(done) });
     }
     let origin = Origin::Root { first_try, retry_of: None };
-    let admission = Admission { task: key.id.clone(), spec, body_hash, origin, refusal };
+    let admission = Admission { task: key.id.clone(), spec, body_hash, origin, deadline: None, refusal };
     Decision {
         records: vec![Record::Submitted { tenant: key.tenant.clone(), admission }],
         answers,
@@ -226,11 +232,17 @@ fn retry(state: &State, key: &TaskKey, nonce: &TaskId) -> Decision {
         (Some(rev), None) => return Decision { needs: Some(rev), ..Decision::none() },
     };
     let max_tries = (dead.max_tries > 0).then_some(dead.max_tries);
-    let asked = Spec { agent: state.agent_of(dead).clone(), input, priority: dead.priority, max_tries };
+    let asked = Spec {
+        agent: state.agent_of(dead).clone(),
+        input,
+        priority: dead.priority,
+        max_tries,
+        times: times::again(dead),
+    };
     let body_hash = asked.body_hash();
-    let (spec, refusal) = admit::root(state, &id, asked);
+    let (spec, refusal, deadline) = times::root(state, &id, asked, state.wall_now());
     // No submitter's clock: when it is forgotten, `TOO_OLD` moves no further.
     let origin = Origin::Root { first_try: 0, retry_of: Some(key.id.clone()) };
-    let admission = Admission { task: id.id, spec, body_hash, origin, refusal };
+    let admission = Admission { task: id.id, spec, body_hash, origin, deadline, refusal };
     Decision::record(Record::Submitted { tenant: key.tenant.clone(), admission })
 }

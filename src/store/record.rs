@@ -91,6 +91,10 @@ struct Rest {
     tries: u32,
     #[serde(rename = "i", default, skip_serializing_if = "Option::is_none")]
     instance: Option<InstanceId>,
+    #[serde(rename = "w", default, skip_serializing_if = "Option::is_none")]
+    not_before: Option<Millis>,
+    #[serde(rename = "l", default, skip_serializing_if = "Option::is_none")]
+    deadline_at: Option<Millis>,
     #[serde(rename = "s", default, skip_serializing_if = "Option::is_none")]
     started_at: Option<Millis>,
     /// Only where it can't be told from the header: a terminal task without a time.
@@ -143,6 +147,8 @@ pub fn encode(view: &TaskView, result: Option<&Payload>, now_wall: Millis, out: 
         attempt: view.attempt,
         tries: view.tries,
         instance: view.instance.clone(),
+        not_before: view.not_before,
+        deadline_at: view.deadline_at,
         started_at: view.started_at,
         no_end: ended != 0 && view.ended_at.is_none(),
         refusal: view.refusal.clone(),
@@ -213,6 +219,8 @@ pub fn decode(
         tries: rest.tries,
         instance: rest.instance,
         created_at: header.created_at,
+        not_before: rest.not_before,
+        deadline_at: rest.deadline_at,
         started_at: rest.started_at,
         ended_at: (header.ended_at > 0 && !rest.no_end).then_some(header.ended_at),
         refusal: rest.refusal,
@@ -254,6 +262,8 @@ mod tests {
             tries: 2,
             instance: Some(InstanceId::new("i-1").unwrap()),
             created_at: 1_800_000_000_000,
+            not_before: Some(1_800_000_000_003),
+            deadline_at: Some(1_800_000_000_004),
             started_at: Some(1_800_000_000_001),
             ended_at: state.is_terminal().then_some(1_800_000_000_002),
             refusal: Some(Refusal::over(Code::TooLarge, "big", 2, 1)),
@@ -275,6 +285,8 @@ mod tests {
             retry_of: None,
             instance: None,
             body_hash: None,
+            not_before: None,
+            deadline_at: None,
             started_at: None,
             ..view("t", "t", Phase::Completed)
         };

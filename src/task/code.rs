@@ -101,6 +101,14 @@ codes! {
     Cancelled = "CANCELLED", 409, false;
     /// The handler said that it failed.
     HandlerFailed = "HANDLER_FAILED", 500, false;
+    /// Times that make no sense: zero, too far ahead, or a start after the end.
+    BadTime = "BAD_TIME", 400, false;
+    /// Not started within its time to live.
+    TtlExpired = "TTL_EXPIRED", 408, false;
+    /// Not over by its deadline, or submitted after it.
+    DeadlineExceeded = "DEADLINE_EXCEEDED", 408, false;
+    /// The try took longer than it may.
+    TryTimeout = "TRY_TIMEOUT", 500, false;
     /// The lease was not renewed in time.
     LeaseLost = "LEASE_LOST", 500, false;
     /// The instance vanished before accepting, three times or more.

@@ -12,19 +12,23 @@ mod payload;
 mod phase;
 mod redact;
 mod retry;
+mod schedule;
 mod spec;
+mod times;
 mod token;
 
 pub use code::{Code, Refusal};
 pub use limits::{Overrides, Plan, TenantSettings};
 pub use list::grown;
-pub use name::{AgentName, InstanceId, NameError, PlanName, TaskId, TenantName};
+pub use name::{AgentName, InstanceId, NameError, PlanName, ScheduleName, TaskId, TenantName};
 pub use outcome::{Outcome, TryFailure, WaitFor};
 pub use payload::Payload;
 pub use phase::{IllegalTransition, Phase, Step};
 pub use redact::{field_path, without_content};
 pub use retry::Backoff;
+pub use schedule::{MAX_SCHEDULE_INPUT, MAX_SCHEDULES, Missed, ScheduleSettings, firing_id};
 pub use spec::{BodyHash, Priority, Spec, TaskKey, child_id, clamp_first_try, hex, keyed_id, retry_id};
+pub use times::{MAX_AHEAD_MS, Times, millis, never};
 pub use token::Token;
 
 /// Milliseconds: a duration, a point of the shard's logical time, or Unix time, as the field says.

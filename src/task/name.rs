@@ -24,6 +24,12 @@ pub enum NameError {
         /// Its length in bytes.
         len: usize,
     },
+    /// The name of a schedule is longer than 48 bytes.
+    #[error("a schedule name is at most {MAX_SCHEDULE_NAME} bytes long, this one has {len}")]
+    TooLongSchedule {
+        /// Its length in bytes.
+        len: usize,
+    },
     /// A byte outside the grammar.
     #[error(
         "a {what} is made of a-z, 0-9, '_' and '-' and starts with a letter or digit; found {found} at byte {at}"
@@ -151,6 +157,31 @@ name_type!(
     PlanName,
     "plan name"
 );
+/// A schedule; shorter than other names, so that the ids of its tasks can begin with it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ScheduleName(Arc<str>);
+
+/// Bytes of a schedule's name, at most.
+const MAX_SCHEDULE_NAME: usize = 48;
+
+impl ScheduleName {
+    /// Checks `text` against the grammar.
+    pub fn new(text: impl AsRef<str>) -> Result<Self, NameError> {
+        check("schedule name", text.as_ref())?;
+        match text.as_ref().len() {
+            len if len > MAX_SCHEDULE_NAME => Err(NameError::TooLongSchedule { len }),
+            _ => Ok(Self(Arc::from(text.as_ref()))),
+        }
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+written!(ScheduleName, "schedule name");
+
 /// Text that is mostly short: up to 38 bytes (a UUID in any spelling) in place, longer on the heap.
 #[derive(Clone)]
 enum Text {

@@ -56,7 +56,7 @@ pub struct TryFailure {
     pub attempt: u32,
     /// Wall clock, Unix milliseconds.
     pub at: Millis,
-    /// `HANDLER_FAILED`, `LEASE_LOST` or `OFFER_LOST`.
+    /// `HANDLER_FAILED`, `LEASE_LOST`, `OFFER_LOST` or `TRY_TIMEOUT`.
     pub code: Code,
     /// For people; at most 512 bytes.
     pub message: String,

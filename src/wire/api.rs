@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::messages::Event;
 use crate::task::{
-    AgentName, BodyHash, InstanceId, Millis, Payload, Phase, Priority, Refusal, TaskId, TenantName,
+    AgentName, BodyHash, InstanceId, Millis, Payload, Phase, Priority, Refusal, TaskId, TenantName, Times,
     TryFailure,
 };
 
@@ -52,6 +52,9 @@ pub struct SubmitRequest {
     /// Tries before it is dead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_tries: Option<u32>,
+    /// When it may start and by when it must be over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub times: Option<Box<Times>>,
 }
 
 /// Answer to `submit`, `cancel` and `retry`.
@@ -112,6 +115,12 @@ pub struct TaskView {
     /// Unix milliseconds.
     #[serde(default)]
     pub created_at: Millis,
+    /// Not started before this time, Unix milliseconds. Of a delay it is told by the owner's clock at its admission.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Millis>,
+    /// Expires at this time, Unix milliseconds: its own deadline or its parent's, whichever is earlier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_at: Option<Millis>,
     /// First dispatch, Unix milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Millis>,

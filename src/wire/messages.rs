@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{VERSION, codec};
 use crate::task::{
     AgentName, Code, InstanceId, Millis, Outcome, Payload, Phase, Priority, Refusal, Spec, TaskId, TaskKey,
-    TenantName, Token,
+    TenantName, Times, Token,
 };
 
 fn version() -> u32 {
@@ -31,6 +31,9 @@ pub struct Submit {
     /// See [`Spec::max_tries`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_tries: Option<u32>,
+    /// See [`Spec::times`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub times: Option<Box<Times>>,
     /// When this id was first tried, Unix milliseconds; the time of storage if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_try: Option<Millis>,
@@ -42,7 +45,13 @@ pub struct Submit {
 impl Submit {
     /// The spec this submit asks for, given the agent from the subject.
     pub fn into_spec(self, agent: AgentName) -> Spec {
-        Spec { agent, input: self.input, priority: self.priority, max_tries: self.max_tries }
+        Spec {
+            agent,
+            input: self.input,
+            priority: self.priority,
+            max_tries: self.max_tries,
+            times: self.times,
+        }
     }
 }
 
@@ -174,6 +183,12 @@ pub struct Offer {
     /// How many children it has; fetch them with `sv.api.<tenant>.children`.
     #[serde(default)]
     pub children: u32,
+    /// When the task expires, whatever it does then, Unix milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_at: Option<Millis>,
+    /// How long this attempt may go on from now, in milliseconds: until the deadline, or the end of the try.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_left_ms: Option<Millis>,
     /// Opaque.
     #[serde(default)]
     pub input: Payload,
@@ -330,7 +345,7 @@ pub enum CtlOp {
     Stop {
         /// Which lease.
         token: Token,
-        /// `CANCELLED`, `LEASE_LOST`, `OFFER_LOST` or `STALE_LEASE`.
+        /// `CANCELLED`, `DEADLINE_EXCEEDED`, `LEASE_LOST`, `OFFER_LOST`, `STALE_LEASE` or `TRY_TIMEOUT`.
         code: Code,
     },
 }

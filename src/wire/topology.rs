@@ -23,7 +23,7 @@ pub const SNAPSHOTS: &str = "SNAPSHOTS";
 pub const ARCHIVE: &str = "ARCHIVE";
 /// Progress on its way to watchers and the event writer.
 pub const EVENTS: &str = "EVENTS";
-/// Bucket of plans (`plan.<name>`) and tenants (`tenant.<name>`).
+/// Bucket of plans (`plan.<name>`), tenants (`tenant.<name>`) and schedules (`schedule.<name>`).
 pub const LIMITS_BUCKET: &str = "selvedge_limits";
 /// Bucket of the shard leases, one key per shard.
 pub const OWNER_BUCKET: &str = "selvedge_owner";
@@ -53,6 +53,11 @@ pub fn plan_key(plan: &crate::task::PlanName) -> String {
 /// Where a tenant's settings are kept in [`LIMITS_BUCKET`].
 pub fn tenant_key(tenant: &crate::task::TenantName) -> String {
     format!("tenant.{tenant}")
+}
+
+/// Where a schedule is kept in [`LIMITS_BUCKET`].
+pub fn schedule_key(schedule: &crate::task::ScheduleName) -> String {
+    format!("schedule.{schedule}")
 }
 
 /// The stream under a bucket.

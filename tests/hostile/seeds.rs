@@ -66,6 +66,7 @@ impl Owner {
             input,
             priority: Priority::Normal,
             max_tries: None,
+            times: None,
             first_try: Some(WALL),
             confirm: false,
         });
@@ -131,6 +132,7 @@ fn story() -> Owner {
         input: Payload::default(),
         priority: Priority::Normal,
         max_tries: None,
+        times: None,
     };
     let spawn = Spawn { step: "read".to_owned(), first: 0, children: vec![spec("reader"), spec("nobody")] };
     owner.report("plan-1", "planner", 3, 1, 1, ReportOp::Spawn(spawn));

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, fmt::Debug, fs, path::PathBuf};
 use selvedge::{
     task::{
         AgentName, BodyHash, Code, InstanceId, Outcome, Payload, Phase, Priority, Refusal, Spec, TaskId,
-        TenantName, Token, TryFailure, WaitFor, child_id,
+        TenantName, Times, Token, TryFailure, WaitFor, child_id,
     },
     wire::{
         api::*,
@@ -72,7 +72,7 @@ fn input() -> Payload {
 }
 
 fn spec() -> Spec {
-    Spec { agent: agent(), input: input(), priority: Priority::Normal, max_tries: None }
+    Spec { agent: agent(), input: input(), priority: Priority::Normal, max_tries: None, times: None }
 }
 
 fn depth_refusal() -> Refusal {
@@ -106,6 +106,8 @@ fn view() -> TaskView {
         tries: 1,
         instance: Some(instance()),
         created_at: AT,
+        not_before: Some(AT + 600_000),
+        deadline_at: Some(AT + 7_200_000),
         started_at: Some(AT + 4),
         ended_at: None,
         refusal: None,
@@ -130,6 +132,7 @@ fn messages(golden: &mut Golden) {
             input: input(),
             priority: Priority::High,
             max_tries: Some(5),
+            times: None,
             first_try: Some(AT),
             confirm: true,
         },
@@ -141,6 +144,27 @@ fn messages(golden: &mut Golden) {
             input: Payload::Bytes(vec![0, 255, 16].into()),
             priority: Priority::Normal,
             max_tries: None,
+            times: None,
+            first_try: None,
+            confirm: false,
+        },
+    );
+    let times = Times {
+        delay_ms: Some(600_000),
+        run_at: None,
+        ttl_ms: Some(60_000),
+        try_timeout_ms: Some(300_000),
+        deadline_ms: None,
+        deadline_at: Some(AT + 7_200_000),
+    };
+    golden.check(
+        "submit-timed",
+        Submit {
+            v: 1,
+            input: input(),
+            priority: Priority::Normal,
+            max_tries: None,
+            times: Some(Box::new(times)),
             first_try: None,
             confirm: false,
         },
@@ -167,6 +191,8 @@ fn messages(golden: &mut Golden) {
                     root: task("t-0"),
                     depth: 1,
                     children: 70,
+                    deadline_at: Some(AT + 7_200_000),
+                    time_left_ms: Some(300_000),
                     input: input(),
                 },
                 Offer {
@@ -180,6 +206,8 @@ fn messages(golden: &mut Golden) {
                     root: task("t-2"),
                     depth: 0,
                     children: 0,
+                    deadline_at: None,
+                    time_left_ms: None,
                     input: Payload::Bytes(vec![0, 255].into()),
                 },
             ],
@@ -203,6 +231,7 @@ fn messages(golden: &mut Golden) {
                         input: input(),
                         priority: Priority::Normal,
                         max_tries: None,
+                        times: None,
                         first_try: Some(1_800_000_000_000),
                         confirm: false,
                     },
@@ -332,6 +361,7 @@ fn queries(golden: &mut Golden) {
             input: input(),
             priority: Priority::Normal,
             max_tries: None,
+            times: None,
         },
     );
     golden.check(

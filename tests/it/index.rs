@@ -46,6 +46,8 @@ pub fn task(name: &str, state: Phase, rev: u64, created_at: u64) -> TaskView {
         tries: 0,
         instance: None,
         created_at,
+        not_before: None,
+        deadline_at: None,
         started_at: None,
         ended_at: state.is_terminal().then_some(created_at + 5),
         refusal: None,

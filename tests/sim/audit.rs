@@ -3,6 +3,17 @@
 //! Shares the record types with the product, and the wording of limits, but no line of its policy:
 //! caps, rates, leases, trees and tries are counted here from scratch, at every record.
 
+macro_rules! ensure {
+    ($cond:expr, $($why:tt)*) => {
+        if !$cond {
+            return Err(format!($($why)*));
+        }
+    };
+}
+
+mod schedules;
+mod times;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use selvedge::{
@@ -16,14 +27,21 @@ use selvedge::{
     },
 };
 
+use self::times::Clocked;
+pub use self::times::Until;
 use crate::scenario::Sight;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
     Queued,
+    /// Queued, and not to be started yet.
+    Delayed(Until),
     Running,
     Awaiting(BTreeSet<TaskId>),
-    Sleeping { due: u64, retry: bool },
+    Sleeping {
+        due: u64,
+        retry: bool,
+    },
     Over(Phase),
 }
 
@@ -58,12 +76,13 @@ pub struct Known {
     pub ended: Option<u64>,
     pub rev: u64,
     pub result: Option<Payload>,
+    pub clocked: Clocked,
 }
 
 impl Known {
     pub fn phase(&self) -> Phase {
         match self.place {
-            Place::Queued => Phase::Queued,
+            Place::Queued | Place::Delayed(_) => Phase::Queued,
             Place::Running => Phase::Running,
             Place::Sleeping { retry: true, .. } => Phase::Retrying,
             Place::Awaiting(_) | Place::Sleeping { .. } => Phase::Waiting,
@@ -118,14 +137,9 @@ pub struct Audit {
     plans: BTreeMap<PlanName, Plan>,
     tenants: BTreeMap<TenantName, Tenant>,
     tree_totals: HashMap<TaskKey, u32>,
-}
-
-macro_rules! ensure {
-    ($cond:expr, $($why:tt)*) => {
-        if !$cond {
-            return Err(format!($($why)*));
-        }
-    };
+    /// Live tasks that know of time, and some that are over.
+    timed: BTreeSet<TaskKey>,
+    pub schedules: schedules::Ledger,
 }
 
 fn of(key: &TaskKey, id: &TaskId) -> TaskKey {
@@ -152,6 +166,14 @@ impl Audit {
         for record in &message.records {
             self.records += 1;
             self.record(record).map_err(|why| format!("revision {}: {why}: {record:?}", message.rev))?;
+        }
+        let due = message.records.iter().filter(|record| {
+            matches!(record, Record::Woken { .. } | Record::Expired { .. } | Record::TimedOut { .. })
+        });
+        self.all_in_time(due.count())?;
+        let firings = message.records.iter().filter(|record| matches!(record, Record::ScheduleFired { .. }));
+        if firings.count() < 100 && message.records.len() < 120 {
+            self.schedules.none_due(self.wall)?;
         }
         Ok(())
     }
@@ -206,7 +228,21 @@ impl Audit {
                 self.tenants.entry(name.clone()).or_default().settings = settings.clone();
                 self.requota();
             }
-            Record::Submitted { tenant, admission } => self.submitted(tenant, admission)?,
+            Record::Submitted { tenant, admission } => {
+                self.submitted(tenant, admission)?;
+                self.schedules.last =
+                    Some((TaskKey { tenant: tenant.clone(), id: admission.task.clone() }, self.rev));
+            }
+            Record::ScheduleSet { name, schedule, next, .. } => {
+                self.schedules.set(name, schedule.as_deref(), *next, self.wall)?;
+            }
+            Record::ScheduleFired { name, at, fired, next, .. } => {
+                self.schedule_fired(name, *at, *fired, *next)?;
+            }
+            Record::SchedulePlanned { name, next } => {
+                self.schedules.planned(name, *next, self.wall)?;
+                self.sights.push(Sight::SchedulePlanned);
+            }
             Record::Spawned { key, token, n, children } => self.spawned(key, *token, *n, children)?,
             Record::Dispatched { key, attempt, token, instance, resume, .. } => {
                 self.dispatched(key, *attempt, *token, instance, *resume)?;
@@ -243,6 +279,11 @@ impl Audit {
             Record::Woken { key } => {
                 let now = self.now;
                 let known = self.known(key)?;
+                if let Place::Delayed(until) = known.place {
+                    self.started(key, until)?;
+                    self.touch(key);
+                    return Ok(());
+                }
                 let Place::Sleeping { due, .. } = known.place else {
                     return Err(format!("{key} was woken while {:?}", known.place));
                 };
@@ -251,6 +292,8 @@ impl Audit {
                 known.resumes = false;
                 self.touch(key);
             }
+            Record::TimedOut { key, token, failure } => self.timed_out(key, *token, failure)?,
+            Record::Expired { key, refusal } => self.expired(key, refusal)?,
             Record::Cancelled { key, .. } => self.cancelled(key)?,
             Record::Carried { key, payload, .. } => {
                 ensure!(self.tasks.contains_key(key), "{key} is carried and came from nowhere");
@@ -303,8 +346,9 @@ impl Audit {
             Some((parent, root, depth)) => (Some(parent), root, depth),
             None => (None, key.id.clone(), 0),
         };
+        let (clocked, until) = self.clocked(key, a)?;
         let place = match &a.refusal {
-            None => Place::Queued,
+            None => until.map_or(Place::Queued, Place::Delayed),
             Some(r) if r.code == Code::Cancelled => Place::Over(Phase::Cancelled),
             Some(_) => Place::Over(Phase::Rejected),
         };
@@ -330,6 +374,7 @@ impl Audit {
             ended: over.then_some(self.wall),
             rev: self.rev,
             result: None,
+            clocked,
         };
         if let Some(code) = known.refusal {
             let sight = match code {
@@ -357,7 +402,8 @@ impl Audit {
             let roots = self.tenants.get(tenant).map_or(&[][..], |t| &t.roots);
             let waiting = roots.iter().filter(|id| {
                 let known = &self.tasks[&of(&key, id)];
-                matches!(known.place, Place::Queued | Place::Sleeping { retry: true, .. }) && !known.resumes
+                matches!(known.place, Place::Queued | Place::Delayed(_) | Place::Sleeping { retry: true, .. })
+                    && !known.resumes
             });
             let waiting = waiting.count() as u64;
             ensure!(waiting < plan.backlog, "backlog {waiting} of {} at admission", plan.backlog);
@@ -423,8 +469,9 @@ impl Audit {
         let mut at = key.clone();
         while let Some(parent) = self.tasks.get(&at).and_then(|k| k.parent.clone()) {
             at = of(key, &parent);
-            let cancelled = self.tasks.get(&at).is_some_and(|k| k.place == Place::Over(Phase::Cancelled));
-            ensure!(!cancelled, "I7: {key} is below {at}, which is cancelled");
+            let place = self.tasks.get(&at).map(|k| &k.place);
+            let cancelled = matches!(place, Some(Place::Over(Phase::Cancelled | Phase::Expired)));
+            ensure!(!cancelled, "I7: {key} is below {at}, which is cancelled or expired");
         }
         Ok(())
     }
@@ -438,6 +485,7 @@ impl Audit {
         resume: bool,
     ) -> Result<(), String> {
         self.no_cancelled_above(key)?;
+        self.in_time(key)?;
         let plan = self.plan(&key.tenant)?;
         let (now, wall) = (self.now, self.wall);
         let known = self.known(key)?;
@@ -490,6 +538,7 @@ impl Audit {
         known.tries += 1;
         known.failures = (known.failures + 1).min(10);
         known.resumes = false;
+        known.clocked.begun = true;
         let (tries, max) = (known.tries, known.max_tries);
         ensure!(failure.tries == tries, "I5: try {} told as {}", tries, failure.tries);
         ensure!(tries <= max, "I5: try {tries} of {max}");
@@ -520,7 +569,8 @@ impl Audit {
     ) -> Result<(), String> {
         self.report(key, token, n)?;
         self.let_go(key, token)?;
-        self.known(key)?.vanished = 0;
+        let known = self.known(key)?;
+        (known.vanished, known.clocked.begun) = (0, true);
         match (outcome, failure) {
             (_, Some(failure)) => self.failed(key, failure)?,
             (Outcome::Completed { result }, None) => {
@@ -586,6 +636,9 @@ impl Audit {
             if let Some(token) = lease {
                 self.let_go(&key, token)?;
                 self.sights.push(Sight::CancelledRunning);
+            }
+            if matches!(self.known(&key)?.place, Place::Delayed(_)) {
+                self.sights.push(Sight::CancelledDelayed);
             }
             let known = self.known(&key)?;
             known.resumes = false;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use selvedge::task::{AgentName, Payload, Priority, Spec};
+use selvedge::task::{AgentName, Payload, Priority, Spec, Times};
 
 use crate::rng::Rng;
 
@@ -26,12 +26,14 @@ pub struct Behaviour {
     pub fan: u8,
     /// 1: waits for all children and always succeeds in the end.
     pub plain: u8,
+    /// 1: some of its tasks may not start at once, or must be over by a time.
+    pub timed: u8,
 }
 
 impl Behaviour {
     pub fn payload(self) -> Payload {
         let mut bytes = self.seed.to_be_bytes().to_vec();
-        bytes.extend([self.levels, self.fan, self.plain]);
+        bytes.extend([self.levels, self.fan, self.plain, self.timed]);
         Payload::Bytes(bytes.into())
     }
 
@@ -39,7 +41,7 @@ impl Behaviour {
         let bytes = input.as_bytes();
         let byte = |at: usize| bytes.get(at).copied().unwrap_or(0);
         let seed = bytes.iter().take(8).fold(0, |seed, b| (seed << 8) | u64::from(*b));
-        Self { seed, levels: byte(8), fan: byte(9), plain: byte(10) }
+        Self { seed, levels: byte(8), fan: byte(9), plain: byte(10), timed: byte(11) }
     }
 
     pub fn agent(self) -> AgentName {
@@ -50,14 +52,32 @@ impl Behaviour {
         let mut rng = Rng::new(self.seed, 8);
         let priority = *rng.pick(&[Priority::Low, Priority::Normal, Priority::Normal, Priority::High]);
         let max_tries = rng.per_mille(300).then(|| rng.between(1, 6) as u32).filter(|_| self.plain == 0);
-        Spec { agent: self.agent(), input: self.payload(), priority, max_tries }
+        let times = self.times().map(Box::new);
+        Spec { agent: self.agent(), input: self.payload(), priority, max_tries, times }
+    }
+
+    /// Lengths only: what a child asks for may not depend on when it is spawned.
+    fn times(self) -> Option<Times> {
+        let mut rng = Rng::new(self.seed, 10);
+        if self.timed == 0 || rng.per_mille(500) {
+            return None;
+        }
+        let mut maybe = |chance, most| rng.per_mille(chance).then(|| rng.between(1, most));
+        let times = Times {
+            delay_ms: maybe(250, 8_000),
+            ttl_ms: maybe(250, 6_000),
+            try_timeout_ms: maybe(250, 4_000),
+            deadline_ms: maybe(400, 30_000),
+            ..Times::default()
+        };
+        Some(times).filter(|times| !times.is_empty())
     }
 
     fn child_behaviour(self, step: &str, index: u32) -> Self {
         let mut rng = Rng::new(self.seed, 1_000 + u64::from(step.as_bytes()[0]) * 1_000 + u64::from(index));
         let levels = if self.plain == 1 || rng.per_mille(500) { self.levels - 1 } else { 0 };
         let fan = if self.plain == 1 { self.fan } else { rng.between(1, 4) as u8 };
-        Self { seed: rng.next(), levels, fan, plain: self.plain }
+        Self { seed: rng.next(), levels, fan, plain: self.plain, timed: self.timed }
     }
 
     pub fn child(self, step: &str, index: u32) -> Spec {

@@ -111,6 +111,15 @@ impl World {
         }
     }
 
+    /// While nothing happens: nothing waits for a time that has come.
+    pub fn look_at_times(&mut self, who: usize, now: u64, wall: u64) {
+        let Some(engine) = self.coordinators[who].engine.as_ref() else { return };
+        let current = engine.seq() == self.journal.head() && engine.is_open() && !engine.is_busy();
+        if current && let Some(late) = self.audit.late(now.max(self.audit.now), wall) {
+            self.fail(format!("the owner is idle, and late: {late}"));
+        }
+    }
+
     /// While nothing happens: who waits for which limit.
     pub fn look_at_limits(&mut self, who: usize) {
         let Some(engine) = self.coordinators[who].engine.as_ref() else { return };
@@ -257,6 +266,9 @@ impl World {
             };
             let indexed = (view.state, view.attempt, view.tries, view.rev, view.failures.len());
             let folded = (known.phase(), known.attempt, known.tries, known.rev, known.failures);
+            if view.deadline_at != known.clocked.deadline {
+                return Err(format!("{key}: the index shows deadline {:?}: {known:?}", view.deadline_at));
+            }
             let times = (view.started_at, view.ended_at, view.parent.as_ref(), &view.root, view.depth);
             let folded_times = (known.started, known.ended, known.parent.as_ref(), &known.root, known.depth);
             if indexed != folded || times != folded_times {
@@ -297,7 +309,7 @@ impl World {
                 .attempted
                 .get(key)
                 .is_some_and(|tried| tried.is_empty() || tried.contains(&known.hash));
-            if known.parent.is_none() && !asked {
+            if known.parent.is_none() && !asked && !self.audit.schedules.tasks.contains(key) {
                 return Err(format!("I2: nobody submitted {key}"));
             }
         }

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use selvedge::{
     flow::input::Input,
     task::{
-        BodyHash, Overrides, Phase, Plan, PlanName, Priority, TaskId, TaskKey, TenantName, TenantSettings,
+        BodyHash, Missed, Overrides, Phase, Plan, PlanName, Priority, ScheduleName, ScheduleSettings, Spec,
+        TaskId, TaskKey, TenantName, TenantSettings,
     },
     wire::messages::{Cmd, CmdOp, Submit},
 };
@@ -41,6 +42,7 @@ pub struct Clients {
     plans: BTreeMap<PlanName, (Plan, u64)>,
     base: BTreeMap<PlanName, Plan>,
     tenants: BTreeMap<TenantName, (TenantSettings, u64)>,
+    schedules: BTreeMap<ScheduleName, (Option<ScheduleSettings>, u64)>,
     kv_rev: u64,
     rng: Rng,
 }
@@ -87,10 +89,10 @@ impl Clients {
             // Nobody has set the last one: it gets the default plan.
             let who = if at == 19 && scenario.cap.is_none() { TENANTS } else { at % TENANTS };
             let behaviour = match scenario.cap {
-                Some(_) => Behaviour { seed: rng.next(), levels: 4, fan: 3, plain: 1 },
+                Some(_) => Behaviour { seed: rng.next(), levels: 4, fan: 3, plain: 1, timed: 0 },
                 None => {
                     let levels = *rng.pick(&[0, 0, 0, 1, 1, 2, 3]);
-                    Behaviour { seed: rng.next(), levels, fan: rng.between(1, 5) as u8, plain: 0 }
+                    Behaviour { seed: rng.next(), levels, fan: rng.between(1, 5) as u8, plain: 0, timed: 0 }
                 }
             };
             let tasks = behaviour.planned();
@@ -114,6 +116,7 @@ impl Clients {
             plans,
             base,
             tenants,
+            schedules: BTreeMap::new(),
             kv_rev: 2 * TENANTS as u64,
             rng: Rng::new(scenario.seed, 5),
         }
@@ -148,7 +151,12 @@ impl Clients {
             settings: Some(settings.clone()),
             kv_rev: *kv_rev,
         });
-        plans.chain(tenants).collect()
+        let schedules = self.schedules.iter().map(|(name, (settings, kv_rev))| Input::Schedule {
+            name: name.clone(),
+            settings: settings.clone().map(Box::new),
+            kv_rev: *kv_rev,
+        });
+        plans.chain(tenants).chain(schedules).collect()
     }
 }
 
@@ -169,13 +177,17 @@ impl World {
     }
 
     fn submit(&mut self, key: &TaskKey, behaviour: Behaviour, first_try: u64, confirm: bool) {
-        let spec = behaviour.spec();
+        let mut spec = behaviour.spec();
+        if behaviour.timed == 1 {
+            self.at_a_time(&mut spec);
+        }
         self.clients.attempted.entry(key.clone()).or_default().push(spec.body_hash());
         let body = Submit {
             v: 1,
             input: spec.input,
             priority: spec.priority,
             max_tries: spec.max_tries,
+            times: spec.times,
             first_try: Some(EPOCH_MS + first_try),
             confirm,
         };
@@ -185,6 +197,24 @@ impl World {
             body: Ok(body),
             stored_at: 0,
         });
+    }
+
+    /// Some tasks have points of time instead of lengths; now and then one makes no sense.
+    fn at_a_time(&mut self, spec: &mut Spec) {
+        let now = EPOCH_MS + self.now;
+        let rng = &mut self.clients.rng;
+        let Some(times) = spec.times.as_deref_mut() else { return };
+        if times.delay_ms.is_some() && rng.per_mille(400) {
+            times.delay_ms = None;
+            times.run_at = Some(now + rng.below(9_000));
+        }
+        if times.deadline_ms.is_some() && rng.per_mille(400) {
+            times.deadline_ms = None;
+            times.deadline_at = Some(now + rng.between(1, 40_000));
+        }
+        if rng.per_mille(20) {
+            times.ttl_ms = Some(0);
+        }
     }
 
     fn cancel(&mut self, key: &TaskKey) {
@@ -202,7 +232,7 @@ impl World {
             && self.audit.tasks.len() < clients.wanted
             && clients.wanted > 100
         {
-            let behaviour = Behaviour { seed: clients.rng.next(), levels: 1, fan: 3, plain: 0 };
+            let behaviour = Behaviour { seed: clients.rng.next(), levels: 1, fan: 3, plain: 0, timed: 0 };
             clients.script.push((tenant(clients.rng.below(TENANTS as u64) as usize), behaviour));
         }
     }
@@ -214,7 +244,10 @@ impl World {
         }
         self.clients.acts += 1;
         let acts = self.clients.acts;
-        if let Some((tenant, behaviour)) = self.clients.script.pop() {
+        if let Some((tenant, mut behaviour)) = self.clients.script.pop() {
+            if self.scenario.cap.is_none() && self.strikes(Fault::Timed) {
+                behaviour.timed = 1;
+            }
             let id = TaskId::new(format!("r{acts}")).unwrap();
             let key = TaskKey { tenant, id };
             self.clients.last_submit = self.now;
@@ -293,9 +326,44 @@ impl World {
         self.tell_limits(Input::Tenant { name: name.clone(), settings: Some(settings), kv_rev });
     }
 
+    fn set_schedule(&mut self, at: u64, settings: Option<ScheduleSettings>) {
+        self.clients.kv_rev += 1;
+        let kv_rev = self.clients.kv_rev;
+        let name = ScheduleName::new(format!("s{at}")).unwrap();
+        self.clients.schedules.insert(name.clone(), (settings.clone(), kv_rev));
+        self.tell_limits(Input::Schedule { name, settings: settings.map(Box::new), kv_rev });
+    }
+
+    /// A schedule is set, changed, paused or removed.
+    fn operator_schedules(&mut self) {
+        let mut rng = self.clients.rng.clone();
+        let behaviour = Behaviour { seed: rng.next(), levels: 0, fan: 1, plain: 1, timed: 0 };
+        let settings = ScheduleSettings {
+            cron: (*rng.pick(&["* * * * *", "*/5 * * * *"])).to_owned(),
+            tz: (*rng.pick(&["UTC", "Asia/Tokyo"])).to_owned(),
+            tenant: tenant(rng.below(TENANTS as u64) as usize),
+            agent: behaviour.agent(),
+            input: behaviour.payload(),
+            priority: Priority::Normal,
+            max_tries: None,
+            times: None,
+            missed: *rng.pick(&[Missed::Skip, Missed::Once, Missed::All]),
+            paused: rng.per_mille(100),
+        };
+        let at = rng.below(3);
+        // A removed one has no memory of what it fired but the tasks' ids.
+        let removed = rng.per_mille(100) && !self.scenario.has(Fault::Forgetful);
+        let settings = (!removed).then_some(settings);
+        self.clients.rng = rng;
+        self.set_schedule(at, settings);
+    }
+
     pub fn operator_acts(&mut self) {
         if self.healing {
             return;
+        }
+        if self.scenario.cap.is_none() && self.strikes(Fault::Scheduled) {
+            self.operator_schedules();
         }
         self.after(1_500, Event::OperatorActs);
         let at = tenant(self.clients.rng.below(TENANTS as u64) as usize);
@@ -328,6 +396,9 @@ impl World {
 
     /// Limits as they were in the beginning, and nobody paused.
     pub fn operator_heals(&mut self) {
+        for at in 0..3 {
+            self.set_schedule(at, None);
+        }
         for (name, plan) in self.clients.base.clone() {
             self.set_plan(&name, plan);
         }

@@ -60,7 +60,8 @@ pub struct Coordinator {
     /// Shard time and simulated time when it took over.
     base: (u64, u64),
     last_tick: u64,
-    skew: i64,
+    /// By how much its wall clock is wrong.
+    pub skew: i64,
     up_at: u64,
     /// Reports that were stored when it took over and have not reached it yet.
     backlog: BTreeSet<u64>,
@@ -130,6 +131,12 @@ impl World {
         {
             (0..self.coordinators.len()).for_each(|who| self.crash(who));
             return;
+        }
+        if self.strikes(Fault::ClockJumps)
+            && let Some(owner) = self.owner
+        {
+            let most = *self.rng.pick(&[500, 20_000, 7_200_000]);
+            self.coordinators[owner].skew = self.rng.below(2 * most) as i64 - most as i64;
         }
         for coordinator in &mut self.coordinators {
             if coordinator.role == Role::Down && coordinator.up_at <= now {
@@ -328,6 +335,7 @@ impl World {
         };
         match next {
             Next::Idle => {
+                self.look_at_times(who, shard_now, wall);
                 self.listen_when_drained(who);
                 self.look_at_limits(who);
                 self.wake_coordinator(who, 250);

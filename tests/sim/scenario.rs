@@ -83,6 +83,9 @@ kinds! {
         RetryDead = 300,
         LimitsChanged = 60,
         TenantPaused = 30,
+        Timed = 500,
+        ClockJumps = 10,
+        Scheduled = 60,
         // what is asked of the core itself
         Forgetful = 150,
         LoadLost = 100,
@@ -128,6 +131,22 @@ kinds! {
         Carried,
         Purged,
         ResultsRead,
+        Delayed,
+        RanAt,
+        CancelledDelayed,
+        TtlExpired,
+        TryTimedOut,
+        ExpiredQueued,
+        ExpiredDelayed,
+        ExpiredRunning,
+        ExpiredWaiting,
+        ExpiredBelow,
+        SubmittedLate,
+        ScheduleFired,
+        ScheduleSkipped,
+        ScheduleMadeUp,
+        SchedulePlanned,
+        BadTime,
     }
 }
 

@@ -350,6 +350,7 @@ impl World {
         self.operator_heals();
         for coordinator in &mut self.coordinators {
             coordinator.paused_until = coordinator.paused_until.min(self.now);
+            coordinator.skew = 0;
         }
     }
 }

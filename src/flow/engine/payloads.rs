@@ -95,6 +95,8 @@ pub struct Sizes {
     pub dirty: usize,
     /// By [`super::super::dirty::MAX_RESULT_BYTES`].
     pub dirty_result_bytes: usize,
+    /// By [`crate::task::MAX_SCHEDULES`].
+    pub schedules: usize,
     /// By what the driver takes in.
     pub inputs: usize,
     /// By 64 per lease.
@@ -129,13 +131,14 @@ impl<H> Engine<H> {
             agents: state.agents.len(),
             lanes: state.queues().map(|(_, queue)| queue.lanes()).sum(),
             leases: state.leases.len(),
-            timers: state.timers.len(),
+            timers: state.timers.len() + state.bounds.len(),
             remembered: state.remembered as usize,
             references: state.references.len(),
             resident: state.resident.len(),
             resident_bytes: state.resident.bytes(),
             dirty: self.dirty.len(),
             dirty_result_bytes: self.dirty.result_bytes(),
+            schedules: state.schedules.len(),
             inputs: self.queue.len() + self.vital.len(),
             held: self.held.len(),
             parked: self.waiting.parked.len(),
@@ -377,6 +380,7 @@ mod tests {
                 input: Payload::json(&"x".repeat(20_000)).unwrap(),
                 priority: Default::default(),
                 max_tries: None,
+                times: None,
                 first_try: None,
                 confirm: false,
             };

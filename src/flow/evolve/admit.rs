@@ -9,6 +9,7 @@ use crate::{
         record::{Admission, Origin},
         state::State,
         tasks::Slot,
+        times::Timing,
     },
     task::{AgentName, BodyHash, Code, Phase, Priority, TaskId, TaskKey},
 };
@@ -60,6 +61,11 @@ impl State {
         if !phase.is_terminal() {
             task.input = Stored::of(&spec.input, self.rev);
         }
+        let timing = Timing::of(admission, self.now, self.wall);
+        let delayed = timing.as_ref().and_then(|(_, delayed)| *delayed);
+        if let Some((timing, _)) = timing {
+            task.more_mut().timing = Some(Box::new(timing));
+        }
         if let Some(parent) = parent {
             let parent = &mut self.tasks[parent];
             parent.news |= phase.is_terminal();
@@ -84,7 +90,12 @@ impl State {
                 self.grow_tree(slot);
             }
             self.count_backlog(tenant, false, backlog);
-            self.enqueue(slot);
+            self.bounds.put(slot, &self.tasks[slot]);
+            if let Some(due) = delayed {
+                self.wake_later(slot, due);
+            } else if !self.tasks[slot].is_held() {
+                self.enqueue(slot);
+            }
         }
         changes.touched.push(slot);
         Ok(())

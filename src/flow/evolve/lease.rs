@@ -43,6 +43,7 @@ impl State {
         }
         ran.attempt = attempt;
         ran.lease = Some(Box::new(lease));
+        self.bounds.put(slot, task);
         self.refresh(number, Some(agent));
         Ok(())
     }
@@ -53,6 +54,8 @@ impl State {
         if self.lease_mut(slot, token).is_none() {
             return Err(self.no_lease(slot));
         }
+        // The step that follows puts in again what is left of them.
+        self.bounds.take(slot, &self.tasks[slot]);
         let task = &mut self.tasks[slot];
         let (number, agent) = (task.tenant, task.agent);
         let lease = task.ran_mut().lease.take();

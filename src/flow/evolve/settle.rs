@@ -43,7 +43,7 @@ impl State {
         Ok(())
     }
 
-    fn wake_later(&mut self, slot: Slot, due: Millis) {
+    pub(super) fn wake_later(&mut self, slot: Slot, due: Millis) {
         // 0 stands for no time at all, and both have passed.
         let due = due.max(1);
         self.tasks[slot].at = due;
@@ -111,6 +111,19 @@ impl State {
             WaitFor::AllChildren => task.more().children.iter().filter(is_live).cloned().collect(),
             WaitFor::Children(ids) => ids.iter().filter(is_live).cloned().collect(),
         }
+    }
+
+    /// A delay is over, or `run_at` has come: into the queue.
+    pub(super) fn may_start(&mut self, slot: Slot) {
+        self.forget_timer(slot);
+        let now = self.now;
+        self.bounds.take(slot, &self.tasks[slot]);
+        let task = &mut self.tasks[slot];
+        if let Some(timing) = task.timing_mut() {
+            timing.may_start(now);
+        }
+        self.bounds.put(slot, task);
+        self.enqueue(slot);
     }
 
     /// Its next try waits for no time any more.

@@ -41,6 +41,7 @@ fn engine() -> Engine<()> {
             input,
             priority: Default::default(),
             max_tries: None,
+            times: None,
             first_try: None,
             confirm: false,
         };

@@ -63,3 +63,37 @@ async fn shipped_plans_are_shown_and_changed_and_new_ones_made() {
     assert_eq!(cli.fails(1, &["plan", "get", "nope"]).await["code"], "UNKNOWN_PLAN");
     assert_eq!(cli.fails(2, &["plan", "set", "team", "--weight", "0"]).await["code"], "BAD_LIMITS");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schedule_is_added_listed_paused_resumed_and_removed() {
+    let fabric = Fabric::start().await;
+    let cli = Cli::on(&fabric.stack);
+    let add = [
+        "schedule",
+        "add",
+        "report",
+        "--cron",
+        "0 9 * * 1-5",
+        "--tz",
+        "Europe/Amsterdam",
+        "--agent",
+        "writer",
+    ];
+    let added = cli.json(&add).await;
+    assert_eq!((&added["missed"], &added["tz"]), (&"skip".into(), &"Europe/Amsterdam".into()));
+    assert!(added["next"].as_u64().unwrap() % 60_000 == 0);
+    let listed = cli.ok(&["schedule", "ls"]).await;
+    assert!(listed.contains("report") && listed.contains("0 9 * * 1-5"), "{listed}");
+    let paused = cli.json(&["schedule", "pause", "report"]).await;
+    assert_eq!((&paused["paused"], paused["next"].is_null()), (&true.into(), true));
+    assert!(cli.ok(&["schedule", "get", "report"]).await.contains("paused"));
+    assert!(cli.json(&["schedule", "resume", "report"]).await["next"].is_u64());
+    cli.ok(&["schedule", "rm", "report"]).await;
+    assert_eq!(cli.fails(1, &["schedule", "get", "report"]).await["code"], "UNKNOWN_SCHEDULE");
+
+    let wrong = cli.run(&["schedule", "add", "x", "--cron", "0 25 * * *", "--agent", "writer"]).await;
+    assert!(wrong.code == 2 && wrong.err.contains("^^ hour: 25 is above 23"), "{}", wrong.err);
+    let zone =
+        cli.run(&["schedule", "add", "x", "--cron", "@daily", "--tz", "Mars/Base", "--agent", "a"]).await;
+    assert!(zone.code == 2 && zone.err.contains("no time zone"), "{}", zone.err);
+}

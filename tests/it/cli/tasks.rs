@@ -172,3 +172,25 @@ async fn payloads_are_never_logged() {
     assert_eq!(ran.code, 0, "{}", ran.err);
     assert!(!ran.err.is_empty() && !ran.err.contains(CANARY), "{}", ran.err);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delayed_task_shows_when_it_may_start_and_an_expired_one_why() {
+    let (fabric, cli) = fabric().await;
+    fabric.agent(doubler()).await;
+    let id = cli.ok(&["submit", "doubler", "5", "--delay", "10m", "--confirm"]).await.trim().to_owned();
+    let view = cli.json(&["get", &id]).await;
+    assert_eq!(view["state"], "queued");
+    assert_eq!(view["not_before"].as_u64(), view["created_at"].as_u64().map(|at| at + 600_000));
+    assert!(cli.ok(&["get", &id]).await.contains("not before"), "for people, too");
+    cli.ok(&["cancel", &id]).await;
+
+    let past = cli.json(&["submit", "doubler", "5", "--run-at", "2026-01-01T00:00:00Z", "--wait"]).await;
+    assert_eq!(past["result"], json!(10), "a time that has passed is now");
+    let expired = cli.fails(1, &["submit", "nobody", "5", "--deadline", "300ms", "--wait"]).await;
+    assert_eq!(expired["code"], "DEADLINE_EXCEEDED", "{expired}");
+    let wrong =
+        cli.run(&["submit", "doubler", "5", "--delay", "1m", "--run-at", "2026-01-01T00:00:00Z"]).await;
+    assert_eq!(wrong.code, 2, "{}", wrong.err);
+    let zero = cli.run(&["submit", "doubler", "5", "--ttl", "0"]).await;
+    assert!(zero.code != 0 && zero.err.contains("BAD_TIME"), "{}", zero.err);
+}

@@ -99,11 +99,12 @@ impl Audit {
                     self.end(key, "completed");
                 }
             }
-            Record::LeaseLost { key, token, failure } => {
+            Record::LeaseLost { key, token, failure } | Record::TimedOut { key, token, failure } => {
                 self.release(key, *token, in_flight);
                 self.fail(key, Some(failure));
             }
-            Record::Cancelled { key, .. } => {
+            Record::Cancelled { key, .. } | Record::Expired { key, .. } => {
+                let how = if matches!(record, Record::Expired { .. }) { "expired" } else { "cancelled" };
                 // Of the tree everything that is not terminal.
                 let mut next = vec![key.clone()];
                 while let Some(key) = next.pop() {
@@ -111,7 +112,7 @@ impl Audit {
                     next.extend(children.map(|(k, _)| k.clone()));
                     let task = self.tasks.entry(key.clone()).or_default();
                     if task.terminal.is_none() {
-                        task.terminal = Some("cancelled");
+                        task.terminal = Some(how);
                         if let Some(token) = task.lease.take() {
                             in_flight.entry(key.tenant.to_string()).or_default().remove(&token);
                         }
@@ -121,6 +122,9 @@ impl Audit {
             Record::Opened { .. }
             | Record::PlanSet { .. }
             | Record::TenantSet { .. }
+            | Record::ScheduleSet { .. }
+            | Record::ScheduleFired { .. }
+            | Record::SchedulePlanned { .. }
             | Record::Woken { .. }
             | Record::Carried { .. }
             | Record::Refused { .. } => {}

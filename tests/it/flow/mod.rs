@@ -1,3 +1,4 @@
 //! The way of a task, end to end on real servers.
 
 mod happy;
+mod times;

@@ -33,6 +33,8 @@ fn view(task: &TaskId, state: Phase) -> TaskView {
         tries: 0,
         instance: None,
         created_at: 0,
+        not_before: None,
+        deadline_at: None,
         started_at: None,
         ended_at: None,
         refusal: None,
@@ -181,6 +183,7 @@ async fn an_id_that_belongs_to_another_body_is_a_conflict_and_a_rejection_is_an_
         input: Payload::json(&1).unwrap(),
         priority: Priority::Normal,
         max_tries: None,
+        times: None,
     }
     .body_hash();
     let refusal = selvedge::task::Refusal::over(Code::BacklogFull, "backlog 1001 > cap 1000", 1_001, 1_000);

@@ -212,6 +212,8 @@ pub fn offer(task: &str, token: u128, input: &str) -> Offer {
         parent: None,
         depth: 0,
         children: 0,
+        deadline_at: None,
+        time_left_ms: None,
         input: Payload::json(input).unwrap(),
     }
 }
