@@ -134,13 +134,14 @@ struct Released {
 
 impl Released {
     fn add(&mut self, token: Token) {
-        if self.order.len() == RELEASED
+        if !self.tokens.insert(token) {
+            return;
+        }
+        self.order.push_back(token);
+        if self.order.len() > RELEASED
             && let Some(oldest) = self.order.pop_front()
         {
             self.tokens.remove(&oldest);
-        }
-        if self.tokens.insert(token) {
-            self.order.push_back(token);
         }
     }
 }

@@ -204,12 +204,10 @@ mod tests {
         examples(&Verbs::command(), &mut found);
         assert!(found.len() > 25, "{found:?}");
         for line in found {
-            // What follows belongs to the shell; one quoted word stands for any other.
+            // What follows belongs to the shell; one word stands for any that is quoted.
             let line = line.split(" | ").next().unwrap_or(&line).split(" > ").next().unwrap_or(&line);
-            let line = match (line.find('\''), line.rfind('\'')) {
-                (Some(from), Some(to)) if from < to => format!("{}x{}", &line[..from], &line[to + 1..]),
-                _ => line.to_owned(),
-            };
+            let between = line.split('\'').enumerate();
+            let line: String = between.map(|(n, part)| if n % 2 == 0 { part } else { "x" }).collect();
             if let Err(error) = parse(&format!("selvedge {line}")) {
                 panic!("{line}\n{error}");
             }
