@@ -23,10 +23,14 @@ const CASE: &str = "overload";
 const INTAKE: u64 = 8 << 20;
 /// What is kept per tenant, reached in the first seconds.
 const KEPT: u64 = 500;
+/// What a tenant may have waiting: of all of them together a few seconds' work, too.
+const BACKLOG: u64 = 1_000;
 /// How many times the sustainable rate.
 const TIMES: f64 = 10.0;
 /// Submits that may be under way at once; beyond it the offered rate is what the machine can offer.
 const OUTSTANDING: usize = 16_384;
+/// Callers that find out what is sustainable, one task after the other.
+const CALLERS: usize = 64;
 /// Probes a second, before and after.
 const RATE: f64 = 100.0;
 /// As slow as before, within noise.
@@ -53,12 +57,13 @@ struct Look {
 /// Runs it.
 pub async fn run(bench: &Bench, report: &mut Report) -> Result<()> {
     let seconds = (60.0 * bench.args.scale).max(2.0);
-    let mut rig = Rig::start(bench, Sizes { intake: INTAKE, kept: KEPT, ..Sizes::default() }).await?;
+    let mut rig =
+        Rig::start(bench, Sizes { intake: INTAKE, kept: KEPT, backlog: BACKLOG, ..Sizes::default() }).await?;
     let mut ended = rig.start_agent().await?;
 
     let tasks = bench.args.scaled(20_000, 500);
     let begin = Instant::now();
-    rig.load(AGENT).submit_many(tasks).await?;
+    rig.load(AGENT).submit_single(tasks, CALLERS).await?;
     ended += tasks;
     rig.await_ended(ended).await?;
     let sustainable = tasks as f64 / begin.elapsed().as_secs_f64();
@@ -108,8 +113,10 @@ pub async fn run(bench: &Bench, report: &mut Report) -> Result<()> {
 
     // A submit without an answer may have been stored or not.
     rig.await_ended(ended + accepted).await?;
-    let ran = rig.metric(names::TASKS_ENDED).await? - ended as f64;
-    let figure = Figure::once("tasks that ended, beside those accepted", "tasks", ran);
+    let limited = rig.metric(names::TASKS_REFUSED).await?;
+    report.add(CASE, Figure::once("of them refused by the limit of a tenant's backlog", "tasks", limited))?;
+    let decided = rig.metric(names::TASKS_ENDED).await? + limited - ended as f64;
+    let figure = Figure::once("tasks run or refused, beside those accepted", "tasks", decided);
     report.add(CASE, figure.against(&[accepted as f64]).target(Target::RatioAtLeast(1.0)))?;
     rig.stop().await;
     Ok(())

@@ -50,11 +50,13 @@ pub struct Sizes {
     pub intake: u64,
     /// Ended tasks that are kept per tenant, in the index and as remembered ids.
     pub kept: u64,
+    /// Tasks a tenant may have waiting.
+    pub backlog: u64,
 }
 
 impl Default for Sizes {
     fn default() -> Sizes {
-        Sizes { journal: 1 << 30, intake: 512 << 20, kept: 1_000_000 }
+        Sizes { journal: 1 << 30, intake: 512 << 20, kept: 1_000_000, backlog: 4_000_000 }
     }
 }
 
@@ -126,7 +128,7 @@ impl Rig {
             in_flight: 1_000,
             rate: 100_000,
             burst: 100_000,
-            backlog: 4_000_000,
+            backlog: sizes.backlog,
             retain_tasks: sizes.kept,
             ..Plan::pro()
         };
@@ -259,15 +261,15 @@ impl Rig {
         Ok(counters::metric(&page, name))
     }
 
-    /// Waits until the coordinator has ended `tasks` since it started, and the index shows them.
+    /// Waits until the coordinator has ended or refused `tasks` since it started, and the index shows them.
     pub async fn await_ended(&self, tasks: u64) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let ended = self.metric(names::TASKS_ENDED).await?;
+            let ended = self.metric(names::TASKS_ENDED).await? + self.metric(names::TASKS_REFUSED).await?;
             if ended >= tasks as f64 {
                 return self.await_indexed().await;
             }
-            anyhow::ensure!(Instant::now() < deadline, "{ended} tasks of {tasks} have ended");
+            anyhow::ensure!(Instant::now() < deadline, "{ended} tasks of {tasks} have ended or were refused");
             tokio::time::sleep(SELDOM).await;
         }
     }
