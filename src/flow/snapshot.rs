@@ -136,6 +136,7 @@ struct KeptAgent {
 
 /// One thing in a part.
 #[derive(Serialize)]
+#[allow(clippy::large_enum_variant, reason = "made and written one at a time, never kept")]
 enum EntryRef<'a> {
     #[serde(rename = "n")]
     Tenant(KeptTenant),

@@ -4,7 +4,7 @@
 //! deadlines are points of wall time, which is recorded with every journal message. A stepped wall clock moves those
 //! two and nothing else.
 //!
-//! What a task has coming is a pure function of it ([`entries`]); the ordered sets in [`Bounds`] hold just that, so a
+//! What a task has coming is a pure function of it (`entries`); the ordered sets in [`Bounds`] hold just that, so a
 //! task without times costs nothing, and nothing is looked for.
 
 use std::collections::BTreeSet;
