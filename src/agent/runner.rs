@@ -70,6 +70,12 @@ struct Drain {
     over_at: Instant,
 }
 
+impl Drain {
+    fn is_over(&self, now: Instant) -> bool {
+        self.hand_back_at.is_none() && self.over_at <= now
+    }
+}
+
 impl Runner {
     pub(super) async fn start(agent: Agent, link: Link) -> Result<Self, RunError> {
         let Agent { name, handler, settings } = agent;
@@ -104,7 +110,7 @@ impl Runner {
     pub(super) async fn run(mut self, stop: CancellationToken) -> Result<(), RunError> {
         loop {
             if let Some(drain) = &self.drain
-                && (self.leases.len() == 0 || Instant::now() >= drain.over_at)
+                && (self.leases.len() == 0 || drain.is_over(Instant::now()))
             {
                 return self.leave().await;
             }
@@ -333,11 +339,13 @@ impl Runner {
 
     /// The process ends soon. Handlers may still come to an end of their own, for a moment.
     fn hand_back(&mut self) {
-        if let Some(drain) = &mut self.drain {
-            drain.hand_back_at = None;
-        }
         self.instance.hand_back();
         let settings = &self.instance.settings;
+        if let Some(drain) = &mut self.drain {
+            drain.hand_back_at = None;
+            // A process that was held up comes here late, and has its time for handing back all the same.
+            drain.over_at = drain.over_at.max(settings.clock.after(settings.drain / 5));
+        }
         let at = settings.clock.after(settings.drain / 20);
         let running: Vec<Token> =
             self.leases.all().filter(|attempt| attempt.cancel()).map(|attempt| attempt.offer.token).collect();

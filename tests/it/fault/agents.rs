@@ -137,6 +137,41 @@ async fn a_drain_on_sigterm_hands_tasks_back_without_burning_a_try() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_that_is_frozen_beyond_its_time_hands_its_tasks_back_all_the_same() {
+    let fabric = fabric().await;
+    let mut gate = Gate::new(&fabric, "s").await;
+    let drain = Duration::from_millis(2_500);
+    let leaving = draining_agent(&fabric.stack, 1, Duration::from_secs(60), drain);
+    let client = fabric.client("acme").await;
+    let task = client.submit(AGENT, &Work::Gate("s".into())).await.unwrap();
+    assert_eq!(gate.next().await.pid, leaving.pid());
+    let lane = client.link().main.clone();
+    let mut beats = lane.subscribe("sv.beat.>").await.unwrap();
+    lane.flush().await.unwrap();
+    leaving.signal(libc::SIGTERM);
+    loop {
+        let beat = soon("a heartbeat says that it drains", beats.next()).await.unwrap();
+        let beat = codec::decode_any::<Beat>(None, &beat.payload, 65_536).1;
+        if beat.is_ok_and(|beat| beat.draining) {
+            break;
+        }
+    }
+    leaving.signal(libc::SIGSTOP);
+    // It is the time that passes which matters.
+    tokio::time::sleep(drain).await;
+    leaving.signal(libc::SIGCONT);
+    soon("the agent leaves", leaving.ended()).await;
+    // Long before a lease of 60 s is over.
+    let staying = agent(&fabric.stack, 1, Duration::from_secs(60));
+    assert_eq!(gate.next().await.pid, staying.pid());
+    gate.open().await;
+    soon("the result", task.result::<u64>()).await.unwrap();
+    let audit = Audit::of(&fabric.stack).await;
+    assert_eq!(audit.end_of("acme", task.id()), (Some("completed"), 2, 0));
+    assert_eq!(audit.count(|r| matches!(r, Record::LeaseLost { .. })), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_lets_short_tasks_finish_and_takes_no_new_ones() {
     let fabric = fabric().await;
     let mut gate = Gate::new(&fabric, "f").await;
