@@ -62,6 +62,8 @@ pub(super) struct State {
     pub(super) reports: Reports,
     events: Option<Events>,
     pub(super) spawned: Spawned,
+    /// Cells the handler says it used.
+    pub(super) used: Option<u32>,
 }
 
 /// See the picture above.
@@ -113,6 +115,7 @@ impl Attempt {
             reports: Reports::new(every, Instant::now()),
             events: None,
             spawned: Spawned::default(),
+            used: None,
         };
         Self {
             offer,
@@ -196,7 +199,8 @@ impl Attempt {
         };
         let mut state = self.state();
         if state.stage == Stage::Flushing {
-            self.say(&mut state, ReportOp::End(End { last_event, outcome }));
+            let used = state.used;
+            self.say(&mut state, ReportOp::End(End { last_event, outcome, used }));
             state.stage = Stage::Ending;
             state.events = None;
         }

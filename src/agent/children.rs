@@ -128,7 +128,13 @@ impl Ctx {
         for input in inputs {
             let input =
                 Payload::json(&input).map_err(|e| AgentError::fatal(format!("the input is no JSON: {e}")))?;
-            specs.push(Spec { agent: agent.clone(), input, priority: Priority::Normal, max_tries: None });
+            specs.push(Spec {
+                agent: agent.clone(),
+                input,
+                priority: Priority::Normal,
+                max_tries: None,
+                cost: None,
+            });
         }
         self.spawn_specs(step, specs).await
     }
@@ -276,6 +282,7 @@ mod tests {
             input: Payload::Bytes(vec![0; bytes].into()),
             priority: Priority::Normal,
             max_tries: None,
+            cost: None,
         }
     }
 

@@ -66,6 +66,10 @@ pub struct SubmitArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_tries: Option<u32>,
 
+    /// Cells (tokens, say) that a try is expected to use; it waits until its tenant and its agent have them
+    #[arg(long, value_name = "CELLS")]
+    pub cost: Option<u32>,
+
     /// Wait until it is admitted or refused
     #[arg(long)]
     pub confirm: bool,
@@ -133,6 +137,10 @@ pub async fn run(args: SubmitArgs, ctx: Ctx) -> Result<ExitCode> {
 
 fn new_task(args: &SubmitArgs, input: Payload) -> Result<NewTask> {
     let task = NewTask::raw(args.agent.as_str(), input)?.priority(args.priority);
+    let task = match args.cost {
+        Some(cells) => task.cost(cells),
+        None => task,
+    };
     Ok(match args.max_tries {
         Some(tries) => task.max_tries(tries),
         None => task,

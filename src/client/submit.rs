@@ -44,7 +44,13 @@ impl NewTask {
 
     /// For `agent`, with an input that is encoded already.
     pub fn raw(agent: &str, input: Payload) -> Result<Self> {
-        let spec = Spec { agent: AgentName::new(agent)?, input, priority: Priority::Normal, max_tries: None };
+        let spec = Spec {
+            agent: AgentName::new(agent)?,
+            input,
+            priority: Priority::Normal,
+            max_tries: None,
+            cost: None,
+        };
         Ok(Self { spec, id: None, key: None })
     }
 
@@ -67,6 +73,12 @@ impl NewTask {
     /// Tries before it is dead; the plan's limit is never exceeded.
     pub fn max_tries(mut self, tries: u32) -> Self {
         self.spec.max_tries = Some(tries);
+        self
+    }
+
+    /// Cells (tokens, say) that an attempt is expected to use: it waits until its tenant and its agent have them.
+    pub fn cost(mut self, cells: u32) -> Self {
+        self.spec.cost = Some(cells);
         self
     }
 }
@@ -98,6 +110,11 @@ impl Submission {
     /// See [`NewTask::max_tries`].
     pub fn max_tries(self, tries: u32) -> Self {
         Self { task: self.task.map(|t| t.max_tries(tries)), ..self }
+    }
+
+    /// See [`NewTask::cost`].
+    pub fn cost(self, cells: u32) -> Self {
+        Self { task: self.task.map(|t| t.cost(cells)), ..self }
     }
 
     /// Waits for the admission too: a task that is refused by a limit is an error here.
@@ -178,6 +195,7 @@ impl Client {
             input: task.spec.input,
             priority: task.spec.priority,
             max_tries: task.spec.max_tries,
+            cost: task.spec.cost,
             first_try: Some(unix_now()),
             confirm,
         };

@@ -1,4 +1,4 @@
-//! Plans and tenants from KV to the owner: `plan.<name>` and `tenant.<name>` as JSON.
+//! Limits from KV to the owner: `plan.<name>`, `tenant.<name>`, `agent.<name>` and `all` as JSON.
 //!
 //! Follows the bucket from its beginning; the owner ignores revisions it has journaled already. An
 //! entry that can't be read is logged and changes nothing.
@@ -38,6 +38,8 @@ async fn follow_once(js: &jetstream::Context, inputs: &mpsc::Sender<Inbound>) ->
         let input = match change.limit {
             Ok(Limit::Plan { name, plan }) => Input::Plan { name, plan, kv_rev: change.revision },
             Ok(Limit::Tenant { name, settings }) => Input::Tenant { name, settings, kv_rev: change.revision },
+            Ok(Limit::Agent { name, settings }) => Input::Agent { name, settings, kv_rev: change.revision },
+            Ok(Limit::All { settings }) => Input::All { settings, kv_rev: change.revision },
             Err(error) => {
                 tracing::error!(key = ?change.key, %error, "an entry of the limits can't be read; it is ignored");
                 continue;

@@ -2,8 +2,8 @@
 
 use crate::{
     task::{
-        AgentName, Code, InstanceId, Millis, Payload, Plan, PlanName, Refusal, TaskId, TaskKey, TenantName,
-        TenantSettings, Token,
+        AgentName, AgentSettings, AllSettings, Code, InstanceId, Millis, Payload, Plan, PlanName, Refusal,
+        TaskId, TaskKey, TenantName, TenantSettings, Token,
     },
     wire::{
         codec::DecodeError,
@@ -76,6 +76,22 @@ pub enum Input {
         name: TenantName,
         /// Its settings; absent: removed.
         settings: Option<TenantSettings>,
+        /// Revision of the entry.
+        kv_rev: u64,
+    },
+    /// An agent's settings changed in KV.
+    Agent {
+        /// Which.
+        name: AgentName,
+        /// Its settings; absent: removed.
+        settings: Option<AgentSettings>,
+        /// Revision of the entry.
+        kv_rev: u64,
+    },
+    /// What an operator says about everything changed in KV.
+    All {
+        /// What; as by default if it was removed.
+        settings: AllSettings,
         /// Revision of the entry.
         kv_rev: u64,
     },

@@ -16,7 +16,7 @@ mod spec;
 mod token;
 
 pub use code::{Code, Refusal};
-pub use limits::{Overrides, Plan, TenantSettings};
+pub use limits::{AgentSettings, AllSettings, MAX_CELLS, Overrides, Per, Plan, Quota, TenantSettings};
 pub use list::grown;
 pub use name::{AgentName, InstanceId, NameError, PlanName, TaskId, TenantName};
 pub use outcome::{Outcome, TryFailure, WaitFor};

@@ -80,13 +80,16 @@ pub struct Spec {
     /// Tries before it is dead; the plan's limit if absent, and never above it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_tries: Option<u32>,
+    /// Cells (tokens, say) that an attempt is expected to use: set aside when it is dispatched, settled at its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<u32>,
 }
 
 impl Spec {
     /// Identifies what was asked for: same id and same hash is a repeat, same id and another hash a conflict.
     ///
-    /// The first 16 bytes of SHA-256 over agent, 0, priority, 0, max_tries (decimal, empty if absent), 0,
-    /// payload kind (`j` or `b`), payload bytes.
+    /// The first 16 bytes of SHA-256 over agent, 0, priority, 0, max_tries (decimal, empty if absent), if there is a
+    /// cost `c` and the cost (decimal), 0, payload kind (`j` or `b`), payload bytes.
     pub fn body_hash(&self) -> BodyHash {
         let mut hash = Sha256::new();
         hash.update(self.agent.as_str());
@@ -95,6 +98,9 @@ impl Spec {
         hash.update([0]);
         if let Some(tries) = self.max_tries {
             hash.update(tries.to_string());
+        }
+        if let Some(cost) = self.cost {
+            hash.update(format!("c{cost}"));
         }
         hash.update([0, self.input.kind()]);
         hash.update(self.input.as_bytes());
@@ -203,11 +209,15 @@ mod tests {
             input: Payload::json("x").unwrap(),
             priority: Priority::Normal,
             max_tries: None,
+            cost: None,
         };
         let hash = spec.body_hash();
         assert_eq!(hash, spec.clone().body_hash());
         assert_ne!(hash, Spec { priority: Priority::High, ..spec.clone() }.body_hash());
         assert_ne!(hash, Spec { max_tries: Some(1), ..spec.clone() }.body_hash());
+        assert_ne!(hash, Spec { cost: Some(1), ..spec.clone() }.body_hash());
+        let tries = Spec { max_tries: Some(11), ..spec.clone() }.body_hash();
+        assert_ne!(tries, Spec { max_tries: Some(1), cost: Some(1), ..spec.clone() }.body_hash());
         assert_ne!(hash, Spec { input: Payload::Bytes(spec.input.as_bytes().clone()), ..spec }.body_hash());
     }
 }

@@ -31,6 +31,9 @@ pub struct Submit {
     /// See [`Spec::max_tries`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_tries: Option<u32>,
+    /// See [`Spec::cost`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<u32>,
     /// When this id was first tried, Unix milliseconds; the time of storage if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_try: Option<Millis>,
@@ -42,7 +45,7 @@ pub struct Submit {
 impl Submit {
     /// The spec this submit asks for, given the agent from the subject.
     pub fn into_spec(self, agent: AgentName) -> Spec {
-        Spec { agent, input: self.input, priority: self.priority, max_tries: self.max_tries }
+        Spec { agent, input: self.input, priority: self.priority, max_tries: self.max_tries, cost: self.cost }
     }
 }
 
@@ -93,6 +96,10 @@ pub enum CmdOp {
     },
     /// Submit the dead task again, as a new task linked to it.
     Retry {},
+    /// Stop the task's whole tree: nothing of it runs until it is resumed. No try is lost.
+    Pause {},
+    /// Let the task's tree go on.
+    Resume {},
 }
 
 /// `sv.beat.<agent>.<instance>`: one heartbeat for the whole instance.
@@ -305,6 +312,9 @@ pub struct End {
     pub last_event: u32,
     /// How it ended.
     pub outcome: Outcome,
+    /// Cells the attempt used; absent: as many as were set aside for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used: Option<u32>,
 }
 
 /// `sv.ctl.<agent>.<instance>`
@@ -330,7 +340,7 @@ pub enum CtlOp {
     Stop {
         /// Which lease.
         token: Token,
-        /// `CANCELLED`, `LEASE_LOST`, `OFFER_LOST` or `STALE_LEASE`.
+        /// `CANCELLED`, `LEASE_LOST`, `OFFER_LOST`, `PAUSED` or `STALE_LEASE`.
         code: Code,
     },
 }
@@ -443,7 +453,11 @@ mod tests {
                 token: Token(n as u128),
                 attempt: 1,
                 n: n as u32,
-                op: ReportOp::End(End { last_event: 0, outcome: Outcome::Snooze { ms: n as u64 } }),
+                op: ReportOp::End(End {
+                    last_event: 0,
+                    outcome: Outcome::Snooze { ms: n as u64 },
+                    used: None,
+                }),
             };
             let reports: Vec<_> = (0..n).map(one).collect();
             let encoded: Vec<_> = reports.iter().map(codec::pack).collect();

@@ -66,6 +66,7 @@ impl Owner {
             input,
             priority: Priority::Normal,
             max_tries: None,
+            cost: None,
             first_try: Some(WALL),
             confirm: false,
         });
@@ -98,7 +99,7 @@ impl Owner {
 }
 
 fn end(outcome: Outcome) -> ReportOp {
-    ReportOp::End(End { last_event: 0, outcome })
+    ReportOp::End(End { last_event: 0, outcome, used: None })
 }
 
 fn story() -> Owner {
@@ -131,6 +132,7 @@ fn story() -> Owner {
         input: Payload::default(),
         priority: Priority::Normal,
         max_tries: None,
+        cost: None,
     };
     let spawn = Spawn { step: "read".to_owned(), first: 0, children: vec![spec("reader"), spec("nobody")] };
     owner.report("plan-1", "planner", 3, 1, 1, ReportOp::Spawn(spawn));

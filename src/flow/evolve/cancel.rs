@@ -25,7 +25,7 @@ impl State {
                 _ => continue,
             }
             let task = self.step(slot, Step::Cancel)?;
-            task.resumed = false;
+            task.set_resumed(false);
             task.more_mut().refusal = Some(Refusal::new(Code::Cancelled, reason));
             self.end(slot, changes);
             self.touch(slot, changes);
@@ -41,6 +41,7 @@ impl State {
             input: Payload::default(),
             priority: Priority::Normal,
             max_tries: None,
+            cost: None,
         };
         let tenant = self.tenant_number(&key.tenant);
         // The owner's clock may be stepped: its first-try time stays 0, so that it does not move `TOO_OLD` when this
