@@ -441,6 +441,7 @@ impl Audit {
             let known = self.known(&key)?;
             known.place = Place::Queued;
             known.resumes = lease.resume;
+            known.clocked.begun = true;
             self.touch(&key);
             self.sights.push(Sight::Stopped);
         }

@@ -119,6 +119,10 @@ impl State {
 
     fn stop(&mut self, slot: Slot, token: Token, changes: &mut Changes) -> Result<(), Misfit> {
         self.revoke(slot, token, Code::Paused, changes)?;
+        // It may have begun: no time to live ends it any more.
+        if let Some(timing) = self.tasks[slot].timing_mut() {
+            timing.ttl_at = None;
+        }
         self.step(slot, Step::Withdraw)?;
         self.enqueue(slot);
         self.touch(slot, changes);
