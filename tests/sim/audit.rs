@@ -471,7 +471,7 @@ impl Audit {
         };
         let step = self.policy.as_ref().map_or(0, |policy| policy.ageing_ms / 1_000);
         let waited = self.now / 1_000 - known.since;
-        let class = if step > 0 { class.saturating_sub(waited / step).max(1) } else { class };
+        let class = waited.checked_div(step).map_or(class, |steps| class.saturating_sub(steps).max(1));
         (if known.resumes { 0 } else { class }, known.order)
     }
 
