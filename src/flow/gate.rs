@@ -1,6 +1,6 @@
 //! Who may be dispatched now: the gates of tenants, of agents and of everything, and when they open by themselves.
 //!
-//! A tenant's gate decides which of its lanes stand in their queues' ready sets: [`State::refresh`] brings them in line
+//! A tenant's gate decides which of its lanes stand in their queues' ready sets: `State::refresh` brings them in line
 //! whenever something of it changes, and a limiter that says "not before" puts the tenant into `rate_waits`. An agent's
 //! gate, and that of everything, is looked at when a task is picked: while it is shut the whole queue sleeps, untouched.
 //! Nothing polls: [`State::next_due`] names the next moment at which a gate opens.
