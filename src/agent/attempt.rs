@@ -64,8 +64,6 @@ pub(super) struct State {
     pub(super) reports: Reports,
     events: Option<Events>,
     pub(super) spawned: Spawned,
-    /// Cells the handler says it used.
-    pub(super) used: Option<u32>,
 }
 
 /// See the picture above.
@@ -118,7 +116,6 @@ impl Attempt {
             reports: Reports::new(every, Instant::now()),
             events: None,
             spawned: Spawned::default(),
-            used: None,
         };
         Self {
             offer,
@@ -203,8 +200,7 @@ impl Attempt {
         };
         let mut state = self.state();
         if state.stage == Stage::Flushing {
-            let used = state.used;
-            self.say(&mut state, ReportOp::End(End { last_event, outcome, used }));
+            self.say(&mut state, ReportOp::End(End { last_event, outcome }));
             state.stage = Stage::Ending;
             state.events = None;
         }

@@ -38,7 +38,6 @@ pub(super) struct TaskRef<'a, T, A> {
     remembered: bool,
     ran: Option<RanRef<'a>>,
     more: Option<MoreRef<'a>>,
-    admitted: u32,
 }
 
 #[derive(Serialize)]
@@ -64,8 +63,6 @@ struct MoreRef<'a> {
     refusal: Option<Refused>,
     result: Option<Stored>,
     timing: Option<KeptTiming>,
-    cost: u32,
-    paused: bool,
 }
 
 /// A timing with all its fields, present or not.
@@ -135,8 +132,7 @@ impl<T: Copy, A> TaskRef<'_, T, A> {
 pub(super) fn task_ref<T, A>(task: &Task, tenant: T, agent: A) -> TaskRef<'_, T, A> {
     let more = task.more();
     // The tree follows from the tasks; a root that counts one has children.
-    let apart = More { tree: more.tree, resumed: more.resumed, news: more.news, ..More::default() };
-    let has_more = task.more.is_some() && *more != apart;
+    let has_more = task.more.is_some() && *more != More { tree: more.tree, ..More::default() };
     TaskRef {
         tenant,
         id: &task.id,
@@ -152,8 +148,8 @@ pub(super) fn task_ref<T, A>(task: &Task, tenant: T, agent: A) -> TaskRef<'_, T,
         created: task.created,
         ended: task.ended.map_or(0, NonZeroU64::get),
         rev: task.rev,
-        resumed: more.resumed,
-        news: more.news,
+        resumed: task.resumed,
+        news: task.news,
         tombstone: task.tombstone,
         remembered: task.remembered,
         ran: task.ran.as_ref().map(|ran| RanRef {
@@ -182,10 +178,7 @@ pub(super) fn task_ref<T, A>(task: &Task, tenant: T, agent: A) -> TaskRef<'_, T,
             }),
             result: more.result,
             timing: more.timing.as_deref().map(KeptTiming::from),
-            cost: more.cost,
-            paused: more.paused,
         }),
-        admitted: task.admitted,
     }
 }
 
@@ -212,8 +205,6 @@ pub(super) struct KeptTask {
     remembered: bool,
     ran: Option<Box<KeptRan>>,
     more: Option<Box<KeptMore>>,
-    #[serde(default)]
-    admitted: u32,
 }
 
 #[derive(Deserialize)]
@@ -244,16 +235,12 @@ struct KeptMore {
     /// Not in older snapshots.
     #[serde(default)]
     timing: Option<KeptTiming>,
-    #[serde(default)]
-    cost: u32,
-    #[serde(default)]
-    paused: bool,
 }
 
 impl KeptTask {
     /// The task, of the tenant and agent of these numbers.
     pub(super) fn into_task(self, tenant: u32, agent: u32) -> Task {
-        let mut task = Task {
+        Task {
             id: self.id,
             tenant,
             agent,
@@ -268,7 +255,8 @@ impl KeptTask {
             created: self.created,
             ended: NonZeroU64::new(self.ended),
             rev: self.rev,
-            admitted: self.admitted,
+            resumed: self.resumed,
+            news: self.news,
             tombstone: self.tombstone,
             remembered: self.remembered,
             ran: self.ran.map(|ran| {
@@ -300,16 +288,9 @@ impl KeptTask {
                     }),
                     result: more.result,
                     timing: more.timing.map(Into::into),
-                    resumed: false,
-                    news: false,
-                    cost: more.cost,
-                    paused: more.paused,
                     tree: Tree::default(),
                 })
             }),
-        };
-        task.set_resumed(self.resumed);
-        task.set_news(self.news);
-        task
+        }
     }
 }

@@ -34,9 +34,6 @@ pub struct Submit {
     /// See [`Spec::times`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub times: Option<Box<Times>>,
-    /// See [`Spec::cost`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cost: Option<u32>,
     /// When this id was first tried, Unix milliseconds; the time of storage if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_try: Option<Millis>,
@@ -54,7 +51,6 @@ impl Submit {
             priority: self.priority,
             max_tries: self.max_tries,
             times: self.times,
-            cost: self.cost,
         }
     }
 }
@@ -106,10 +102,6 @@ pub enum CmdOp {
     },
     /// Submit the dead task again, as a new task linked to it.
     Retry {},
-    /// Stop the task's whole tree: nothing of it runs until it is resumed. No try is lost.
-    Pause {},
-    /// Let the task's tree go on.
-    Resume {},
 }
 
 /// `sv.beat.<agent>.<instance>`: one heartbeat for the whole instance.
@@ -328,9 +320,6 @@ pub struct End {
     pub last_event: u32,
     /// How it ended.
     pub outcome: Outcome,
-    /// Cells the attempt used; absent: as many as were set aside for it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub used: Option<u32>,
 }
 
 /// `sv.ctl.<agent>.<instance>`
@@ -356,7 +345,7 @@ pub enum CtlOp {
     Stop {
         /// Which lease.
         token: Token,
-        /// `CANCELLED`, `DEADLINE_EXCEEDED`, `LEASE_LOST`, `OFFER_LOST`, `PAUSED`, `STALE_LEASE` or `TRY_TIMEOUT`.
+        /// `CANCELLED`, `DEADLINE_EXCEEDED`, `LEASE_LOST`, `OFFER_LOST`, `STALE_LEASE` or `TRY_TIMEOUT`.
         code: Code,
     },
 }
@@ -469,11 +458,7 @@ mod tests {
                 token: Token(n as u128),
                 attempt: 1,
                 n: n as u32,
-                op: ReportOp::End(End {
-                    last_event: 0,
-                    outcome: Outcome::Snooze { ms: n as u64 },
-                    used: None,
-                }),
+                op: ReportOp::End(End { last_event: 0, outcome: Outcome::Snooze { ms: n as u64 } }),
             };
             let reports: Vec<_> = (0..n).map(one).collect();
             let encoded: Vec<_> = reports.iter().map(codec::pack).collect();

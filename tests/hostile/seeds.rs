@@ -67,7 +67,6 @@ impl Owner {
             priority: Priority::Normal,
             max_tries: None,
             times: None,
-            cost: None,
             first_try: Some(WALL),
             confirm: false,
         });
@@ -100,7 +99,7 @@ impl Owner {
 }
 
 fn end(outcome: Outcome) -> ReportOp {
-    ReportOp::End(End { last_event: 0, outcome, used: None })
+    ReportOp::End(End { last_event: 0, outcome })
 }
 
 fn story() -> Owner {
@@ -134,7 +133,6 @@ fn story() -> Owner {
         priority: Priority::Normal,
         max_tries: None,
         times: None,
-        cost: None,
     };
     let spawn = Spawn { step: "read".to_owned(), first: 0, children: vec![spec("reader"), spec("nobody")] };
     owner.report("plan-1", "planner", 3, 1, 1, ReportOp::Spawn(spawn));

@@ -314,13 +314,12 @@ impl World {
     }
 
     fn end(&mut self, id: &InstanceId, token: Token, outcome: Outcome) {
-        let used = self.run_mut(id, &token).and_then(|run| run.behaviour.used(run.attempt));
-        let n = self.report(id, token, ReportOp::End(End { last_event: 0, outcome, used }));
+        let n = self.report(id, token, ReportOp::End(End { last_event: 0, outcome }));
         if self.strikes(Fault::TwoEnds)
             && let Some(mut other) = self.run_mut(id, &token).and_then(|r| r.unanswered.get(&n).cloned())
         {
             let outcome = Outcome::Failed { message: "or not".into(), retryable: true, retry_after_ms: None };
-            other.op = ReportOp::End(End { last_event: 0, outcome, used: None });
+            other.op = ReportOp::End(End { last_event: 0, outcome });
             self.publish_report(id, token, other);
         }
         if let Some(run) = self.run_mut(id, &token) {

@@ -6,7 +6,6 @@ use super::{Changes, KEEP_RETRIES, Misfit};
 use crate::{
     flow::{
         entry::{ChildOf, Stored, Task, Tree},
-        gate::seconds,
         record::{Admission, Origin},
         state::State,
         tasks::Slot,
@@ -40,9 +39,6 @@ impl State {
         let mut task = self.new_task(tenant, &admission.task, &spec.agent, admission.body_hash, phase);
         task.priority = spec.priority;
         task.max_tries = spec.max_tries.unwrap_or(0);
-        if let Some(cost) = spec.cost.filter(|cost| *cost > 0) {
-            task.more_mut().cost = cost;
-        }
         task.order = self.next_order;
         self.next_order += 1;
         if admission.refusal.is_some() {
@@ -72,8 +68,8 @@ impl State {
         }
         if let Some(parent) = parent {
             let parent = &mut self.tasks[parent];
+            parent.news |= phase.is_terminal();
             let more = parent.more_mut();
-            more.news |= phase.is_terminal();
             more.children.push(task.id.clone());
             more.live_children += u32::from(!phase.is_terminal());
         }
@@ -97,7 +93,7 @@ impl State {
             self.bounds.put(slot, &self.tasks[slot]);
             if let Some(due) = delayed {
                 self.wake_later(slot, due);
-            } else {
+            } else if !self.tasks[slot].is_held() {
                 self.enqueue(slot);
             }
         }
@@ -129,7 +125,8 @@ impl State {
             created: self.wall,
             ended: if phase.is_terminal() { NonZeroU64::new(self.wall) } else { None },
             rev: self.rev,
-            admitted: seconds(self.now),
+            resumed: false,
+            news: false,
             tombstone: false,
             remembered: false,
             ran: None,
@@ -186,15 +183,12 @@ impl State {
         TaskKey { tenant: self.tenant_name(tenant).clone(), id: id.clone() }
     }
 
-    /// Puts a queued task into its lane, unless it may not start yet or its tree is paused.
+    /// Puts a queued task into its lane.
     pub(super) fn enqueue(&mut self, slot: Slot) {
-        if self.is_kept_back(slot) {
-            return;
-        }
         let task = &self.tasks[slot];
-        let (tenant, agent, place, since) = (task.tenant, task.agent, task.place(), task.admitted);
+        let (tenant, agent, place) = (task.tenant, task.agent, task.place());
         if let Some(agent) = self.agents.at_mut(agent) {
-            agent.queue.get_or_insert_default().push(tenant, place, slot, since);
+            agent.queue.get_or_insert_default().push(tenant, place, slot);
         }
         self.refresh(tenant, Some(agent));
     }

@@ -3,7 +3,6 @@
 mod hostile;
 mod json;
 mod limits;
-mod operate;
 mod process;
 mod secrets;
 
