@@ -240,11 +240,7 @@ impl<H> Engine<H> {
         {
             self.take(input, handle, &mut batch, entropy)?;
         }
-        // What a time ends or starts, one by one: the end of a tree changes what else is due.
-        for _ in 0..DUE_AT_ONCE {
-            let Some(record) = times::due(&self.state, entropy) else { break };
-            self.apply(Decision::record(record), &mut batch)?;
-        }
+        self.pass_times(&mut batch, entropy)?;
         for _ in 0..DUE_AT_ONCE {
             if batch.is_full() {
                 break;
@@ -253,7 +249,11 @@ impl<H> Engine<H> {
             self.apply(Decision { records, ..Decision::none() }, &mut batch)?;
         }
         let due = settle::due(&self.state, &mut self.live, entropy);
-        self.apply(due, &mut batch)?;
+        if !due.records.is_empty() {
+            self.apply(due, &mut batch)?;
+            // What comes back into its queue may be over by now.
+            self.pass_times(&mut batch, entropy)?;
+        }
         let full = batch.bytes.max(MESSAGE_BYTES - DISPATCH_BYTES) + DISPATCH_BYTES;
         while batch.bytes < full
             && let Some(record) = dispatch::next(&self.state, &mut self.live, entropy)
@@ -265,6 +265,15 @@ impl<H> Engine<H> {
         }
         self.ask_again(&mut batch);
         Ok(self.close(batch))
+    }
+
+    /// What a time ends or starts, one by one: the end of a tree changes what else is due.
+    fn pass_times(&mut self, batch: &mut Batch<H>, entropy: &mut dyn Entropy) -> Result<(), JournalError> {
+        for _ in 0..DUE_AT_ONCE {
+            let Some(record) = times::due(&self.state, entropy) else { break };
+            self.apply(Decision::record(record), batch)?;
+        }
+        Ok(())
     }
 
     fn close(&mut self, mut batch: Batch<H>) -> Next<H> {
