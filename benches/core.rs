@@ -8,7 +8,7 @@ use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use selvedge::flow::engine::{Effect, Engine, Next};
-use selvedge::flow::fair::AgentQueue;
+use selvedge::flow::fair::{Ageing, AgentQueue};
 use selvedge::flow::input::{Entropy, Input, Tell};
 use selvedge::flow::query;
 use selvedge::flow::record::JournalMessage;
@@ -141,7 +141,7 @@ impl Owner {
                 agent: agent(),
                 instance: instance(),
                 n: 1,
-                op: ReportOp::End(End { last_event: 0, outcome }),
+                op: ReportOp::End(End { last_event: 0, outcome, used: None }),
             };
             let key = TaskKey { tenant: offer.tenant, id: offer.task };
             self.engine.push(Input::Report { key, body: Ok(body) }, Some(()));
@@ -243,7 +243,7 @@ fn fair(c: &mut Criterion) {
         // A task's slot is its place in the order of arrival, so that the one tells the other.
         let mut push = |queue: &mut AgentQueue, tenant: u32| {
             order += 1;
-            queue.push(tenant, (3, u64::from(order)), Slot(order));
+            queue.push(tenant, (3, u64::from(order)), Slot(order), 1);
             queue.set_open(tenant, true, true);
         };
         for tenant in 0..tenants {
@@ -251,7 +251,7 @@ fn fair(c: &mut Criterion) {
         }
         group.bench_function(format!("one task of {tenants} tenants"), |b| {
             b.iter(|| {
-                let (tenant, slot) = queue.next().expect("a task");
+                let (tenant, slot) = queue.next(Ageing::default()).expect("a task");
                 let charge = queue.start(tenant, (3, u64::from(slot.0)), 1);
                 queue.settle(tenant, charge, Some(1), 1);
                 push(&mut queue, tenant);

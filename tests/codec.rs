@@ -108,26 +108,42 @@ fn times() -> impl Strategy<Value = Option<Box<Times>>> {
 }
 
 fn spec() -> impl Strategy<Value = Spec> {
-    (agent(), payload(), priority(), of(any::<u32>()), times()).prop_map(
-        |(agent, input, priority, max_tries, times)| Spec { agent, input, priority, max_tries, times },
+    let limits = (of(any::<u32>()), of(any::<u32>()));
+    (agent(), payload(), priority(), limits, times()).prop_map(
+        |(agent, input, priority, (max_tries, cost), times)| Spec {
+            agent,
+            input,
+            priority,
+            max_tries,
+            times,
+            cost,
+        },
     )
 }
 
 fn submit() -> impl Strategy<Value = Submit> {
-    (any::<u32>(), payload(), priority(), of(any::<u32>()), times(), of(any::<u64>()), any::<bool>())
-        .prop_map(|(v, input, priority, max_tries, times, first_try, confirm)| Submit {
+    let limits = (of(any::<u32>()), of(any::<u32>()));
+    (any::<u32>(), payload(), priority(), limits, times(), of(any::<u64>()), any::<bool>()).prop_map(
+        |(v, input, priority, (max_tries, cost), times, first_try, confirm)| Submit {
             v,
             input,
             priority,
             max_tries,
             times,
+            cost,
             first_try,
             confirm,
-        })
+        },
+    )
 }
 
 fn cmd() -> impl Strategy<Value = Cmd> {
-    let op = prop_oneof![".{0,80}".prop_map(|reason| CmdOp::Cancel { reason }), Just(CmdOp::Retry {})];
+    let op = prop_oneof![
+        ".{0,80}".prop_map(|reason| CmdOp::Cancel { reason }),
+        Just(CmdOp::Retry {}),
+        Just(CmdOp::Pause {}),
+        Just(CmdOp::Resume {}),
+    ];
     (any::<u32>(), op).prop_map(|(v, op)| Cmd { v, op })
 }
 
@@ -196,8 +212,8 @@ fn report() -> impl Strategy<Value = Report> {
     let op = prop_oneof![
         (".{0,20}", any::<u32>(), vec(spec(), 0..5))
             .prop_map(|(step, first, children)| ReportOp::Spawn(Spawn { step, first, children })),
-        (any::<u32>(), outcome())
-            .prop_map(|(last_event, outcome)| ReportOp::End(End { last_event, outcome })),
+        (any::<u32>(), outcome(), of(any::<u32>()))
+            .prop_map(|(last_event, outcome, used)| ReportOp::End(End { last_event, outcome, used })),
     ];
     (token(), any::<[u32; 3]>(), agent(), instance(), op).prop_map(
         |(token, [v, attempt, n], agent, instance, op)| Report { v, token, attempt, agent, instance, n, op },
@@ -401,7 +417,7 @@ proptest! {
         });
         survives(&SubmitRequest {
             agent: agent.clone(), task: some_task.clone(), key: more.then(|| text.clone()), input, priority,
-            max_tries: more.then_some(limit), times: None,
+            max_tries: more.then_some(limit), times: None, cost: None,
         });
         survives(&TaskReply { task: task.clone(), state: states.first().copied(), refusal: refusal.clone() });
         survives(&GetRequest { task: task.clone(), min_rev });

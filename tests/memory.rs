@@ -88,6 +88,7 @@ fn a_queued_task_costs_less_than_300_bytes_besides_its_input() {
             priority: Default::default(),
             max_tries: None,
             times: None,
+            cost: None,
             first_try: None,
             confirm: false,
         };
@@ -140,6 +141,7 @@ fn ended_tasks_leave_once_there_are_more_than_are_remembered() {
                 priority: Default::default(),
                 max_tries: None,
                 times: None,
+                cost: None,
                 first_try,
                 confirm: false,
             };
@@ -160,7 +162,7 @@ fn ended_tasks_leave_once_there_are_more_than_are_remembered() {
                             agent: agent.clone(),
                             instance: instance.clone(),
                             n: 1,
-                            op: ReportOp::End(End { last_event: 0, outcome }),
+                            op: ReportOp::End(End { last_event: 0, outcome, used: None }),
                         };
                         let key = TaskKey { tenant: offer.tenant, id: offer.task };
                         reports.push(Input::Report { key, body: Ok(body) });

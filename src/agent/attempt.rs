@@ -64,6 +64,8 @@ pub(super) struct State {
     pub(super) reports: Reports,
     events: Option<Events>,
     pub(super) spawned: Spawned,
+    /// Cells the handler says it used.
+    pub(super) used: Option<u32>,
 }
 
 /// See the picture above.
@@ -116,6 +118,7 @@ impl Attempt {
             reports: Reports::new(every, Instant::now()),
             events: None,
             spawned: Spawned::default(),
+            used: None,
         };
         Self {
             offer,
@@ -200,7 +203,8 @@ impl Attempt {
         };
         let mut state = self.state();
         if state.stage == Stage::Flushing {
-            self.say(&mut state, ReportOp::End(End { last_event, outcome }));
+            let used = state.used;
+            self.say(&mut state, ReportOp::End(End { last_event, outcome, used }));
             state.stage = Stage::Ending;
             state.events = None;
         }

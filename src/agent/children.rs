@@ -129,7 +129,7 @@ impl Ctx {
             let input =
                 Payload::json(&input).map_err(|e| AgentError::fatal(format!("the input is no JSON: {e}")))?;
             let (agent, priority) = (agent.clone(), Priority::Normal);
-            specs.push(Spec { agent, input, priority, max_tries: None, times: None });
+            specs.push(Spec { agent, input, priority, max_tries: None, times: None, cost: None });
         }
         self.spawn_specs(step, specs).await
     }
@@ -278,6 +278,7 @@ mod tests {
             priority: Priority::Normal,
             max_tries: None,
             times: None,
+            cost: None,
         }
     }
 

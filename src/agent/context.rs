@@ -92,6 +92,13 @@ impl Ctx {
         AgentError::snooze(delay)
     }
 
+    /// Says that the attempt has used so many cells (tokens, say); several times add up. Told with the attempt's end: more
+    /// than the task's cost is owed by its tenant and its agent, less is given back. Without a word it is its cost.
+    pub fn used(&self, cells: u32) {
+        let mut state = self.0.state();
+        state.used = Some(state.used.unwrap_or(0).saturating_add(cells));
+    }
+
     /// Emits an event: kept in a capped stream, shown to watchers, never truth. Does not wait for it
     /// to be stored; waits while too many are on their way.
     pub async fn emit<T: Serialize + ?Sized>(&self, kind: &str, data: &T) -> Result<(), AgentError> {

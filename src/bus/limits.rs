@@ -1,4 +1,4 @@
-//! Plans, tenants and schedules as operators set them: a KV bucket of JSON, changed by compare-and-set.
+//! Plans, tenants, agents, schedules and pauses as operators set them: a KV bucket of JSON, changed by compare-and-set.
 //!
 //! Written by the CLI and whoever has the rights, read by the owner, which journals every change.
 
@@ -8,7 +8,10 @@ use futures_util::{Stream, StreamExt};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    task::{Plan, PlanName, ScheduleName, ScheduleSettings, TenantName, TenantSettings},
+    task::{
+        AgentName, AgentSettings, AllSettings, Plan, PlanName, ScheduleName, ScheduleSettings, TenantName,
+        TenantSettings,
+    },
     wire::{
         Format,
         topology::{self, LIMITS_BUCKET},
@@ -63,6 +66,18 @@ pub enum Limit {
         name: ScheduleName,
         /// What it does.
         settings: Option<Box<ScheduleSettings>>,
+    },
+    /// An agent's settings; `None`: removed.
+    Agent {
+        /// Which.
+        name: AgentName,
+        /// Its settings.
+        settings: Option<AgentSettings>,
+    },
+    /// What holds for everything.
+    All {
+        /// As by default if it was removed.
+        settings: AllSettings,
     },
 }
 
@@ -121,6 +136,11 @@ impl LimitsBucket {
         self.names("tenant.").await
     }
 
+    /// Names of all agents that were set.
+    pub async fn agents(&self) -> Result<Vec<AgentName>, LimitsError> {
+        self.names("agent.").await
+    }
+
     async fn names<N: std::str::FromStr + Ord>(&self, prefix: &str) -> Result<Vec<N>, LimitsError> {
         let mut keys = self.store.keys().await.map_err(|e| LimitsError::Bucket(e.to_string()))?;
         let mut names = Vec::new();
@@ -168,6 +188,16 @@ impl LimitsBucket {
         self.store.delete(key).await.map_err(|e| LimitsError::Bucket(e.to_string()))
     }
 
+    /// An agent's settings with their revision.
+    pub async fn agent(&self, name: &AgentName) -> Result<Option<(AgentSettings, u64)>, LimitsError> {
+        self.get(topology::agent_key(name)).await
+    }
+
+    /// What holds for everything, with its revision.
+    pub async fn all(&self) -> Result<Option<(AllSettings, u64)>, LimitsError> {
+        self.get(topology::ALL_KEY.to_owned()).await
+    }
+
     /// Sets a plan if the entry is still at `revision` (`None`: there is none). Returns the new revision.
     pub async fn set_plan(
         &self,
@@ -189,10 +219,48 @@ impl LimitsBucket {
         self.set(topology::tenant_key(name), settings, revision).await
     }
 
-    /// Removes a tenant's settings: it falls back to the default plan.
-    pub async fn remove_tenant(&self, name: &TenantName) -> Result<(), LimitsError> {
-        let key = topology::tenant_key(name);
-        self.store.delete(key).await.map_err(|e| LimitsError::Bucket(e.to_string()))
+    /// Sets an agent if the entry is still at `revision` (`None`: there is none). Returns the new revision.
+    pub async fn set_agent(
+        &self,
+        name: &AgentName,
+        settings: &AgentSettings,
+        revision: Option<u64>,
+    ) -> Result<u64, LimitsError> {
+        settings.check().map_err(LimitsError::Nonsense)?;
+        self.set(topology::agent_key(name), settings, revision).await
+    }
+
+    /// Sets what holds for everything if the entry is still at `revision` (`None`: there is none). Returns the new
+    /// revision.
+    pub async fn set_all(&self, settings: &AllSettings, revision: Option<u64>) -> Result<u64, LimitsError> {
+        self.set(topology::ALL_KEY.to_owned(), settings, revision).await
+    }
+
+    /// Removes a plan if the entry is still at `revision`. Who may still use it is for the caller to look, and the owner
+    /// keeps a plan that has tenants.
+    pub async fn remove_plan(&self, name: &PlanName, revision: u64) -> Result<u64, LimitsError> {
+        self.remove(topology::plan_key(name), revision).await
+    }
+
+    /// Removes a tenant's settings if the entry is still at `revision`: it falls back to the default plan.
+    pub async fn remove_tenant(&self, name: &TenantName, revision: u64) -> Result<u64, LimitsError> {
+        self.remove(topology::tenant_key(name), revision).await
+    }
+
+    /// Removes an agent's settings if the entry is still at `revision`: it has no limits of its own any more.
+    pub async fn remove_agent(&self, name: &AgentName, revision: u64) -> Result<u64, LimitsError> {
+        self.remove(topology::agent_key(name), revision).await
+    }
+
+    /// Returns a revision that the removal is not above.
+    async fn remove(&self, key: String, revision: u64) -> Result<u64, LimitsError> {
+        let removed = self.store.delete_expect_revision(&key, Some(revision)).await;
+        removed.map_err(|error| match error.kind() {
+            kv::UpdateErrorKind::WrongLastRevision => LimitsError::Conflict { key: key.clone() },
+            _ => LimitsError::Bucket(error.to_string()),
+        })?;
+        let entry = self.store.entry(&key).await.map_err(|e| LimitsError::Bucket(e.to_string()))?;
+        Ok(entry.map_or(revision, |entry| entry.revision))
     }
 
     async fn get<T: DeserializeOwned>(&self, key: String) -> Result<Option<(T, u64)>, LimitsError> {
@@ -252,5 +320,15 @@ fn parse(key: &str, value: Option<&Bytes>) -> Result<Limit, String> {
         settings.as_ref().map_or(Ok(()), |settings| settings.check())?;
         return Ok(Limit::Schedule { name, settings });
     }
-    Err("neither plan.<name> nor tenant.<name> nor schedule.<name>".to_owned())
+    if let Some(name) = key.strip_prefix("agent.") {
+        let name = AgentName::new(name).map_err(|e| e.to_string())?;
+        let settings: Option<AgentSettings> = value.map(|v| read(v)).transpose()?;
+        settings.as_ref().map_or(Ok(()), AgentSettings::check)?;
+        return Ok(Limit::Agent { name, settings });
+    }
+    if key == topology::ALL_KEY {
+        let settings: Option<AllSettings> = value.map(|v| read(v)).transpose()?;
+        return Ok(Limit::All { settings: settings.unwrap_or_default() });
+    }
+    Err("neither plan.<name>, tenant.<name>, agent.<name>, schedule.<name> nor all".to_owned())
 }

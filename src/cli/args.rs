@@ -9,8 +9,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::failure::EXIT_CODES;
 use super::nats_args::NatsArgs;
 use super::{
-    bench, cancel, completions, config, coordinator, dead, demo, dev, doctor, get, list, nats, plan,
-    schedule, submit, tenant, watch,
+    agent, bench, cancel, completions, config, coordinator, dead, demo, dev, doctor, get, list, nats, pause,
+    plan, schedule, submit, tenant, watch,
 };
 use crate::config::{Loaded, Log, LogFilter, Origin, Sources, all as options};
 
@@ -101,6 +101,12 @@ pub enum Command {
     Plan(plan::PlanArgs),
     /// Set up schedules: tasks submitted at certain times
     Schedule(schedule::ScheduleArgs),
+    /// Limit agents, for all tenants together
+    Agent(agent::AgentArgs),
+    /// Stop a tenant, an agent, a tree or everything
+    Pause(pause::PauseArgs),
+    /// Let what was paused go on
+    Resume(pause::ResumeArgs),
     /// Export the streams and buckets, or compare them with the server
     Nats(nats::NatsCommandArgs),
     /// Check whether a deployment is fit
@@ -150,8 +156,8 @@ mod tests {
 
     use super::*;
     use crate::cli::{
-        bench, cancel, coordinator, dead, demo, dev, doctor, get, list, nats, plan, schedule, submit, tenant,
-        watch,
+        agent, bench, cancel, coordinator, dead, demo, dev, doctor, get, list, nats, pause, plan, schedule,
+        submit, tenant, watch,
     };
 
     /// Every verb's arguments, whether or not the verb is wired up.
@@ -177,6 +183,9 @@ mod tests {
         Tenant(tenant::TenantArgs),
         Plan(plan::PlanArgs),
         Schedule(schedule::ScheduleArgs),
+        Agent(agent::AgentArgs),
+        Pause(pause::PauseArgs),
+        Resume(pause::ResumeArgs),
         Nats(nats::NatsCommandArgs),
         Doctor(doctor::DoctorArgs),
         Bench(bench::args::BenchArgs),

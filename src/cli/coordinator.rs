@@ -245,6 +245,8 @@ fn policy(own: &config::Coordinator) -> Policy {
         dedupe_total: own.dedupe_max_total,
         offer_timeout_ms: millis(own.offer_timeout),
         max_payload: own.max_payload_bytes.0,
+        in_flight: own.in_flight,
+        ageing_ms: millis(own.ageing),
         ..Policy::default()
     }
 }

@@ -52,6 +52,18 @@ pub struct LimitArgs {
     #[arg(long, value_name = "N")]
     pub max_tries: Option<u32>,
 
+    /// Tasks running at once at any one agent; 0 pauses
+    #[arg(long, value_name = "N")]
+    pub agent_in_flight: Option<u32>,
+
+    /// Cells (tokens, say) per minute, of which tasks take their cost; 0 pauses tasks with a cost
+    #[arg(long, value_name = "PER_MINUTE")]
+    pub cells: Option<u32>,
+
+    /// Cells at once after a quiet time [default: those of a minute]
+    #[arg(long, value_name = "N")]
+    pub cells_burst: Option<u32>,
+
     /// Ended tasks that are kept
     #[arg(long, value_name = "N")]
     pub retain_tasks: Option<u64>,
@@ -78,6 +90,9 @@ impl LimitArgs {
             max_tries: self.max_tries,
             retain_tasks: self.retain_tasks,
             retain_ms: self.retain.map(millis),
+            agent_in_flight: self.agent_in_flight,
+            cells: self.cells,
+            cells_burst: self.cells_burst,
         }
     }
 }
@@ -90,6 +105,13 @@ pub fn shown(plan: &Plan, own: Option<&Overrides>) -> String {
         ("in flight", plan.in_flight.to_string(), o.in_flight.is_some()),
         ("rate per second", plan.rate.to_string(), o.rate.is_some()),
         ("burst", plan.burst.to_string(), o.burst.is_some()),
+        ("in flight per agent", optional(plan.agent_in_flight), o.agent_in_flight.is_some()),
+        ("cells per minute", optional(plan.cells), o.cells.is_some()),
+        (
+            "cells at once",
+            optional(plan.cell_quota().map(|quota| quota.burst)),
+            o.cells.is_some() || o.cells_burst.is_some(),
+        ),
         ("backlog", plan.backlog.to_string(), o.backlog.is_some()),
         ("depth", plan.depth.to_string(), o.depth.is_some()),
         ("children", plan.children.to_string(), o.children.is_some()),
@@ -111,6 +133,11 @@ pub fn shown(plan: &Plan, own: Option<&Overrides>) -> String {
     }
 }
 
+/// A limit that need not be there.
+pub fn optional(limit: Option<u32>) -> String {
+    limit.map_or("-".to_owned(), |limit| limit.to_string())
+}
+
 /// `new` over `old`, limit by limit.
 pub fn merged(old: Overrides, new: Overrides) -> Overrides {
     Overrides {
@@ -126,5 +153,8 @@ pub fn merged(old: Overrides, new: Overrides) -> Overrides {
         max_tries: new.max_tries.or(old.max_tries),
         retain_tasks: new.retain_tasks.or(old.retain_tasks),
         retain_ms: new.retain_ms.or(old.retain_ms),
+        agent_in_flight: new.agent_in_flight.or(old.agent_in_flight),
+        cells: new.cells.or(old.cells),
+        cells_burst: new.cells_burst.or(old.cells_burst),
     }
 }

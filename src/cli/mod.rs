@@ -15,6 +15,7 @@ use anyhow::Result;
 use clap::Parser;
 use tokio_util::sync::CancellationToken;
 
+pub mod agent;
 pub mod args;
 pub mod bench;
 pub mod cancel;
@@ -33,7 +34,9 @@ pub mod limits;
 pub mod list;
 pub mod nats;
 pub mod nats_args;
+pub mod operate;
 pub mod output;
+pub mod pause;
 pub mod plan;
 pub mod reference;
 pub mod schedule;
@@ -95,6 +98,9 @@ async fn start(cli: Cli, stop: CancellationToken) -> Result<ExitCode> {
         Command::Tenant(args) => until(stop, tenant::run(args, ctx)).await,
         Command::Plan(args) => until(stop, plan::run(args, ctx)).await,
         Command::Schedule(args) => until(stop, schedule::run(args, ctx)).await,
+        Command::Agent(args) => until(stop, agent::run(args, ctx)).await,
+        Command::Pause(args) => until(stop, pause::run(args, ctx)).await,
+        Command::Resume(args) => until(stop, pause::resume(args, ctx)).await,
         Command::Nats(args) => until(stop, nats::run(args, ctx)).await,
         Command::Doctor(args) => until(stop, doctor::run(args, ctx)).await,
         Command::Config(args) => until(stop, config::run(args, ctx)).await,

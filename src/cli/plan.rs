@@ -1,4 +1,4 @@
-//! `selvedge plan set | get | list`.
+//! `selvedge plan set | get | list | pause | resume | rm`.
 
 use std::process::ExitCode;
 
@@ -9,9 +9,11 @@ use serde::Serialize;
 use super::context::Ctx;
 use super::failure::{Exit, Failure};
 use super::limits::{self, LimitArgs};
+use super::operate::{self, Desk};
 use super::output::table;
 use crate::bus::limits::LimitsBucket;
-use crate::task::{Plan, PlanName};
+use crate::flow::operate::{Change, is_shipped};
+use crate::task::{Code, Plan, PlanName};
 
 /// Arguments of `plan`.
 #[derive(Debug, Args)]
@@ -20,6 +22,7 @@ Examples:
   selvedge plan list
   selvedge plan set team --from pro --in-flight 50 --rate 100
   selvedge plan set free --backlog 5000
+  selvedge plan pause team                      (nothing of its tenants is dispatched; submits are still taken)
 
 A change counts at once, for queued tasks too. `free` and `pro` are there from the start.")]
 pub struct PlanArgs {
@@ -40,6 +43,10 @@ pub enum PlanCommand {
         #[arg(long, value_name = "PLAN", default_value = "free")]
         from: PlanName,
 
+        /// Change it only if its entry is at this revision
+        #[arg(long, value_name = "N")]
+        if_revision: Option<u64>,
+
         /// The limits.
         #[command(flatten)]
         limits: LimitArgs,
@@ -52,6 +59,21 @@ pub enum PlanCommand {
     /// List the plans
     #[command(visible_alias = "ls")]
     List,
+    /// Dispatch nothing of a plan's tenants; what runs goes on
+    Pause {
+        /// Name of the plan
+        name: PlanName,
+    },
+    /// Undo a pause
+    Resume {
+        /// Name of the plan
+        name: PlanName,
+    },
+    /// Remove a plan that nobody is under; a shipped one is as shipped again
+    Rm {
+        /// Name of the plan
+        name: PlanName,
+    },
 }
 
 /// A plan as `plan` prints it.
@@ -66,18 +88,30 @@ pub struct Shown {
 
 /// Runs it.
 pub async fn run(args: PlanArgs, ctx: Ctx) -> Result<ExitCode> {
-    let connection = ctx.connection().await?;
-    let bucket = LimitsBucket::open(connection.jetstream()).await?;
+    let desk = Desk::open(&ctx).await?;
+    let bucket = &desk.bucket;
     match args.command {
-        PlanCommand::Set { name, from, limits } => set(&ctx, &bucket, name, &from, &limits).await?,
+        PlanCommand::Set { name, from, if_revision, limits } => {
+            let shown = set(bucket, name, &from, if_revision, |plan| plan.with(&limits.overrides())).await?;
+            ctx.output.either(&shown, one)?;
+        }
+        PlanCommand::Pause { name } => {
+            let shown = pause(&desk, name, true).await?;
+            ctx.output.either(&shown, one)?;
+        }
+        PlanCommand::Resume { name } => {
+            let shown = pause(&desk, name, false).await?;
+            ctx.output.either(&shown, one)?;
+        }
+        PlanCommand::Rm { name } => remove(&ctx, &desk, name).await?,
         PlanCommand::Get { name } => {
-            let shown = existing(&bucket, &name).await?;
+            let shown = existing(bucket, &name).await?;
             ctx.output.either(&shown, one)?;
         }
         PlanCommand::List => {
             let mut plans = Vec::new();
-            for name in names(&bucket).await? {
-                plans.extend(find(&bucket, &name).await?);
+            for name in names(bucket).await? {
+                plans.extend(find(bucket, &name).await?);
             }
             ctx.output.either(&Plans { plans: &plans }, |_| many(&plans))?;
         }
@@ -91,20 +125,79 @@ struct Plans<'a> {
 }
 
 async fn set(
-    ctx: &Ctx,
     bucket: &LimitsBucket,
     name: PlanName,
     from: &PlanName,
-    limits: &LimitArgs,
-) -> Result<()> {
-    let (base, revision) = match find(bucket, &name).await? {
-        Some(found) => (found.limits, found.revision),
+    if_revision: Option<u64>,
+    change: impl FnOnce(&Plan) -> Plan,
+) -> Result<Shown> {
+    let known = find(bucket, &name).await?;
+    operate::expect(&format!("plan {name}"), if_revision, known.as_ref().and_then(|known| known.revision))?;
+    let (base, revision) = match &known {
+        Some(found) => (found.limits.clone(), found.revision),
         None => (existing(bucket, from).await?.limits, None),
     };
-    let limits = base.with(&limits.overrides());
-    let revision = bucket.set_plan(&name, &limits, revision).await?;
-    ctx.output.either(&Shown { plan: name, limits, revision: Some(revision) }, one)?;
+    let limits = change(&base);
+    let revision = match bucket.set_plan(&name, &limits, revision).await {
+        Ok(revision) => revision,
+        Err(error) => return Err(operate::told(error, Some(&base), bucket.plan(&name)).await),
+    };
+    Ok(Shown { plan: name, limits, revision: Some(revision) })
+}
+
+async fn pause(desk: &Desk, name: PlanName, paused: bool) -> Result<Shown> {
+    // One that is not there is told as such, not made.
+    existing(&desk.bucket, &name).await?;
+    let change = |plan: &Plan| Plan { paused, ..plan.clone() };
+    let shown = set(&desk.bucket, name.clone(), &name, None, change).await?;
+    desk.journaled(Change::Plan(name, shown.revision.unwrap_or(0))).await?;
+    Ok(shown)
+}
+
+/// Removes a plan, unless somebody is under it. Whoever puts a tenant under it meanwhile wins: the owner keeps it, and
+/// the entry is put back.
+async fn remove(ctx: &Ctx, desk: &Desk, name: PlanName) -> Result<()> {
+    let bucket = &desk.bucket;
+    let shipped = is_shipped(&name);
+    let Some((limits, revision)) = bucket.plan(&name).await? else {
+        // As shipped already, or not there.
+        existing(bucket, &name).await?;
+        return Ok(ctx.output.line(format!("plan {name} is as shipped"))?);
+    };
+    if !shipped {
+        let mut users = Vec::new();
+        for tenant in bucket.tenants().await? {
+            let plan = bucket.tenant(&tenant).await?.map(|(settings, _)| settings.plan);
+            users.extend((plan.as_ref() == Some(&name)).then(|| tenant.to_string()));
+        }
+        if !users.is_empty() {
+            return Err(in_use(&name, &format!("tenants under it: {}", users.join(", "))).into());
+        }
+        if ctx.settings()?.coordinator.default_plan == name {
+            return Err(in_use(&name, "it is the default plan").into());
+        }
+    }
+    if let Err(error) = bucket.remove_plan(&name, revision).await {
+        return Err(operate::told(error, Some(&limits), bucket.plan(&name)).await);
+    }
+    let removed = desk.journaled(Change::PlanRemoved(name.clone())).await;
+    if let Err(error) = removed {
+        if error.downcast_ref::<Failure>().is_some_and(|failure| failure.code == Code::PlanInUse.as_str()) {
+            bucket.set_plan(&name, &limits, None).await?;
+        }
+        return Err(error);
+    }
+    let told = serde_json::json!({"plan": name, "removed": true});
+    ctx.output.either(&told, |_| match shipped {
+        true => format!("plan {name} is as shipped again"),
+        false => format!("plan {name} is removed"),
+    })?;
     Ok(())
+}
+
+fn in_use(name: &PlanName, why: &str) -> Failure {
+    Failure::new(Exit::Failed, Code::PlanInUse.as_str(), format!("plan {name} is in use: {why}"))
+        .help("put them under another plan first: `selvedge tenant set NAME --plan PLAN`")
 }
 
 /// A plan as it was set, or as it was shipped.
@@ -147,7 +240,8 @@ fn one(shown: &Shown) -> String {
         Some(revision) => format!("set, revision {revision}"),
         None => "as shipped".to_owned(),
     };
-    format!("plan {} ({origin})\n\n{}", shown.plan, limits::shown(&shown.limits, None))
+    let paused = if shown.limits.paused { ", paused" } else { "" };
+    format!("plan {} ({origin}{paused})\n\n{}", shown.plan, limits::shown(&shown.limits, None))
 }
 
 fn many(plans: &[Shown]) -> String {
@@ -180,7 +274,12 @@ fn many(plans: &[Shown]) -> String {
                 limits.weight.to_string(),
                 limits.max_priority.as_str().to_owned(),
                 limits.max_tries.to_string(),
-                if shown.revision.is_some() { "set" } else { "shipped" }.to_owned(),
+                match (limits.paused, shown.revision) {
+                    (true, _) => "set, paused",
+                    (false, Some(_)) => "set",
+                    (false, None) => "shipped",
+                }
+                .to_owned(),
             ]
         }),
     )

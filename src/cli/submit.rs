@@ -70,6 +70,10 @@ pub struct SubmitArgs {
     #[command(flatten)]
     times: TimesArgs,
 
+    /// Cells (tokens, say) that a try is expected to use; it waits until its tenant and its agent have them
+    #[arg(long, value_name = "CELLS")]
+    pub cost: Option<u32>,
+
     /// Wait until it is admitted or refused
     #[arg(long)]
     pub confirm: bool,
@@ -137,6 +141,10 @@ pub async fn run(args: SubmitArgs, ctx: Ctx) -> Result<ExitCode> {
 
 fn new_task(args: &SubmitArgs, input: Payload) -> Result<NewTask> {
     let task = NewTask::raw(args.agent.as_str(), input)?.priority(args.priority).times(args.times.times());
+    let task = match args.cost {
+        Some(cells) => task.cost(cells),
+        None => task,
+    };
     Ok(match args.max_tries {
         Some(tries) => task.max_tries(tries),
         None => task,

@@ -9,9 +9,11 @@ use serde::Serialize;
 use super::context::Ctx;
 use super::failure::{Exit, Failure};
 use super::limits::{self, LimitArgs};
+use super::operate::{self, Desk};
 use super::output::table;
 use super::plan;
 use crate::bus::limits::LimitsBucket;
+use crate::flow::operate::Change;
 use crate::task::{Overrides, Plan, PlanName, TenantName, TenantSettings};
 
 /// Arguments of `tenant`.
@@ -22,6 +24,7 @@ Examples:
   selvedge tenant set acme --reset              (back to the plan's own limits)
   selvedge tenant pause acme                    (nothing is dispatched; submits are still taken)
   selvedge tenant pause acme --refuse-submits
+  selvedge tenant pause acme --stop             (what runs is stopped, and queued again; no try is lost)
 
 A change counts at once, for queued tasks too.")]
 pub struct TenantArgs {
@@ -46,6 +49,10 @@ pub enum TenantCommand {
         #[arg(long)]
         reset: bool,
 
+        /// Change it only if its entry is at this revision
+        #[arg(long, value_name = "N")]
+        if_revision: Option<u64>,
+
         /// The limits.
         #[command(flatten)]
         limits: LimitArgs,
@@ -58,7 +65,7 @@ pub enum TenantCommand {
     /// List the tenants that were set up
     #[command(visible_alias = "ls")]
     List,
-    /// Dispatch nothing of a tenant's; what runs goes on
+    /// Dispatch nothing of a tenant's; what runs goes on, unless it is stopped
     Pause {
         /// Name of the tenant
         name: TenantName,
@@ -66,6 +73,10 @@ pub enum TenantCommand {
         /// Refuse its submits too
         #[arg(long)]
         refuse_submits: bool,
+
+        /// Stop what runs, too, and queue it again
+        #[arg(long)]
+        stop: bool,
     },
     /// Undo a pause
     Resume {
@@ -81,24 +92,27 @@ pub enum TenantCommand {
 
 /// A tenant as `tenant` prints it.
 #[derive(Debug, Serialize)]
-struct Shown {
-    tenant: TenantName,
+pub struct Shown {
+    /// Which.
+    pub tenant: TenantName,
     #[serde(flatten)]
     settings: TenantSettings,
     /// What counts: the plan with the tenant's own limits.
     limits: Plan,
-    revision: u64,
+    /// Of its entry.
+    pub revision: u64,
 }
 
 /// Runs it.
 pub async fn run(args: TenantArgs, ctx: Ctx) -> Result<ExitCode> {
-    let connection = ctx.connection().await?;
-    let bucket = LimitsBucket::open(connection.jetstream()).await?;
+    let desk = Desk::open(&ctx).await?;
+    let bucket = &desk.bucket;
     let default_plan = ctx.settings()?.coordinator.default_plan.clone();
-    let change = |name: TenantName| Change { ctx: &ctx, bucket: &bucket, default_plan: &default_plan, name };
+    let change = |name: TenantName| Edit { bucket, default_plan: &default_plan, name, if_revision: None };
     match args.command {
-        TenantCommand::Set { name, plan, reset, limits } => {
-            change(name)
+        TenantCommand::Set { name, plan, reset, if_revision, limits } => {
+            let edit = Edit { if_revision, ..change(name) };
+            let shown = edit
                 .make(|settings| {
                     settings.plan = plan.unwrap_or_else(|| settings.plan.clone());
                     let own = std::mem::take(&mut settings.overrides);
@@ -106,31 +120,32 @@ pub async fn run(args: TenantArgs, ctx: Ctx) -> Result<ExitCode> {
                     settings.overrides = limits::merged(own, limits.overrides());
                 })
                 .await?;
+            ctx.output.either(&shown, one)?;
         }
-        TenantCommand::Pause { name, refuse_submits } => {
-            change(name)
+        TenantCommand::Pause { name, refuse_submits, stop } => {
+            let shown = change(name)
                 .make(|settings| {
                     settings.paused = true;
                     settings.suspended |= refuse_submits;
+                    settings.stopped |= stop;
                 })
                 .await?;
+            desk.journaled(Change::Tenant(shown.tenant.clone(), shown.revision)).await?;
+            ctx.output.either(&shown, one)?;
         }
         TenantCommand::Resume { name } => {
-            change(name)
-                .make(|settings| {
-                    settings.paused = false;
-                    settings.suspended = false;
-                })
-                .await?;
+            let shown = change(name).make(resumed).await?;
+            desk.journaled(Change::Tenant(shown.tenant.clone(), shown.revision)).await?;
+            ctx.output.either(&shown, one)?;
         }
         TenantCommand::Get { name } => {
-            let Some(shown) = find(&bucket, &name).await? else { return Err(not_set(&name, &default_plan)) };
+            let Some(shown) = find(bucket, &name).await? else { return Err(not_set(&name, &default_plan)) };
             ctx.output.either(&shown, one)?;
         }
         TenantCommand::List => {
             let mut tenants = Vec::new();
             for name in bucket.tenants().await? {
-                tenants.extend(find(&bucket, &name).await?);
+                tenants.extend(find(bucket, &name).await?);
             }
             if tenants.is_empty() {
                 ctx.output.hint(format_args!("no tenants were set up; all are under plan {default_plan}"))?;
@@ -138,10 +153,12 @@ pub async fn run(args: TenantArgs, ctx: Ctx) -> Result<ExitCode> {
             ctx.output.either(&Tenants { tenants: &tenants }, |_| many(&tenants))?;
         }
         TenantCommand::Rm { name } => {
-            if bucket.tenant(&name).await?.is_none() {
+            let Some((known, revision)) = bucket.tenant(&name).await? else {
                 return Err(not_set(&name, &default_plan));
+            };
+            if let Err(error) = bucket.remove_tenant(&name, revision).await {
+                return Err(operate::told(error, Some(&known), bucket.tenant(&name)).await);
             }
-            bucket.remove_tenant(&name).await?;
             ctx.output.either(&serde_json::json!({"tenant": name, "removed": true}), |_| {
                 format!("{name} is under the default plan {default_plan} again")
             })?;
@@ -155,31 +172,38 @@ struct Tenants<'a> {
     tenants: &'a [Shown],
 }
 
-/// One change of one tenant's settings: read, changed, written if nobody else wrote meanwhile, shown.
-struct Change<'a> {
-    ctx: &'a Ctx,
-    bucket: &'a LimitsBucket,
-    default_plan: &'a PlanName,
-    name: TenantName,
+/// Nothing of a tenant is held back any more.
+pub fn resumed(settings: &mut TenantSettings) {
+    (settings.paused, settings.suspended, settings.stopped) = (false, false, false);
 }
 
-impl Change<'_> {
-    async fn make(self, change: impl FnOnce(&mut TenantSettings)) -> Result<()> {
-        let (mut settings, revision) = match self.bucket.tenant(&self.name).await? {
-            Some((settings, revision)) => (settings, Some(revision)),
-            None => {
-                let plan = self.default_plan.clone();
-                let fresh =
-                    TenantSettings { plan, overrides: Overrides::default(), paused: false, suspended: false };
-                (fresh, None)
-            }
-        };
+/// One change of one tenant's settings: read, changed, written if nobody else wrote meanwhile.
+pub struct Edit<'a> {
+    /// Where they are.
+    pub bucket: &'a LimitsBucket,
+    /// Of a tenant that was not set up.
+    pub default_plan: &'a PlanName,
+    /// Whose.
+    pub name: TenantName,
+    /// Only if its entry is at this revision.
+    pub if_revision: Option<u64>,
+}
+
+impl Edit<'_> {
+    /// Makes it.
+    pub async fn make(self, change: impl FnOnce(&mut TenantSettings)) -> Result<Shown> {
+        let known = self.bucket.tenant(&self.name).await?;
+        let revision = known.as_ref().map(|(_, revision)| *revision);
+        operate::expect(&format!("tenant {}", self.name), self.if_revision, revision)?;
+        let before = known.map(|(settings, _)| settings);
+        let mut settings = before.clone().unwrap_or_else(|| TenantSettings::under(self.default_plan.clone()));
         change(&mut settings);
         let limits = plan::existing(self.bucket, &settings.plan).await?.limits().with(&settings.overrides);
         limits.check().map_err(|rule| Failure::new(Exit::Usage, "BAD_LIMITS", rule))?;
-        let revision = self.bucket.set_tenant(&self.name, &settings, revision).await?;
-        self.ctx.output.either(&Shown { tenant: self.name, settings, limits, revision }, one)?;
-        Ok(())
+        match self.bucket.set_tenant(&self.name, &settings, revision).await {
+            Ok(revision) => Ok(Shown { tenant: self.name, settings, limits, revision }),
+            Err(error) => Err(operate::told(error, before.as_ref(), self.bucket.tenant(&self.name)).await),
+        }
     }
 }
 
@@ -199,10 +223,12 @@ fn not_set(name: &TenantName, default_plan: &PlanName) -> anyhow::Error {
 }
 
 fn state(settings: &TenantSettings) -> &'static str {
-    match (settings.paused, settings.suspended) {
-        (_, true) => "paused, refuses submits",
-        (true, false) => "paused",
-        (false, false) => "active",
+    match (settings.paused, settings.suspended, settings.stopped) {
+        (_, true, false) => "paused, refuses submits",
+        (_, true, true) => "stopped, refuses submits",
+        (_, false, true) => "stopped",
+        (true, false, false) => "paused",
+        (false, false, false) => "active",
     }
 }
 

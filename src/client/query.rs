@@ -9,7 +9,7 @@ use crate::{
     wire::{
         api::{
             CancelRequest, ChildrenPage, ChildrenRequest, EventsPage, EventsRequest, GetRequest, ListRequest,
-            RetryRequest, StatsReply, TaskPage, TaskReply, TaskView, verb,
+            PauseRequest, RetryRequest, StatsReply, TaskPage, TaskReply, TaskView, verb,
         },
         codec, headers, subjects,
     },
@@ -48,6 +48,17 @@ impl Client {
     /// Cancels a task and everything below it.
     pub async fn cancel(&self, task: &TaskId, reason: &str) -> Result<TaskReply> {
         self.ask(verb::CANCEL, &CancelRequest { task: task.clone(), reason: reason.to_owned() }).await
+    }
+
+    /// Pauses the task's whole tree: what runs is stopped, and nothing of it starts until it is resumed. `Ok` with a state
+    /// means that it is journaled.
+    pub async fn pause(&self, task: &TaskId) -> Result<TaskReply> {
+        self.ask(verb::PAUSE, &PauseRequest { task: task.clone() }).await
+    }
+
+    /// Lets the task's tree go on.
+    pub async fn resume(&self, task: &TaskId) -> Result<TaskReply> {
+        self.ask(verb::RESUME, &PauseRequest { task: task.clone() }).await
     }
 
     /// Submits a dead task again, as a new one linked to it.

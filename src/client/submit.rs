@@ -45,7 +45,7 @@ impl NewTask {
     /// For `agent`, with an input that is encoded already.
     pub fn raw(agent: &str, input: Payload) -> Result<Self> {
         let (agent, priority) = (AgentName::new(agent)?, Priority::Normal);
-        let spec = Spec { agent, input, priority, max_tries: None, times: None };
+        let spec = Spec { agent, input, priority, max_tries: None, times: None, cost: None };
         Ok(Self { spec, id: None, key: None })
     }
 
@@ -111,6 +111,12 @@ impl NewTask {
         set(self.spec.times.get_or_insert_default());
         self
     }
+
+    /// Cells (tokens, say) that an attempt is expected to use: it waits until its tenant and its agent have them.
+    pub fn cost(mut self, cells: u32) -> Self {
+        self.spec.cost = Some(cells);
+        self
+    }
 }
 
 /// A submit on its way: await it, or set more first.
@@ -170,6 +176,11 @@ impl Submission {
     /// See [`NewTask::deadline_at`].
     pub fn deadline_at(self, unix_ms: Millis) -> Self {
         Self { task: self.task.map(|task| task.deadline_at(unix_ms)), ..self }
+    }
+
+    /// See [`NewTask::cost`].
+    pub fn cost(self, cells: u32) -> Self {
+        Self { task: self.task.map(|t| t.cost(cells)), ..self }
     }
 
     /// Waits for the admission too: a task that is refused by a limit is an error here.
@@ -252,6 +263,7 @@ impl Client {
             priority: task.spec.priority,
             max_tries: task.spec.max_tries,
             times: task.spec.times,
+            cost: task.spec.cost,
             first_try: Some(unix_now()),
             confirm,
         };

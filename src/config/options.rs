@@ -180,6 +180,10 @@ section! {
         unknown_tenants: UnknownTenants = "default-plan", unit "", env "", example "refuse";
         /// The plan of tenants nobody has set up.
         default_plan: PlanName = "free", unit "", env "", example "pro";
+        /// How many tasks run at once in all, whatever tenants and agents may; 0 pauses everything.
+        in_flight: u64 = "1000000", unit "tasks", env "", example "5000";
+        /// How long after its admission a task's class is one higher, and again, up to `critical`, so that nothing waits for ever behind higher classes. Counted in whole seconds; 0 is never.
+        ageing: Duration = "60s", unit "", env "", example "5m";
         /// How long an instance may take to accept an offer before it is withdrawn.
         offer_timeout: Duration = "5s", unit "", env "", example "2s", check |d| at_least(*d, Duration::from_millis(100));
         /// How long a submit's id is remembered, so that a repeated submit is the same task.

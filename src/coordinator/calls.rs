@@ -6,6 +6,7 @@
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
+    flow::operate::Change,
     task::{Code, Payload, Refusal, TaskKey},
     wire::api::{ChildrenPage, TaskView},
 };
@@ -36,6 +37,13 @@ pub enum OwnerCall {
         /// `None`: there is no such task.
         reply: oneshot::Sender<Option<ChildrenPage>>,
     },
+    /// Whether a change of limits is journaled.
+    Applied {
+        /// Which.
+        change: Change,
+        /// See [`is_applied`](crate::flow::operate::is_applied).
+        reply: oneshot::Sender<Result<bool, Refusal>>,
+    },
     /// Results read back from the journal, for the index.
     Results {
         /// Journal sequence, task, result.
@@ -51,6 +59,7 @@ impl OwnerCall {
         match self {
             Self::View { reply, .. } => reply.is_closed(),
             Self::Children { reply, .. } => reply.is_closed(),
+            Self::Applied { reply, .. } => reply.is_closed(),
             Self::Results { reply, .. } => reply.is_closed(),
         }
     }

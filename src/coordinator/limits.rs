@@ -1,4 +1,5 @@
-//! Plans, tenants and schedules from KV to the owner: `plan.<name>`, `tenant.<name>` and `schedule.<name>` as JSON.
+//! Limits and schedules from KV to the owner: `plan.<name>`, `tenant.<name>`, `agent.<name>`, `schedule.<name>` and `all`
+//! as JSON.
 //!
 //! Follows the bucket from its beginning; the owner ignores revisions it has journaled already. An
 //! entry that can't be read is logged and changes nothing.
@@ -46,6 +47,8 @@ async fn follow_once(js: &jetstream::Context, inputs: &mpsc::Sender<Inbound>) ->
                 }
                 Input::Schedule { name, settings, kv_rev: change.revision }
             }
+            Ok(Limit::Agent { name, settings }) => Input::Agent { name, settings, kv_rev: change.revision },
+            Ok(Limit::All { settings }) => Input::All { settings, kv_rev: change.revision },
             Err(error) => {
                 tracing::error!(key = ?change.key, %error, "an entry of the limits can't be read; it is ignored");
                 continue;

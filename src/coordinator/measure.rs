@@ -119,6 +119,10 @@ impl Meters {
             Fact::Expired(agent) => {
                 counter!(names::LEASES_EXPIRED, names::AGENT => text(&agent)).increment(1)
             }
+            Fact::Aged(agent) => counter!(names::OFFERS_AGED, names::AGENT => text(&agent)).increment(1),
+            Fact::Stopped(agent) => {
+                counter!(names::ATTEMPTS_STOPPED, names::AGENT => text(&agent)).increment(1);
+            }
         }
     }
 }

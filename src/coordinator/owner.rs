@@ -37,6 +37,7 @@ use crate::{
     flow::{
         engine::{Engine, JournalError, Next},
         input::Input,
+        operate,
         state::Policy,
     },
     task::Millis,
@@ -428,6 +429,9 @@ fn answer(engine: &mut Engine<Handle>, call: OwnerCall) -> Option<OwnerCall> {
                     let _ = reply.send(page.map(|(page, _)| page));
                 }
             }
+        }
+        OwnerCall::Applied { change, reply } => {
+            let _ = reply.send(operate::is_applied(engine.state(), &change));
         }
         OwnerCall::Results { results, reply } => {
             for (_, key, result) in results {

@@ -18,7 +18,7 @@ use crate::{
         service::{Answer, Query},
     },
     client::Client,
-    flow::input::unreadable,
+    flow::{input::unreadable, operate::Change},
     store::{
         StoreError,
         events::EventStore,
@@ -33,7 +33,7 @@ use crate::{
         VERSION,
         api::{
             CancelRequest, ChildrenPage, ChildrenRequest, EventsRequest, GetRequest, ListRequest,
-            RetryRequest, SubmitRequest, TaskReply, TaskView, verb,
+            PauseRequest, RetryRequest, SubmitRequest, TaskReply, TaskView, verb,
         },
         codec::{self, Format},
         messages::{Cmd, CmdOp, Done, Submit},
@@ -60,6 +60,8 @@ pub enum Ask {
     View(TaskKey),
     /// A page of children.
     Children(TaskKey, u32, u32, bool),
+    /// Whether a change of limits is journaled; also asked by whoever made it.
+    Applied(Change),
 }
 
 /// The owner's answer to [`Ask`].
@@ -70,7 +72,9 @@ pub enum Told {
     View(Option<Box<TaskView>>),
     /// A page, or that there is no such task.
     Children(Option<ChildrenPage>),
-    /// Not now.
+    /// Whether it is.
+    Applied(bool),
+    /// Not now, or never.
     Refused(Refusal),
 }
 
@@ -121,6 +125,8 @@ impl Queries {
             }
             verb::CANCEL => reply(query, &self.cancel(tenant, body(query)?).await?),
             verb::RETRY => reply(query, &self.retry(tenant, body(query)?).await?),
+            verb::PAUSE => reply(query, &self.set_tree(tenant, body(query)?, true).await?),
+            verb::RESUME => reply(query, &self.set_tree(tenant, body(query)?, false).await?),
             verb::STATS => reply(query, &self.index.stats(tenant).await.map_err(store_refusal)?),
             other => Err(Refusal::new(Code::BadQuery, format!("there is no verb {other}"))),
         }
@@ -146,6 +152,7 @@ impl Queries {
             priority: request.priority,
             max_tries: request.max_tries,
             times: request.times,
+            cost: request.cost,
             first_try: Some(wall()),
             confirm: true,
         };
@@ -274,7 +281,7 @@ impl Queries {
             None => match self.elsewhere(Ask::Children(key.clone(), after, limit, results)).await? {
                 Told::Children(page) => page,
                 Told::Refused(refusal) => return Err(refusal),
-                Told::View(_) => return Err(nonsense()),
+                Told::View(_) | Told::Applied(_) => return Err(nonsense()),
             },
         };
         page.ok_or_else(|| not_found(&key))
@@ -289,8 +296,47 @@ impl Queries {
         match self.elsewhere(Ask::View(key.clone())).await? {
             Told::View(view) => Ok(view.map(|view| *view)),
             Told::Refused(refusal) => Err(refusal),
-            Told::Children(_) => Err(nonsense()),
+            Told::Children(_) | Told::Applied(_) => Err(nonsense()),
         }
+    }
+
+    /// Whether a change of limits is journaled.
+    async fn applied(&self, change: Change) -> Result<bool, Refusal> {
+        let asked = change.clone();
+        if let Some(applied) = self.owner.ask(|reply| OwnerCall::Applied { change: asked, reply }).await? {
+            return applied;
+        }
+        match self.elsewhere(Ask::Applied(change)).await? {
+            Told::Applied(applied) => Ok(applied),
+            Told::Refused(refusal) => Err(refusal),
+            Told::View(_) | Told::Children(_) => Err(nonsense()),
+        }
+    }
+
+    /// Pauses a task's tree, or lets it go on: answered once that is journaled.
+    async fn set_tree(
+        &self,
+        tenant: &TenantName,
+        request: PauseRequest,
+        paused: bool,
+    ) -> Result<TaskReply, Refusal> {
+        let key = TaskKey { tenant: tenant.clone(), id: request.task };
+        // Of a task that is not there nothing could be paused.
+        self.applied(Change::Tree(key.clone(), paused)).await?;
+        let op = if paused { CmdOp::Pause {} } else { CmdOp::Resume {} };
+        let cmd = Cmd { v: VERSION, op };
+        self.publish(&subjects::cmd(tenant, &key.id, &TaskId::fresh()), codec::pack(&cmd)).await?;
+        let deadline = tokio::time::Instant::now() + DECISION;
+        let mut pause = Duration::from_millis(2);
+        while !self.applied(Change::Tree(key.clone(), paused)).await? {
+            if tokio::time::Instant::now() >= deadline {
+                return Ok(TaskReply { task: key.id, state: None, refusal: None });
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(100));
+        }
+        let view = self.view(&key).await?;
+        Ok(TaskReply { task: key.id, state: view.map(|view| view.state), refusal: None })
     }
 
     async fn elsewhere(&self, ask: Ask) -> Result<Told, Refusal> {
@@ -321,6 +367,13 @@ impl Queries {
                     Ok(Some(page)) => Told::Children(page),
                     Ok(None) => Told::Refused(changing()),
                     Err(refusal) => Told::Refused(refusal),
+                }
+            }
+            Ok(Ask::Applied(change)) => {
+                match self.owner.ask(|reply| OwnerCall::Applied { change, reply }).await {
+                    Ok(Some(Ok(applied))) => Told::Applied(applied),
+                    Ok(None) => Told::Refused(changing()),
+                    Ok(Some(Err(refusal))) | Err(refusal) => Told::Refused(refusal),
                 }
             }
             Err(error) => Told::Refused(unreadable(&error)),

@@ -1,11 +1,11 @@
 //! Admission: the limits a task must pass, in order, each refusal with its numbers.
 //!
-//! Roots: size → tenant known → not suspended → tenant backlog → shard backlog.
-//! Children: size → depth → children of the parent → tasks of the tree; the tree's cap bounds them,
+//! Roots: size → tenant known → not suspended → cost → tenant backlog → shard backlog.
+//! Children: size → cost → depth → children of the parent → tasks of the tree; the tree's cap bounds them,
 //! so the backlog does not.
 
 use super::{entry::Task, state::State};
-use crate::task::{Code, Payload, Plan, Refusal, Spec, TaskKey};
+use crate::task::{Code, MAX_CELLS, Payload, Plan, Refusal, Spec, TaskKey};
 
 /// Room kept at a parent for children beyond its cap, so that their refusals can be remembered.
 pub const REFUSED_CHILDREN: usize = 1_024;
@@ -27,6 +27,24 @@ fn too_large(state: &State, spec: &Spec) -> Option<Refusal> {
             format!("the input has {actual} bytes, at most {limit} are taken; pass a reference instead");
         Refusal::over(Code::TooLarge, message, actual, limit)
     })
+}
+
+/// A task that costs more than its tenant's or its agent's cells at once could never run.
+fn too_dear(state: &State, spec: &Spec, plan: &Plan) -> Option<Refusal> {
+    let cost = spec.cost?;
+    let own = state.agents().get(&spec.agent).and_then(|agent| agent.settings.as_deref());
+    let bursts = [
+        (plan.cell_quota(), "of the tenant's plan".to_owned()),
+        (own.and_then(|own| own.cells.quota()), format!("of agent {}", spec.agent)),
+    ];
+    let mut over = bursts.into_iter().filter_map(|(quota, whose)| {
+        // A pause refuses nothing.
+        let burst = quota.filter(|quota| !quota.is_shut())?.burst;
+        (cost > burst).then_some((burst, whose))
+    });
+    let (burst, whose) = over.next().or((cost > MAX_CELLS).then(|| (MAX_CELLS, "there is".to_owned())))?;
+    let message = format!("cost {cost} > burst {burst} {whose}: it could never run; split the task");
+    Some(Refusal::over(Code::CostExceeded, message, cost.into(), burst.into()))
 }
 
 fn refused(mut spec: Spec, refusal: Refusal) -> (Spec, Option<Refusal>) {
@@ -52,6 +70,9 @@ pub fn root(state: &State, key: &TaskKey, spec: Spec) -> (Spec, Option<Refusal>)
     if settings.is_some_and(|s| s.suspended) {
         let message = format!("tenant {tenant} is suspended by an operator");
         return refused(spec, Refusal::new(Code::TenantSuspended, message));
+    }
+    if let Some(refusal) = too_dear(state, &spec, &plan) {
+        return refused(spec, refusal);
     }
     if waiting >= plan.backlog {
         let message = format!("backlog {waiting} >= cap {} of tenant {tenant}", plan.backlog);
@@ -80,6 +101,9 @@ pub fn child(
         return refused(spec, Refusal::new(Code::UnknownTenant, message));
     };
     if let Some(refusal) = too_large(state, &spec) {
+        return refused(spec, refusal);
+    }
+    if let Some(refusal) = too_dear(state, &spec, &plan) {
         return refused(spec, refusal);
     }
     let depth = parent.depth() + 1;

@@ -11,14 +11,17 @@ impl State {
         let mut tenants: Vec<_> = self
             .tenants
             .iter()
-            .map(|(name, t)| (name, &t.settings, t.kv_rev, t.rate, t.forgotten, t.idle_since))
+            .map(|(name, t)| (name, &t.settings, t.kv_rev, t.rate, t.cells, t.forgotten, t.idle_since))
             .collect();
         tenants.sort_by_key(|(name, ..)| *name);
         let name = |number| self.tenants.name(number);
         let mut agents: Vec<_> = self
             .agents
             .iter()
-            .map(|(agent, a)| (agent, a.tasks, a.queue.as_ref().map(|queue| queue.canonical(&name))))
+            .map(|(agent, a)| {
+                let own = a.settings.as_ref().map(|own| (&own.settings, own.kv_rev, own.rate, own.cells));
+                (agent, a.tasks, own, a.queue.as_ref().map(|queue| queue.canonical(&name)))
+            })
             .collect();
         agents.sort_by_key(|(name, ..)| *name);
         let mut tasks: Vec<_> = self
@@ -36,6 +39,7 @@ impl State {
             self.wall,
             self.next_order,
             self.departed,
+            self.all,
         );
         let schedules: Vec<_> = self.schedules.iter().collect();
         let all = (head, &self.policy, &self.plans, schedules, tenants, tasks, agents);
@@ -51,12 +55,13 @@ impl State {
         let mut stored: Vec<Stored> = Vec::new();
         // Per tenant: leases, backlog, tasks, remembered ones.
         let mut tenants: HashMap<u32, (u32, u64, u64, usize)> = HashMap::new();
-        // Per agent: tasks, queued ones.
-        let mut agents: HashMap<u32, (u64, u64)> = HashMap::new();
+        // Per agent: tasks, queued ones, leases.
+        let mut agents: HashMap<u32, (u64, u64, u32)> = HashMap::new();
+        let mut paused = 0;
         let mut live_children: HashMap<Slot, u32> = HashMap::new();
         let mut trees: HashMap<Slot, (u32, u32)> = HashMap::new();
         for (slot, task) in self.tasks.iter() {
-            let key = self.key_of(task);
+            let (key, more) = (self.key_of(task), task.more());
             if task.lease().is_some() != (task.phase == Phase::Running) {
                 return Err(format!("{key} is {} with lease {:?}", task.phase, task.lease()));
             }
@@ -73,8 +78,10 @@ impl State {
             }
             tenant.1 += u64::from(task.in_backlog());
             tenant.3 += usize::from(task.remembered);
-            agent.1 += u64::from(task.phase == Phase::Queued && !task.is_held());
             bounds.put(slot, task);
+            agent.1 += u64::from(task.phase == Phase::Queued && !self.is_kept_back(slot));
+            agent.2 += u32::from(task.lease().is_some());
+            paused += u64::from(more.paused);
             if let Some(at) = task.wake_at() {
                 timers.insert((at, slot));
             }
@@ -97,6 +104,9 @@ impl State {
         }
         if leases != self.leases {
             return Err("the lease index differs from the tasks".to_owned());
+        }
+        if paused != self.paused_trees {
+            return Err(format!("{} trees are counted as paused, there are {paused}", self.paused_trees));
         }
         if timers != self.timers {
             return Err("the timers differ from the tasks".to_owned());
@@ -127,7 +137,12 @@ impl State {
         }
         for number in self.agents.numbers() {
             let Some((name, agent)) = self.agents.name(number).zip(self.agents.at(number)) else { continue };
-            let found = (agent.tasks, agent.queue.as_ref().map_or(0, |queue| queue.queued()));
+            let queue = agent.queue.as_deref();
+            let found = (
+                agent.tasks,
+                queue.map_or(0, |queue| queue.queued()),
+                queue.map_or(0, |queue| queue.in_flight()),
+            );
             let counted = agents.remove(&number).unwrap_or_default();
             if found != counted {
                 return Err(format!("{name} counts {found:?}, the tasks say {counted:?}"));

@@ -8,12 +8,14 @@ use crate::{
 
 /// The next dispatch, if a slot is free for an admissible task; what should have started or ended before expires instead.
 pub fn next(state: &State, live: &mut Live, entropy: &mut dyn Entropy) -> Option<Record> {
+    if state.is_shut() {
+        return None;
+    }
     // Agents whose instances are all busy are passed over at once.
     let mut from = 0;
     loop {
         let (agent, name) = live.agent_with_room(from)?;
-        let slot = state.queue(name).and_then(|queue| queue.next()).map(|(_, slot)| slot);
-        if let Some(slot) = slot
+        if let Some(slot) = state.next_of(name)
             && let Some((instance, lease_ms)) = live.freest(agent)
         {
             if let Some(expired) = times::overdue(state, slot) {
@@ -26,7 +28,7 @@ pub fn next(state: &State, live: &mut Live, entropy: &mut dyn Entropy) -> Option
                 token: entropy.token(),
                 instance,
                 lease_ms,
-                resume: task.resumed,
+                resume: task.resumed(),
             });
         }
         from = agent + 1;

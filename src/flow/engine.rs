@@ -30,6 +30,7 @@ use super::{
     facts::{Fact, News},
     input::{Decision, Entropy, Input, Tell},
     live::Live,
+    operate,
     record::{Hash, JOURNAL_VERSION, JournalMessage, Record},
     run, schedules, settle,
     snapshot::{self, SnapshotHead, Writing},
@@ -425,25 +426,9 @@ impl<H> Engine<H> {
                 self.live.accepted(agent, instance, &body.taken);
                 self.busy(agent, instance, &body.busy)
             }
-            Input::Plan { name, plan, kv_rev } => {
-                let known = self.state.plans.get(name);
-                match known {
-                    Some((_, rev)) if rev >= kv_rev => Decision::none(),
-                    _ => Decision::record(Record::PlanSet {
-                        name: name.clone(),
-                        plan: plan.clone(),
-                        kv_rev: *kv_rev,
-                    }),
-                }
+            Input::Plan { .. } | Input::Tenant { .. } | Input::Agent { .. } | Input::All { .. } => {
+                operate::decide(&self.state, &input)
             }
-            Input::Tenant { name, settings, kv_rev } => match self.state.tenant(name) {
-                Some(tenant) if tenant.kv_rev >= *kv_rev => Decision::none(),
-                _ => Decision::record(Record::TenantSet {
-                    name: name.clone(),
-                    settings: settings.clone(),
-                    kv_rev: *kv_rev,
-                }),
-            },
             Input::Schedule { name, settings, kv_rev } => Decision {
                 records: schedules::set(&self.state, name, settings.as_deref(), *kv_rev)
                     .into_iter()

@@ -83,6 +83,9 @@ pub struct Lease {
     pub charge: Charge,
     /// It resumed a parent.
     pub resume: bool,
+    /// Cells set aside of its tenant's and of its agent's.
+    #[serde(default)]
+    pub cells: (u32, u32),
 }
 
 /// The last lease that was ended by its own report: a repeated end finds its answer here.
@@ -165,6 +168,14 @@ pub struct More {
     pub result: Option<Stored>,
     /// When it may start and by when it must be over.
     pub(super) timing: Option<Box<Timing>>,
+    /// Its wait is over: first in line, free of rate.
+    pub(super) resumed: bool,
+    /// A child of it has ended since it was dispatched: what makes a wait that is over at once a resume.
+    pub(super) news: bool,
+    /// Cells an attempt is expected to use.
+    pub cost: u32,
+    /// Of a root: an operator has paused its tree.
+    pub paused: bool,
     /// Of a root with children.
     pub(super) tree: Tree,
 }
@@ -180,6 +191,10 @@ static NO_MORE: More = More {
     refusal: None,
     result: None,
     timing: None,
+    resumed: false,
+    news: false,
+    cost: 0,
+    paused: false,
     tree: Tree { total: 0, live: 0 },
 };
 
@@ -214,10 +229,8 @@ pub struct Task {
     pub ended: Option<NonZeroU64>,
     /// Journal revision of the last change.
     pub rev: u64,
-    /// Its wait is over: first in line, free of rate.
-    pub resumed: bool,
-    /// A child of it has ended since it was dispatched: what makes a wait that is over at once a resume.
-    pub news: bool,
+    /// When it was admitted, in seconds of logical time, from 1: its class rises with the time since.
+    pub admitted: u32,
     /// A cancel that came before its submit: an id, and nothing else of the task is known.
     pub tombstone: bool,
     /// Over, with everything in its tree: lined up for being forgotten.
@@ -311,13 +324,37 @@ impl Task {
 
     /// Where it stands in its lane while queued.
     pub fn place(&self) -> Place {
-        let rank = if self.resumed { RESUMED } else { rank(self.priority) };
+        let rank = if self.resumed() { RESUMED } else { rank(self.priority) };
         (rank, self.order)
     }
 
     /// Whether it counts against its tenant's backlog.
     pub fn in_backlog(&self) -> bool {
-        matches!(self.phase, Phase::Queued | Phase::Retrying) && !self.resumed && self.is_root()
+        matches!(self.phase, Phase::Queued | Phase::Retrying) && !self.resumed() && self.is_root()
+    }
+
+    /// Its wait is over: first in line, free of rate.
+    pub fn resumed(&self) -> bool {
+        self.more().resumed
+    }
+
+    /// Says whether its wait is over.
+    pub(super) fn set_resumed(&mut self, resumed: bool) {
+        if resumed || self.more.is_some() {
+            self.more_mut().resumed = resumed;
+        }
+    }
+
+    /// Says whether a child has ended since it was dispatched.
+    pub(super) fn set_news(&mut self, news: bool) {
+        if news || self.more.is_some() {
+            self.more_mut().news = news;
+        }
+    }
+
+    /// Cells its next attempt is to set aside: a resume sets none aside, what it uses is charged at its end.
+    pub(super) fn reserves(&self) -> u32 {
+        if self.resumed() { 0 } else { self.more().cost }
     }
 
     /// Gives back what a task needs only while it lives.

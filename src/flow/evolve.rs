@@ -6,14 +6,15 @@
 mod admit;
 mod cancel;
 mod lease;
+mod limits;
 mod memory;
 mod settle;
 
 use super::{
     entry::{LastEnd, Lease, Stored, Task},
-    limiter::RateState,
+    limiter::Limiter,
     record::{Hash, Record, What},
-    state::{Agent, Policy, State, Tenant},
+    state::{Agent, Open, Policy, State, Tenant},
     tasks::Slot,
 };
 use crate::task::{
@@ -103,17 +104,29 @@ pub fn evolve(state: &mut State, record: &Record, at: At) -> Result<Changes, Mis
         Record::PlanSet { name, plan, kv_rev } => {
             match plan {
                 Some(plan) => state.plans.insert(name.clone(), (plan.clone(), *kv_rev)),
-                None => state.plans.remove(name),
+                // A shipped one is never away.
+                None => match Plan::shipped().into_iter().find(|(shipped, _)| *shipped == name.as_str()) {
+                    Some((_, plan)) => state.plans.insert(name.clone(), (plan, *kv_rev)),
+                    None => state.plans.remove(name),
+                },
             };
             state.refresh_plans();
         }
         Record::TenantSet { name, settings, kv_rev } => {
-            let number = state.tenant_number(name);
-            let tenant = state.tenant_at(number);
-            tenant.settings = settings.clone();
-            tenant.kv_rev = *kv_rev;
-            state.refresh_plan(number);
-            state.look_if_idle(number);
+            state.set_tenant(name, settings.as_ref(), *kv_rev, &mut changes)?;
+        }
+        Record::AgentSet { name, settings, kv_rev } => {
+            state.set_agent(name, settings.as_ref(), *kv_rev, &mut changes)?;
+        }
+        Record::AllSet { settings, kv_rev } => {
+            state.all = (*settings, *kv_rev);
+            if settings.stopped {
+                state.stop_where(|_| true, &mut changes)?;
+            }
+        }
+        Record::TreeSet { key, paused } => {
+            let slot = state.slot_of(key)?;
+            state.set_tree(slot, *paused, &mut changes)?;
         }
         Record::ScheduleSet { .. } | Record::ScheduleFired { .. } | Record::SchedulePlanned { .. } => {
             state.evolve_schedule(record);
@@ -149,9 +162,12 @@ pub fn evolve(state: &mut State, record: &Record, at: At) -> Result<Changes, Mis
             }
             state.touch(slot, &mut changes);
         }
-        Record::Ended { key, token, n, last_event, outcome, said, failure, wake_at } => {
+        Record::Ended { key, token, n, last_event, outcome, said, failure, wake_at, used } => {
             let slot = state.slot_of(key)?;
             state.reported(slot, *token, *n)?;
+            if let Some(used) = used {
+                state.settle_cells(slot, *used);
+            }
             state.release(slot, *token, true)?;
             let ran = state.tasks[slot].ran_mut();
             ran.last_end = Some(LastEnd { token: *token, n: *n, outcome: *said });
@@ -220,32 +236,20 @@ impl State {
         self.line_up_leaving();
     }
 
-    fn refresh_plans(&mut self) {
-        for number in self.tenants.numbers() {
-            self.refresh_plan(number);
-        }
-    }
-
-    pub(super) fn refresh_plan(&mut self, number: u32) {
-        let plan = self.plan_of(self.tenant_name(number)).unwrap_or_else(Plan::free);
-        let now = self.now;
-        let tenant = self.tenant_at(number);
-        tenant.rate_at = tenant.rate.peek(plan.rate, plan.burst, now).err().unwrap_or(now);
-        tenant.plan = plan;
-        self.refresh(number, None);
-    }
-
     /// The tenant's number; it is known from now on.
     fn tenant_number(&mut self, name: &TenantName) -> u32 {
         if let Some(number) = self.tenants.number(name) {
             return number;
         }
         let plan = self.plan_of(name).unwrap_or_else(Plan::free);
-        let rate_at = RateState::default().peek(plan.rate, plan.burst, self.now).err().unwrap_or(0);
+        let (mut rate, mut cells) = (Limiter::default(), Limiter::default());
+        rate.set_quota(Some(plan.rate_quota()), self.now);
+        cells.set_quota(plan.cell_quota(), self.now);
         let tenant = Tenant {
             settings: None,
             kv_rev: 0,
-            rate: Default::default(),
+            rate,
+            cells,
             forgotten: self.departed,
             idle_since: None,
             plan,
@@ -253,9 +257,8 @@ impl State {
             backlog: 0,
             tasks: 0,
             agents: Vec::new(),
-            rate_at,
             memory: Default::default(),
-            open: (false, false),
+            open: Open::default(),
         };
         self.tenants.insert(name.clone(), tenant)
     }

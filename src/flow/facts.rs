@@ -8,7 +8,7 @@ use super::{
     record::{Admission, Failure, Record},
     state::State,
 };
-use crate::task::{AgentName, Code, Millis, Outcome, Phase, TaskKey, Token};
+use crate::task::{AgentName, Code, Millis, Outcome, Phase, Priority, TaskKey, Token};
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +31,10 @@ pub enum Fact {
     TryLost(AgentName, Code),
     /// A lease was not renewed in time.
     Expired(AgentName),
+    /// A task was given to an instance in a higher class than its own, because it had waited.
+    Aged(AgentName),
+    /// An attempt was stopped because an operator paused what it belongs to.
+    Stopped(AgentName),
 }
 
 /// What happened in one acknowledged journal message.
@@ -72,7 +76,10 @@ pub fn of(
         (Record::Submitted { admission, .. }, _) => facts.push(admitted(admission)),
         (Record::Spawned { children, .. }, _) => facts.extend(children.iter().map(admitted)),
         (Record::Refused { refusal, .. }, _) => facts.push(Fact::Refused(refusal.code)),
-        (Record::Dispatched { key, attempt, .. }, _) => facts.extend(offered(state, key, *attempt)),
+        (Record::Dispatched { key, attempt, resume, .. }, _) => {
+            facts.extend(offered(state, key, *attempt));
+            facts.extend(aged(state, key, *resume));
+        }
         (Record::Ended { outcome, failure, .. }, Some((agent, since))) => {
             let how = match (outcome, failure) {
                 (_, Some(_)) | (Outcome::Failed { .. }, None) => "failed",
@@ -98,6 +105,8 @@ pub fn of(
         }
         _ => {}
     }
+    let stopped = changes.revoked.iter().filter(|revoked| revoked.code == Code::Paused);
+    facts.extend(stopped.map(|revoked| Fact::Stopped(revoked.agent.clone())));
     // A rejected task was counted as refused: its agent is whatever somebody wrote.
     let ended = changes.ended.iter().filter_map(|slot| state.tasks.get(*slot));
     facts.extend(
@@ -118,6 +127,11 @@ fn offered(state: &State, key: &TaskKey, attempt: u32) -> Option<Fact> {
     let task = state.task(key)?;
     let waited = (attempt == 1).then(|| state.wall.saturating_sub(task.created));
     Some(Fact::Offered(state.agent_of(task).clone(), waited))
+}
+
+fn aged(state: &State, key: &TaskKey, resume: bool) -> Option<Fact> {
+    let task = state.task(key).filter(|task| !resume && task.priority < Priority::Critical)?;
+    (state.ageing().steps(task.admitted) > 0).then(|| Fact::Aged(state.agent_of(task).clone()))
 }
 
 fn lost(agent: &AgentName, failure: &Failure) -> Fact {

@@ -2,8 +2,8 @@
 
 use crate::{
     task::{
-        AgentName, Code, InstanceId, Millis, Payload, Plan, PlanName, Refusal, ScheduleName,
-        ScheduleSettings, TaskId, TaskKey, TenantName, TenantSettings, Token,
+        AgentName, AgentSettings, AllSettings, Code, InstanceId, Millis, Payload, Plan, PlanName, Refusal,
+        ScheduleName, ScheduleSettings, TaskId, TaskKey, TenantName, TenantSettings, Token,
     },
     wire::{
         codec::DecodeError,
@@ -85,6 +85,22 @@ pub enum Input {
         name: ScheduleName,
         /// What it does; absent: removed.
         settings: Option<Box<ScheduleSettings>>,
+        /// Revision of the entry.
+        kv_rev: u64,
+    },
+    /// An agent's settings changed in KV.
+    Agent {
+        /// Which.
+        name: AgentName,
+        /// Its settings; absent: removed.
+        settings: Option<AgentSettings>,
+        /// Revision of the entry.
+        kv_rev: u64,
+    },
+    /// What an operator says about everything changed in KV.
+    All {
+        /// What; as by default if it was removed.
+        settings: AllSettings,
         /// Revision of the entry.
         kv_rev: u64,
     },

@@ -38,6 +38,7 @@ pub(super) struct TaskRef<'a, T, A> {
     remembered: bool,
     ran: Option<RanRef<'a>>,
     more: Option<MoreRef<'a>>,
+    admitted: u32,
 }
 
 #[derive(Serialize)]
@@ -63,6 +64,8 @@ struct MoreRef<'a> {
     refusal: Option<Refused>,
     result: Option<Stored>,
     timing: Option<KeptTiming>,
+    cost: u32,
+    paused: bool,
 }
 
 /// A timing with all its fields, present or not.
@@ -132,7 +135,8 @@ impl<T: Copy, A> TaskRef<'_, T, A> {
 pub(super) fn task_ref<T, A>(task: &Task, tenant: T, agent: A) -> TaskRef<'_, T, A> {
     let more = task.more();
     // The tree follows from the tasks; a root that counts one has children.
-    let has_more = task.more.is_some() && *more != More { tree: more.tree, ..More::default() };
+    let apart = More { tree: more.tree, resumed: more.resumed, news: more.news, ..More::default() };
+    let has_more = task.more.is_some() && *more != apart;
     TaskRef {
         tenant,
         id: &task.id,
@@ -148,8 +152,8 @@ pub(super) fn task_ref<T, A>(task: &Task, tenant: T, agent: A) -> TaskRef<'_, T,
         created: task.created,
         ended: task.ended.map_or(0, NonZeroU64::get),
         rev: task.rev,
-        resumed: task.resumed,
-        news: task.news,
+        resumed: more.resumed,
+        news: more.news,
         tombstone: task.tombstone,
         remembered: task.remembered,
         ran: task.ran.as_ref().map(|ran| RanRef {
@@ -178,7 +182,10 @@ pub(super) fn task_ref<T, A>(task: &Task, tenant: T, agent: A) -> TaskRef<'_, T,
             }),
             result: more.result,
             timing: more.timing.as_deref().map(KeptTiming::from),
+            cost: more.cost,
+            paused: more.paused,
         }),
+        admitted: task.admitted,
     }
 }
 
@@ -205,6 +212,8 @@ pub(super) struct KeptTask {
     remembered: bool,
     ran: Option<Box<KeptRan>>,
     more: Option<Box<KeptMore>>,
+    #[serde(default)]
+    admitted: u32,
 }
 
 #[derive(Deserialize)]
@@ -235,12 +244,16 @@ struct KeptMore {
     /// Not in older snapshots.
     #[serde(default)]
     timing: Option<KeptTiming>,
+    #[serde(default)]
+    cost: u32,
+    #[serde(default)]
+    paused: bool,
 }
 
 impl KeptTask {
     /// The task, of the tenant and agent of these numbers.
     pub(super) fn into_task(self, tenant: u32, agent: u32) -> Task {
-        Task {
+        let mut task = Task {
             id: self.id,
             tenant,
             agent,
@@ -255,8 +268,7 @@ impl KeptTask {
             created: self.created,
             ended: NonZeroU64::new(self.ended),
             rev: self.rev,
-            resumed: self.resumed,
-            news: self.news,
+            admitted: self.admitted,
             tombstone: self.tombstone,
             remembered: self.remembered,
             ran: self.ran.map(|ran| {
@@ -288,9 +300,16 @@ impl KeptTask {
                     }),
                     result: more.result,
                     timing: more.timing.map(Into::into),
+                    resumed: false,
+                    news: false,
+                    cost: more.cost,
+                    paused: more.paused,
                     tree: Tree::default(),
                 })
             }),
-        }
+        };
+        task.set_resumed(self.resumed);
+        task.set_news(self.news);
+        task
     }
 }

@@ -9,8 +9,9 @@ use sha2::{Digest, Sha256};
 use super::state::Policy;
 use crate::{
     task::{
-        BodyHash, InstanceId, Millis, Outcome, Payload, Plan, PlanName, Refusal, ScheduleName,
-        ScheduleSettings, Spec, TaskId, TaskKey, TenantName, TenantSettings, Token, TryFailure, hex,
+        AgentName, AgentSettings, AllSettings, BodyHash, InstanceId, Millis, Outcome, Payload, Plan,
+        PlanName, Refusal, ScheduleName, ScheduleSettings, Spec, TaskId, TaskKey, TenantName, TenantSettings,
+        Token, TryFailure, hex,
     },
     wire::{codec, subjects::Shard},
 };
@@ -255,6 +256,30 @@ pub enum Record {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         next: Option<Millis>,
     },
+    /// An agent's settings were set, or removed.
+    AgentSet {
+        /// Which.
+        name: AgentName,
+        /// Its settings; absent: no limits.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        settings: Option<AgentSettings>,
+        /// Revision of the KV entry this came from.
+        kv_rev: u64,
+    },
+    /// What an operator says about everything was set, or removed.
+    AllSet {
+        /// What.
+        settings: AllSettings,
+        /// Revision of the KV entry this came from.
+        kv_rev: u64,
+    },
+    /// A tree was paused, its running attempts stopped; or it may go on.
+    TreeSet {
+        /// Its root.
+        key: TaskKey,
+        /// Whether it is paused from now on.
+        paused: bool,
+    },
     /// A submit was decided.
     Submitted {
         /// Whose.
@@ -321,6 +346,9 @@ pub enum Record {
         /// For a snooze: queued again once `now` reaches this logical time.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         wake_at: Option<Millis>,
+        /// Cells it used; absent: as many as were set aside.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        used: Option<u32>,
     },
     /// A lease was not heard of for its length.
     LeaseLost {

@@ -14,7 +14,7 @@ use super::{
     times,
 };
 use crate::{
-    task::{Code, Outcome, Refusal, Spec, TaskId, TaskKey, WaitFor, child_id},
+    task::{Code, MAX_CELLS, Outcome, Refusal, Spec, TaskId, TaskKey, WaitFor, child_id},
     wire::messages::{CtlOp, End, RefusedChild, Report, ReportOp, Spawn, Verdict},
 };
 
@@ -276,6 +276,7 @@ fn end(
         },
         failure,
         wake_at,
+        used: op.used.map(|used| used.min(MAX_CELLS)),
     };
     Decision { records: vec![record], answers: vec![verdict(report, None, Vec::new())], ..Decision::none() }
 }

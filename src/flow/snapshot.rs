@@ -16,16 +16,18 @@ use super::{
     engine::Engine,
     entry::Tree,
     fair::{AgentQueue, KeptQueue},
+    gate::seconds,
     kept::{KeptTask, TaskRef, task_ref},
-    limiter::RateState,
+    limiter::{Limiter, RateState},
     record::Hash,
     schedules::Schedule,
-    state::{Agent, Policy, State, Tenant},
+    state::{Agent, Governed, Open, Policy, State, Tenant},
     tasks::Slot,
 };
 use crate::{
     task::{
-        AgentName, Millis, Phase, Plan, PlanName, ScheduleName, TenantName, TenantSettings, without_content,
+        AgentName, AgentSettings, AllSettings, Millis, Phase, Plan, PlanName, Quota, ScheduleName,
+        TenantName, TenantSettings, without_content,
     },
     wire::subjects::Shard,
 };
@@ -78,6 +80,9 @@ pub struct SnapshotHead {
     pub next_order: u64,
     /// What tenants that left took with them.
     pub departed: Option<Millis>,
+    /// What an operator said about everything, with the revision of its KV entry.
+    #[serde(default)]
+    pub all: (AllSettings, u64),
     /// What the parts hold together.
     pub counts: Counts,
 }
@@ -124,6 +129,10 @@ struct KeptTenant {
     rate: RateState,
     forgotten: Option<Millis>,
     idle_since: Option<Millis>,
+    #[serde(default)]
+    rate_basis: Option<Quota>,
+    #[serde(default)]
+    cells: Limiter,
 }
 
 /// An agent as a snapshot holds it.
@@ -132,6 +141,17 @@ struct KeptAgent {
     number: u32,
     name: AgentName,
     queue: Option<KeptQueue>,
+    #[serde(default)]
+    own: Option<KeptGoverned>,
+}
+
+/// An agent's own limits.
+#[derive(Serialize, Deserialize)]
+struct KeptGoverned {
+    settings: AgentSettings,
+    kv_rev: u64,
+    rate: Limiter,
+    cells: Limiter,
 }
 
 /// One thing in a part.
@@ -163,8 +183,8 @@ enum Entry {
 
 fn write(entry: &EntryRef<'_>, out: &mut Vec<u8>) {
     let wrote = match entry {
-        // What they leave out if it is not set needs names.
-        EntryRef::Tenant(_) | EntryRef::Schedule(..) => {
+        // Settings leave out what is not set: that needs names.
+        EntryRef::Tenant(_) | EntryRef::Schedule(..) | EntryRef::Agent(KeptAgent { own: Some(_), .. }) => {
             entry.serialize(&mut rmp_serde::Serializer::new(out).with_struct_map())
         }
         _ => entry.serialize(&mut rmp_serde::Serializer::new(out)),
@@ -209,15 +229,23 @@ pub(super) fn begin(state: &mut State, seq: u64) -> (SnapshotHead, Writing) {
             name: name.clone(),
             settings: tenant.settings.clone(),
             kv_rev: tenant.kv_rev,
-            rate: tenant.rate,
+            rate: tenant.rate.parts().0,
             forgotten: tenant.forgotten,
             idle_since: tenant.idle_since,
+            rate_basis: tenant.rate.parts().1,
+            cells: tenant.cells,
         }));
     }
     for number in state.agents.numbers() {
         let Some((name, agent)) = state.agents.name(number).zip(state.agents.at(number)) else { continue };
         let queue = agent.queue.as_ref().map(|queue| queue.kept());
-        small.write(&EntryRef::Agent(KeptAgent { number, name: name.clone(), queue }));
+        let own = agent.settings.as_ref().map(|own| KeptGoverned {
+            settings: own.settings.clone(),
+            kv_rev: own.kv_rev,
+            rate: own.rate,
+            cells: own.cells,
+        });
+        small.write(&EntryRef::Agent(KeptAgent { number, name: name.clone(), queue, own }));
     }
     for (name, schedule) in state.schedules.iter() {
         small.write(&EntryRef::Schedule(name, schedule));
@@ -237,6 +265,7 @@ pub(super) fn begin(state: &mut State, seq: u64) -> (SnapshotHead, Writing) {
         plans: state.plans.iter().map(|(name, (plan, rev))| (name.clone(), plan.clone(), *rev)).collect(),
         next_order: state.next_order,
         departed: state.departed,
+        all: state.all,
         counts,
     };
     (head, Writing { small: small.0, tasks_left: true })
@@ -293,6 +322,7 @@ impl Restore {
         state.plans = head.plans.into_iter().map(|(name, plan, rev)| (name, (plan, rev))).collect();
         state.next_order = head.next_order;
         state.departed = head.departed;
+        state.all = head.all;
         Ok(Self {
             state,
             seq: head.seq,
@@ -345,6 +375,10 @@ impl Restore {
                         None => return misfit(format!("a lane of {} is of no tenant", kept.name)),
                     }
                 }
+                agent.settings = kept.own.map(|own| {
+                    let KeptGoverned { settings, kv_rev, rate, cells } = own;
+                    Box::new(Governed { settings, kv_rev, rate, cells })
+                });
                 let here = self.state.agents.insert(kept.name, agent);
                 self.agents.insert(kept.number, here);
             }
@@ -397,7 +431,8 @@ fn tenant(kept: KeptTenant) -> Tenant {
     Tenant {
         settings: kept.settings,
         kv_rev: kept.kv_rev,
-        rate: kept.rate,
+        rate: Limiter::kept(kept.rate, kept.rate_basis),
+        cells: kept.cells,
         forgotten: kept.forgotten,
         idle_since: kept.idle_since,
         plan: Plan::free(),
@@ -405,9 +440,8 @@ fn tenant(kept: KeptTenant) -> Tenant {
         backlog: 0,
         tasks: 0,
         agents: Vec::new(),
-        rate_at: 0,
         memory: VecDeque::new(),
-        open: (false, false),
+        open: Open::default(),
     }
 }
 
@@ -417,6 +451,7 @@ impl State {
         let mut memory = Vec::new();
         let mut stored = Vec::new();
         let mut trees: HashMap<Slot, Tree> = HashMap::new();
+        self.paused_trees = self.tasks.iter().filter(|(_, task)| task.more().paused).count() as u64;
         for at in 0..self.tasks.slots() {
             let slot = Slot(at as u32);
             self.rebuild_one(slot)?;
@@ -456,6 +491,9 @@ impl State {
         self.clock = self.now;
         self.wall_clock = self.wall;
         self.line_up_leaving();
+        for number in self.agents.numbers() {
+            self.govern(number);
+        }
         for number in self.tenants.numbers() {
             self.refresh_plan(number);
         }
@@ -472,9 +510,14 @@ impl State {
             return Err(format!("{} is {phase} and lined up for being forgotten", self.key_of(task)));
         }
         let lease = task.lease().map(|lease| (lease.token, lease.charge));
-        let waits = phase == Phase::Queued && !task.is_held();
+        let waits = phase == Phase::Queued && !self.is_kept_back(slot);
         self.bounds.put(slot, task);
         let (place, in_backlog, wake_at) = (task.place(), task.in_backlog(), task.wake_at());
+        if task.admitted == 0 {
+            // Written by a version that did not count it: its class rises from now on.
+            self.tasks[slot].admitted = seconds(self.now);
+        }
+        let since = self.tasks[slot].admitted;
         self.count_agent(agent, true);
         let tenant = self.tenant_at(number);
         tenant.tasks += 1;
@@ -498,7 +541,7 @@ impl State {
                 }
             }
             (Some(queue), None) if waits => {
-                let put = queue.put_back(number, place, slot);
+                let put = queue.put_back(number, place, slot, since);
                 return if put { Ok(()) } else { Err(self.contradiction(slot, "has another's place")) };
             }
             (None, Some(_)) => return Err(self.contradiction(slot, "has no queue")),

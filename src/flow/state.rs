@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     entry::{Task, Tree},
     fair::AgentQueue,
-    limiter::RateState,
+    limiter::Limiter,
     named::Named,
     quick::QuickMap,
     record::Hash,
@@ -22,8 +22,8 @@ use super::{
 };
 use crate::{
     task::{
-        AgentName, Backoff, MAX_PAYLOAD_BYTES, Millis, Plan, PlanName, TaskKey, TenantName, TenantSettings,
-        Token,
+        AgentName, AgentSettings, AllSettings, Backoff, MAX_PAYLOAD_BYTES, Millis, Plan, PlanName, TaskKey,
+        TenantName, TenantSettings, Token,
     },
     wire::subjects::Shard,
 };
@@ -48,10 +48,25 @@ pub struct Policy {
     pub offer_timeout_ms: Millis,
     /// Largest input or result, in bytes.
     pub max_payload: u64,
+    /// Live leases in the whole shard; 0: paused.
+    #[serde(default = "in_flight")]
+    pub in_flight: u64,
+    /// How long after its admission a task's class is one higher, and again, in milliseconds, counted in whole seconds;
+    /// 0: never.
+    #[serde(default = "ageing_ms")]
+    pub ageing_ms: Millis,
 }
 
 fn dedupe_total() -> u64 {
     500_000
+}
+
+fn in_flight() -> u64 {
+    1_000_000
+}
+
+fn ageing_ms() -> Millis {
+    60_000
 }
 
 impl Default for Policy {
@@ -65,6 +80,8 @@ impl Default for Policy {
             backoff: Backoff::default(),
             offer_timeout_ms: 5_000,
             max_payload: MAX_PAYLOAD_BYTES as u64,
+            in_flight: in_flight(),
+            ageing_ms: ageing_ms(),
         }
     }
 }
@@ -76,8 +93,10 @@ pub struct Tenant {
     pub settings: Option<TenantSettings>,
     /// Revision of the KV entry.
     pub kv_rev: u64,
-    /// Its rate limiter.
-    pub rate: RateState,
+    /// Its dispatches.
+    pub rate: Limiter,
+    /// Its cells.
+    pub cells: Limiter,
     /// The highest first-try time among forgotten tasks, Unix milliseconds.
     pub forgotten: Option<Millis>,
     /// Since when, in logical time, nothing is known of it but this; `None`: something is.
@@ -93,18 +112,32 @@ pub struct Tenant {
     pub tasks: u64,
     /// Agents with a lane of this tenant's, by number.
     pub(super) agents: Vec<u32>,
-    /// Logical time at which the limiter gives the next cell.
-    pub rate_at: Millis,
     /// Terminal tasks in the order they will be forgotten.
     pub(super) memory: VecDeque<Slot>,
-    /// What its lanes were told last: whether it has a place and a cell, and whether it has a place.
-    pub(super) open: (bool, bool),
+    /// What its lanes were told last.
+    pub(super) open: Open,
+}
+
+/// What lets a tenant's tasks pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Open {
+    /// It is not paused, and below its cap.
+    pub slot: bool,
+    /// A dispatch is there.
+    pub rate: bool,
+    /// Cells are there for the most expensive of the tasks that are next.
+    pub cells: bool,
 }
 
 impl Tenant {
     /// Whether tasks of it wait for a slot.
     pub fn waits(&self) -> bool {
         !self.agents.is_empty()
+    }
+
+    /// Whether an operator has paused it, or its plan.
+    pub fn is_paused(&self) -> bool {
+        self.plan.paused || self.settings.as_ref().is_some_and(|settings| settings.paused)
     }
 }
 
@@ -113,8 +146,23 @@ impl Tenant {
 pub struct Agent {
     /// Once a task was queued for it.
     pub queue: Option<Box<AgentQueue>>,
+    /// What an operator said; absent: no limits. With settings it stays, with or without tasks.
+    pub settings: Option<Box<Governed>>,
     /// Tasks that name it.
     pub(super) tasks: u64,
+}
+
+/// An agent with limits of its own, which all tenants share.
+#[derive(Debug, Default)]
+pub struct Governed {
+    /// What an operator said.
+    pub settings: AgentSettings,
+    /// Revision of the KV entry.
+    pub kv_rev: u64,
+    /// Its dispatches.
+    pub rate: Limiter,
+    /// Its cells.
+    pub cells: Limiter,
 }
 
 /// The state of one shard.
@@ -138,6 +186,8 @@ pub struct State {
     pub plans: BTreeMap<PlanName, (Plan, u64)>,
     /// By name.
     pub schedules: Schedules,
+    /// What an operator said about everything, with the revision of its KV entry.
+    pub all: (AllSettings, u64),
     /// The highest first-try time that a tenant took with it which left: new ones begin with it.
     pub departed: Option<Millis>,
     pub(super) tenants: Named<TenantName, Tenant>,
@@ -149,8 +199,12 @@ pub struct State {
     pub(super) timers: BTreeSet<(Millis, Slot)>,
     /// Times to live, limits of tries, deadlines and starts at a time.
     pub(super) bounds: Bounds,
-    /// Tenants out of rate by the time they get a cell.
+    /// Tenants out of rate or cells by the time they have them.
     pub(super) rate_waits: BTreeSet<(Millis, u32)>,
+    /// Agents with a rate or cells of their own.
+    pub(super) limited: BTreeSet<u32>,
+    /// Trees that are paused.
+    pub(super) paused_trees: u64,
     pub(super) leases: QuickMap<Token, Slot>,
     pub(super) backlog: u64,
     /// All remembered tasks, oldest first, each with its place in that order; some are forgotten already.
@@ -284,13 +338,6 @@ impl State {
         self.wall_clock
     }
 
-    /// The next logical time at which something is due by itself.
-    pub fn next_due(&self) -> Option<Millis> {
-        let timer = self.timers.first().map(|(at, _)| *at);
-        let rate = self.rate_waits.first().map(|(at, _)| *at);
-        [timer, rate, self.bounds.next_logical()].into_iter().flatten().min()
-    }
-
     /// The next wall time at which something is due by itself, Unix milliseconds.
     pub fn next_due_wall(&self) -> Option<Millis> {
         [self.bounds.next_wall(), self.schedules.next()].into_iter().flatten().min()
@@ -307,60 +354,5 @@ impl State {
     /// A plan that was removed while in use falls back to the shipped `free`.
     fn named_plan(&self, name: &PlanName) -> Plan {
         self.plans.get(name).map_or_else(Plan::free, |(plan, _)| plan.clone())
-    }
-
-    /// Serves what became due by time alone: tenants whose limiter has a cell again. Derived data only.
-    pub fn advance(&mut self, now: Millis, wall: Millis) {
-        self.clock = self.clock.max(now);
-        self.wall_clock = wall;
-        while let Some((at, _)) = self.rate_waits.first()
-            && *at <= self.clock
-        {
-            if let Some((_, tenant)) = self.rate_waits.pop_first() {
-                self.refresh(tenant, None);
-            }
-        }
-    }
-
-    /// Brings the tenant's readiness in line with its caps: on every agent it has a lane of if that has changed, else on
-    /// the one whose lane has.
-    pub(super) fn refresh(&mut self, number: u32, changed: Option<u32>) {
-        let Some(tenant) = self.tenants.at_mut(number) else { return };
-        let paused = tenant.settings.as_ref().is_some_and(|s| s.paused);
-        let slot = !paused && tenant.in_flight < tenant.plan.in_flight;
-        let cell = tenant.rate_at <= self.clock;
-        let open = (slot && cell, slot);
-        let agents = &mut self.agents;
-        let mut tell = |agent: u32| {
-            let Some(queue) = agents.at_mut(agent).and_then(|agent| agent.queue.as_deref_mut()) else {
-                return false;
-            };
-            queue.set_open(number, open.0, open.1);
-            queue.queued_of(number) > 0
-        };
-        match changed {
-            Some(agent) if tenant.open == open => {
-                let at = tenant.agents.iter().position(|known| *known == agent);
-                match (tell(agent), at) {
-                    (false, Some(at)) => {
-                        tenant.agents.swap_remove(at);
-                    }
-                    (true, None) => tenant.agents.push(agent),
-                    _ => {}
-                }
-            }
-            _ => {
-                if let Some(agent) = changed
-                    && !tenant.agents.contains(&agent)
-                {
-                    tenant.agents.push(agent);
-                }
-                tenant.agents.retain(|agent| tell(*agent));
-            }
-        }
-        tenant.open = open;
-        if tenant.waits() && slot && !cell && tenant.rate_at < Millis::MAX {
-            self.rate_waits.insert((tenant.rate_at, number));
-        }
     }
 }

@@ -55,6 +55,7 @@ fn submit(
                 priority: Default::default(),
                 max_tries: None,
                 times: None,
+                cost: None,
             };
             let hash = spec.body_hash();
             return admitted(key, spec, hash, stored_at, Some(refusal), false);
@@ -187,7 +188,24 @@ fn command(state: &State, key: &TaskKey, nonce: &TaskId, body: &Result<Cmd, Deco
     match op {
         CmdOp::Cancel { reason } => cancel(state, key, reason),
         CmdOp::Retry {} => retry(state, key, nonce),
+        CmdOp::Pause {} => pause(state, key, true),
+        CmdOp::Resume {} => pause(state, key, false),
     }
+}
+
+/// Pauses the whole tree of a task, or lets it go on.
+fn pause(state: &State, key: &TaskKey, paused: bool) -> Decision {
+    let Some(task) = state.task(key).filter(|task| !task.tombstone) else {
+        let refusal = Refusal::new(Code::NotFound, format!("there is no task {key}"));
+        return Decision::record(Record::Refused { key: key.clone(), refusal });
+    };
+    let root = TaskKey { tenant: key.tenant.clone(), id: task.root().clone() };
+    let known = state.task(&root).is_some_and(|root| root.more().paused);
+    if known == paused || state.tree(&root).is_none() {
+        // It is so already, or nothing of it lives.
+        return Decision::none();
+    }
+    Decision::record(Record::TreeSet { key: root, paused })
 }
 
 fn cancel(state: &State, key: &TaskKey, reason: &str) -> Decision {
@@ -238,6 +256,7 @@ fn retry(state: &State, key: &TaskKey, nonce: &TaskId) -> Decision {
         priority: dead.priority,
         max_tries,
         times: times::again(dead),
+        cost: Some(dead.more().cost).filter(|cost| *cost > 0),
     };
     let body_hash = asked.body_hash();
     let (spec, refusal, deadline) = times::root(state, &id, asked, state.wall_now());

@@ -77,6 +77,12 @@ codes! {
     BacklogFull = "BACKLOG_FULL", 429, true;
     /// The shard has as many tasks waiting as it is configured for.
     ShardFull = "SHARD_FULL", 429, true;
+    /// The task costs more cells than a limit gives at once: it could never run.
+    CostExceeded = "COST_EXCEEDED", 422, false;
+    /// The plan has tenants, or is the default one: it can't be removed.
+    PlanInUse = "PLAN_IN_USE", 409, false;
+    /// An operator has paused what it belongs to: the attempt is over, the task waits.
+    Paused = "PAUSED", 409, true;
     /// The intake stream is full.
     Backpressure = "BACKPRESSURE", 429, true;
     /// The report's lease is over; nothing was changed.

@@ -32,6 +32,18 @@ pub struct Plan {
     pub retain_tasks: u64,
     /// How long they are kept, in milliseconds.
     pub retain_ms: Millis,
+    /// Live leases at once at any one agent; absent: no limit but [`Plan::in_flight`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_in_flight: Option<u32>,
+    /// Cells (tokens, say) per minute, of which a task takes its cost; absent: no limit, 0: paused for tasks with a cost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cells: Option<u32>,
+    /// Cells at once after a quiet time; absent: those of a minute. A task that costs more is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cells_burst: Option<u32>,
+    /// Nothing of its tenants is dispatched; submits are still taken.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
 }
 
 const DAY: Millis = 24 * 3_600_000;
@@ -52,6 +64,10 @@ impl Plan {
             max_tries: 3,
             retain_tasks: 1_000,
             retain_ms: DAY,
+            agent_in_flight: None,
+            cells: None,
+            cells_burst: None,
+            paused: false,
         }
     }
 
@@ -70,6 +86,10 @@ impl Plan {
             max_tries: 5,
             retain_tasks: 10_000,
             retain_ms: 7 * DAY,
+            agent_in_flight: None,
+            cells: None,
+            cells_burst: None,
+            paused: false,
         }
     }
 
@@ -93,7 +113,21 @@ impl Plan {
             max_tries: o.max_tries.unwrap_or(self.max_tries),
             retain_tasks: o.retain_tasks.unwrap_or(self.retain_tasks),
             retain_ms: o.retain_ms.unwrap_or(self.retain_ms),
+            agent_in_flight: o.agent_in_flight.or(self.agent_in_flight),
+            cells: o.cells.or(self.cells),
+            cells_burst: o.cells_burst.or(self.cells_burst),
+            paused: self.paused,
         }
+    }
+
+    /// Dispatches per second.
+    pub fn rate_quota(&self) -> Quota {
+        Quota { cells: self.rate, per_ms: 1_000, burst: self.burst }
+    }
+
+    /// Cells per minute, if they are limited.
+    pub fn cell_quota(&self) -> Option<Quota> {
+        cell_quota(self.cells, self.cells_burst)
     }
 
     /// Names the first limit that makes no sense, with what to do.
@@ -108,12 +142,161 @@ impl Plan {
             (self.burst > 10_000_000, "burst is at most 10000000"),
             (self.depth > 64, "depth is at most 64"),
             (self.children > 1_000_000, "children is at most 1000000"),
+            (self.cells.is_none() && self.cells_burst.is_some(), "cells_burst means nothing without cells"),
         ];
-        match rules.iter().find(|(broken, _)| *broken) {
-            Some((_, rule)) => Err((*rule).to_owned()),
-            None => Ok(()),
+        broken(&rules)?;
+        self.cell_quota().map_or(Ok(()), |quota| quota.check("cells"))
+    }
+}
+
+fn cell_quota(cells: Option<u32>, burst: Option<u32>) -> Option<Quota> {
+    cells.map(|cells| Quota { cells, per_ms: 60_000, burst: burst.unwrap_or(cells) })
+}
+
+fn broken(rules: &[(bool, &str)]) -> Result<(), String> {
+    match rules.iter().find(|(broken, _)| *broken) {
+        Some((_, rule)) => Err((*rule).to_owned()),
+        None => Ok(()),
+    }
+}
+
+/// So many cells in so long, on average, and so many at once. 0 cells or a burst of 0: none at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quota {
+    /// How many.
+    pub cells: u32,
+    /// In how long, in milliseconds.
+    pub per_ms: Millis,
+    /// At once after a quiet time.
+    pub burst: u32,
+}
+
+/// Within this a burst must be there again, in milliseconds: 30 days.
+const LONGEST_REFILL: Millis = 30 * DAY;
+
+/// Cells a task may cost, report, or be given per minute, at most.
+pub const MAX_CELLS: u32 = 1_000_000_000;
+
+impl Quota {
+    /// Whether nothing passes.
+    pub fn is_shut(self) -> bool {
+        self.cells == 0 || self.burst == 0
+    }
+
+    /// Names what makes no sense, with what to do.
+    fn check(self, what: &str) -> Result<(), String> {
+        if self.cells > MAX_CELLS {
+            return Err(format!("{what} is at most {MAX_CELLS}"));
+        }
+        if self.cells > 0 && self.burst == 0 {
+            return Err(format!("the burst of {what} must be at least 1 when {what} is not 0"));
+        }
+        let refill = u128::from(self.burst) * u128::from(self.per_ms);
+        if self.cells > 0 && refill > u128::from(self.cells) * u128::from(LONGEST_REFILL) {
+            return Err(format!("the burst of {what} would take more than 30 days to be there again"));
+        }
+        Ok(())
+    }
+}
+
+/// The time a rate of an agent is counted by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Per {
+    /// Per second.
+    #[default]
+    Second,
+    /// Per minute, as model providers count requests.
+    Minute,
+    /// Per hour.
+    Hour,
+}
+
+impl Per {
+    /// The word on the wire and on screens.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Second => "second",
+            Self::Minute => "minute",
+            Self::Hour => "hour",
         }
     }
+
+    /// The inverse of [`Per::as_str`].
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Second, Self::Minute, Self::Hour].into_iter().find(|per| per.as_str() == text)
+    }
+
+    /// In milliseconds.
+    pub fn millis(self) -> Millis {
+        match self {
+            Self::Second => 1_000,
+            Self::Minute => 60_000,
+            Self::Hour => 3_600_000,
+        }
+    }
+}
+
+/// What an operator says about an agent: limits that all tenants share. What is absent is not limited.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AgentSettings {
+    /// Live leases at once; 0: paused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_flight: Option<u32>,
+    /// Dispatches per [`AgentSettings::per`], on average; resumes after a wait are free. 0: paused but for them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<u32>,
+    /// What the rate is counted by.
+    pub per: Per,
+    /// Dispatches at once after a quiet time; absent: 1, an even pace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub burst: Option<u32>,
+    /// Cells (tokens, say) per minute, of which a task takes its cost; 0: paused for tasks with a cost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cells: Option<u32>,
+    /// Cells at once after a quiet time; absent: those of a minute. A task that costs more is refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cells_burst: Option<u32>,
+    /// Nothing is dispatched to it; submits are still taken.
+    pub paused: bool,
+    /// What runs is stopped, too, and queued again; no try is lost.
+    pub stopped: bool,
+}
+
+impl AgentSettings {
+    /// Dispatches, if they are limited.
+    pub fn rate_quota(&self) -> Option<Quota> {
+        let burst = self.burst.unwrap_or(1);
+        self.rate.map(|cells| Quota { cells, per_ms: self.per.millis(), burst })
+    }
+
+    /// Cells per minute, if they are limited.
+    pub fn cell_quota(&self) -> Option<Quota> {
+        cell_quota(self.cells, self.cells_burst)
+    }
+
+    /// Names the first limit that makes no sense, with what to do.
+    pub fn check(&self) -> Result<(), String> {
+        broken(&[
+            (self.rate.is_none() && self.burst.is_some(), "burst means nothing without rate"),
+            (self.rate.is_some_and(|rate| rate > 1_000_000), "rate is at most 1000000"),
+            (self.cells.is_none() && self.cells_burst.is_some(), "cells_burst means nothing without cells"),
+            (self.stopped && !self.paused, "what is stopped must be paused, too"),
+        ])?;
+        self.rate_quota().map_or(Ok(()), |quota| quota.check("rate"))?;
+        self.cell_quota().map_or(Ok(()), |quota| quota.check("cells"))
+    }
+}
+
+/// What an operator says about everything.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AllSettings {
+    /// Nothing is dispatched; submits are still taken.
+    pub paused: bool,
+    /// What runs is stopped, too, and queued again; no try is lost.
+    pub stopped: bool,
 }
 
 /// Limits of one tenant that differ from its plan's.
@@ -156,6 +339,15 @@ pub struct Overrides {
     /// See [`Plan::retain_ms`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retain_ms: Option<Millis>,
+    /// See [`Plan::agent_in_flight`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent_in_flight: Option<u32>,
+    /// See [`Plan::cells`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cells: Option<u32>,
+    /// See [`Plan::cells_burst`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cells_burst: Option<u32>,
 }
 
 /// What an operator says about a tenant.
@@ -173,4 +365,14 @@ pub struct TenantSettings {
     /// Submits are refused too.
     #[serde(default)]
     pub suspended: bool,
+    /// What runs is stopped, too, and queued again; no try is lost.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stopped: bool,
+}
+
+impl TenantSettings {
+    /// Under a plan, with nothing of its own.
+    pub fn under(plan: PlanName) -> Self {
+        Self { plan, overrides: Overrides::default(), paused: false, suspended: false, stopped: false }
+    }
 }

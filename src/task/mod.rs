@@ -18,7 +18,7 @@ mod times;
 mod token;
 
 pub use code::{Code, Refusal};
-pub use limits::{Overrides, Plan, TenantSettings};
+pub use limits::{AgentSettings, AllSettings, MAX_CELLS, Overrides, Per, Plan, Quota, TenantSettings};
 pub use list::grown;
 pub use name::{AgentName, InstanceId, NameError, PlanName, ScheduleName, TaskId, TenantName};
 pub use outcome::{Outcome, TryFailure, WaitFor};

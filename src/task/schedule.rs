@@ -84,6 +84,7 @@ impl ScheduleSettings {
             priority: self.priority,
             max_tries: self.max_tries,
             times: self.times.clone(),
+            cost: None,
         }
     }
 

@@ -83,13 +83,17 @@ pub struct Spec {
     /// When it may start and by when it must be over; most tasks say nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub times: Option<Box<Times>>,
+    /// Cells (tokens, say) that an attempt is expected to use: set aside when it is dispatched, settled at its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<u32>,
 }
 
 impl Spec {
     /// Identifies what was asked for: same id and same hash is a repeat, same id and another hash a conflict.
     ///
     /// The first 16 bytes of SHA-256 over agent, 0, priority, 0, max_tries (decimal, empty if absent),
-    /// times ([`Times::hashed`]), 0, payload kind (`j` or `b`), payload bytes.
+    /// times ([`Times::hashed`]), if there is a cost `c` and the cost (decimal), 0, payload kind (`j` or `b`), payload
+    /// bytes.
     pub fn body_hash(&self) -> BodyHash {
         let mut hash = Sha256::new();
         hash.update(self.agent.as_str());
@@ -101,6 +105,9 @@ impl Spec {
         }
         if let Some(times) = &self.times {
             hash.update(times.hashed());
+        }
+        if let Some(cost) = self.cost {
+            hash.update(format!("c{cost}"));
         }
         hash.update([0, self.input.kind()]);
         hash.update(self.input.as_bytes());
@@ -210,6 +217,7 @@ mod tests {
             priority: Priority::Normal,
             max_tries: None,
             times: None,
+            cost: None,
         };
         let hash = spec.body_hash();
         assert_eq!(hash, spec.clone().body_hash());
@@ -218,6 +226,9 @@ mod tests {
         let later = Times { delay_ms: Some(1), ..Times::default() };
         assert_ne!(hash, Spec { times: Some(Box::new(later)), ..spec.clone() }.body_hash());
         assert_eq!(hash, Spec { times: Some(Box::default()), ..spec.clone() }.body_hash());
+        assert_ne!(hash, Spec { cost: Some(1), ..spec.clone() }.body_hash());
+        let tries = Spec { max_tries: Some(11), ..spec.clone() }.body_hash();
+        assert_ne!(tries, Spec { max_tries: Some(1), cost: Some(1), ..spec.clone() }.body_hash());
         assert_ne!(hash, Spec { input: Payload::Bytes(spec.input.as_bytes().clone()), ..spec }.body_hash());
     }
 }

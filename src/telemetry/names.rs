@@ -64,6 +64,8 @@ metrics! {
     TRIES_LOST = "selvedge_tries_lost_total", Counter, Count, "Tries that failed or lost their lease, by agent and code.";
     OFFERS = "selvedge_offers_total", Counter, Count, "Offers made, by agent.";
     OFFERS_WITHDRAWN = "selvedge_offers_withdrawn_total", Counter, Count, "Offers taken back because nobody accepted them, by agent.";
+    OFFERS_AGED = "selvedge_offers_aged_total", Counter, Count, "Offers of tasks whose class had risen because they waited, by agent.";
+    ATTEMPTS_STOPPED = "selvedge_attempts_stopped_total", Counter, Count, "Attempts stopped because an operator paused what they belong to, by agent.";
     LEASES_EXPIRED = "selvedge_leases_expired_total", Counter, Count, "Leases that were not renewed in time, by agent.";
     REPORTS_STALE = "selvedge_reports_stale_total", Counter, Count, "Reports refused because their lease is over.";
     INTAKE_AGE = "selvedge_intake_age_seconds", Histogram, Seconds, "Time between a submit being stored and being decided.";

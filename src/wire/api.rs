@@ -26,10 +26,14 @@ pub mod verb {
     pub const CANCEL: &str = "cancel";
     /// Submit a dead task again.
     pub const RETRY: &str = "retry";
+    /// Pause a task's whole tree.
+    pub const PAUSE: &str = "pause";
+    /// Let a task's tree go on.
+    pub const RESUME: &str = "resume";
     /// Counts per state.
     pub const STATS: &str = "stats";
     /// All of them.
-    pub const ALL: [&str; 8] = [SUBMIT, GET, LIST, CHILDREN, EVENTS, CANCEL, RETRY, STATS];
+    pub const ALL: [&str; 10] = [SUBMIT, GET, LIST, CHILDREN, EVENTS, CANCEL, RETRY, PAUSE, RESUME, STATS];
 }
 
 /// `submit`
@@ -55,9 +59,12 @@ pub struct SubmitRequest {
     /// When it may start and by when it must be over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub times: Option<Box<Times>>,
+    /// See [`Spec::cost`](crate::task::Spec::cost).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<u32>,
 }
 
-/// Answer to `submit`, `cancel` and `retry`.
+/// Answer to `submit`, `cancel`, `retry`, `pause` and `resume`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TaskReply {
     /// The task's id; for `retry` the new one's.
@@ -267,6 +274,13 @@ pub struct CancelRequest {
     /// For people.
     #[serde(default)]
     pub reason: String,
+}
+
+/// `pause` and `resume`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PauseRequest {
+    /// A task of the tree.
+    pub task: TaskId,
 }
 
 /// `retry`

@@ -34,6 +34,9 @@ pub struct Submit {
     /// See [`Spec::times`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub times: Option<Box<Times>>,
+    /// See [`Spec::cost`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<u32>,
     /// When this id was first tried, Unix milliseconds; the time of storage if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_try: Option<Millis>,
@@ -51,6 +54,7 @@ impl Submit {
             priority: self.priority,
             max_tries: self.max_tries,
             times: self.times,
+            cost: self.cost,
         }
     }
 }
@@ -102,6 +106,10 @@ pub enum CmdOp {
     },
     /// Submit the dead task again, as a new task linked to it.
     Retry {},
+    /// Stop the task's whole tree: nothing of it runs until it is resumed. No try is lost.
+    Pause {},
+    /// Let the task's tree go on.
+    Resume {},
 }
 
 /// `sv.beat.<agent>.<instance>`: one heartbeat for the whole instance.
@@ -320,6 +328,9 @@ pub struct End {
     pub last_event: u32,
     /// How it ended.
     pub outcome: Outcome,
+    /// Cells the attempt used; absent: as many as were set aside for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used: Option<u32>,
 }
 
 /// `sv.ctl.<agent>.<instance>`
@@ -345,7 +356,7 @@ pub enum CtlOp {
     Stop {
         /// Which lease.
         token: Token,
-        /// `CANCELLED`, `DEADLINE_EXCEEDED`, `LEASE_LOST`, `OFFER_LOST`, `STALE_LEASE` or `TRY_TIMEOUT`.
+        /// `CANCELLED`, `DEADLINE_EXCEEDED`, `LEASE_LOST`, `OFFER_LOST`, `PAUSED`, `STALE_LEASE` or `TRY_TIMEOUT`.
         code: Code,
     },
 }
@@ -458,7 +469,11 @@ mod tests {
                 token: Token(n as u128),
                 attempt: 1,
                 n: n as u32,
-                op: ReportOp::End(End { last_event: 0, outcome: Outcome::Snooze { ms: n as u64 } }),
+                op: ReportOp::End(End {
+                    last_event: 0,
+                    outcome: Outcome::Snooze { ms: n as u64 },
+                    used: None,
+                }),
             };
             let reports: Vec<_> = (0..n).map(one).collect();
             let encoded: Vec<_> = reports.iter().map(codec::pack).collect();

@@ -50,6 +50,14 @@ pub fn plan_key(plan: &crate::task::PlanName) -> String {
     format!("plan.{plan}")
 }
 
+/// Where an agent's settings are kept in [`LIMITS_BUCKET`].
+pub fn agent_key(agent: &crate::task::AgentName) -> String {
+    format!("agent.{agent}")
+}
+
+/// Where what an operator says about everything is kept in [`LIMITS_BUCKET`].
+pub const ALL_KEY: &str = "all";
+
 /// Where a tenant's settings are kept in [`LIMITS_BUCKET`].
 pub fn tenant_key(tenant: &crate::task::TenantName) -> String {
     format!("tenant.{tenant}")

@@ -67,6 +67,7 @@ impl Owner {
             priority: Priority::Normal,
             max_tries: None,
             times: None,
+            cost: None,
             first_try: Some(WALL),
             confirm: false,
         });
@@ -99,7 +100,7 @@ impl Owner {
 }
 
 fn end(outcome: Outcome) -> ReportOp {
-    ReportOp::End(End { last_event: 0, outcome })
+    ReportOp::End(End { last_event: 0, outcome, used: None })
 }
 
 fn story() -> Owner {
@@ -133,6 +134,7 @@ fn story() -> Owner {
         priority: Priority::Normal,
         max_tries: None,
         times: None,
+        cost: None,
     };
     let spawn = Spawn { step: "read".to_owned(), first: 0, children: vec![spec("reader"), spec("nobody")] };
     owner.report("plan-1", "planner", 3, 1, 1, ReportOp::Spawn(spawn));

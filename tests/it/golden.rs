@@ -72,7 +72,14 @@ fn input() -> Payload {
 }
 
 fn spec() -> Spec {
-    Spec { agent: agent(), input: input(), priority: Priority::Normal, max_tries: None, times: None }
+    Spec {
+        agent: agent(),
+        input: input(),
+        priority: Priority::Normal,
+        max_tries: None,
+        times: None,
+        cost: None,
+    }
 }
 
 fn depth_refusal() -> Refusal {
@@ -84,7 +91,7 @@ fn report(n: u32, op: ReportOp) -> Report {
 }
 
 fn end(outcome: Outcome) -> Report {
-    report(3, ReportOp::End(End { last_event: 17, outcome }))
+    report(3, ReportOp::End(End { last_event: 17, outcome, used: None }))
 }
 
 fn ctl(op: CtlOp) -> Ctl {
@@ -133,6 +140,7 @@ fn messages(golden: &mut Golden) {
             priority: Priority::High,
             max_tries: Some(5),
             times: None,
+            cost: Some(4_000),
             first_try: Some(AT),
             confirm: true,
         },
@@ -145,6 +153,7 @@ fn messages(golden: &mut Golden) {
             priority: Priority::Normal,
             max_tries: None,
             times: None,
+            cost: None,
             first_try: None,
             confirm: false,
         },
@@ -165,12 +174,15 @@ fn messages(golden: &mut Golden) {
             priority: Priority::Normal,
             max_tries: None,
             times: Some(Box::new(times)),
+            cost: None,
             first_try: None,
             confirm: false,
         },
     );
     golden.check("cmd-cancel", Cmd { v: 1, op: CmdOp::Cancel { reason: "no longer needed".into() } });
     golden.check("cmd-retry", Cmd { v: 1, op: CmdOp::Retry {} });
+    golden.check("cmd-pause", Cmd { v: 1, op: CmdOp::Pause {} });
+    golden.check("cmd-resume", Cmd { v: 1, op: CmdOp::Resume {} });
     golden.check("beat", Beat { v: 1, slots: 8, tokens: vec![TOKEN], lease_ms: 15_000, draining: false });
     golden.check("beat-draining", Beat { v: 1, slots: 0, tokens: vec![], lease_ms: 15_000, draining: true });
     golden.check("beat-reply", BeatReply { v: 1, epoch: 42, stop: vec![TOKEN] });
@@ -232,6 +244,7 @@ fn messages(golden: &mut Golden) {
                         priority: Priority::Normal,
                         max_tries: None,
                         times: None,
+                        cost: None,
                         first_try: Some(1_800_000_000_000),
                         confirm: false,
                     },
@@ -250,7 +263,7 @@ fn messages(golden: &mut Golden) {
                     token,
                     attempt: 2,
                     n: 3,
-                    op: ReportOp::End(End { last_event: 40, outcome: Outcome::Snooze { ms: 0 } }),
+                    op: ReportOp::End(End { last_event: 40, outcome: Outcome::Snooze { ms: 0 }, used: None }),
                 })
                 .into(),
         },
@@ -362,8 +375,10 @@ fn queries(golden: &mut Golden) {
             priority: Priority::Normal,
             max_tries: None,
             times: None,
+            cost: Some(4_000),
         },
     );
+    golden.check("api-pause", PauseRequest { task: task("t-1") });
     golden.check(
         "api-submit-reply",
         TaskReply { task: task("t-1"), state: Some(Phase::Queued), refusal: None },

@@ -314,12 +314,13 @@ impl World {
     }
 
     fn end(&mut self, id: &InstanceId, token: Token, outcome: Outcome) {
-        let n = self.report(id, token, ReportOp::End(End { last_event: 0, outcome }));
+        let used = self.run_mut(id, &token).and_then(|run| run.behaviour.used(run.attempt));
+        let n = self.report(id, token, ReportOp::End(End { last_event: 0, outcome, used }));
         if self.strikes(Fault::TwoEnds)
             && let Some(mut other) = self.run_mut(id, &token).and_then(|r| r.unanswered.get(&n).cloned())
         {
             let outcome = Outcome::Failed { message: "or not".into(), retryable: true, retry_after_ms: None };
-            other.op = ReportOp::End(End { last_event: 0, outcome });
+            other.op = ReportOp::End(End { last_event: 0, outcome, used: None });
             self.publish_report(id, token, other);
         }
         if let Some(run) = self.run_mut(id, &token) {

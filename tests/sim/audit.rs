@@ -22,8 +22,8 @@ use selvedge::{
         state::Policy,
     },
     task::{
-        BodyHash, Code, InstanceId, Outcome, Payload, Phase, Plan, PlanName, TaskId, TaskKey, TenantName,
-        TenantSettings, Token, WaitFor, child_id,
+        AgentName, AgentSettings, AllSettings, BodyHash, Code, InstanceId, Outcome, Payload, Phase, Plan,
+        PlanName, Priority, Quota, TaskId, TaskKey, TenantName, TenantSettings, Token, WaitFor, child_id,
     },
 };
 
@@ -50,6 +50,50 @@ pub struct Lease {
     pub token: Token,
     pub n: u32,
     pub resume: bool,
+    /// Cells that were set aside, of its tenant's and of its agent's.
+    pub cells: (u32, u32),
+}
+
+/// A quota, and what was taken of it since it is in force: what is given back is taken away again.
+#[derive(Debug, Default)]
+struct Window {
+    quota: Option<Quota>,
+    taken: Vec<(u64, i64)>,
+}
+
+impl Window {
+    fn set(&mut self, quota: Option<Quota>) {
+        if self.quota != quota {
+            self.quota = quota;
+            self.taken.clear();
+        }
+    }
+
+    fn settle(&mut self, now: u64, more: i64) {
+        if self.quota.is_some() && more != 0 {
+            self.taken.push((now, more));
+        }
+    }
+
+    /// Takes `n`; every window that ends here holds no more than the quota gives. What costs more than the burst may
+    /// pass when the burst is there, and is owed. Returns whether there is a quota.
+    fn take(&mut self, now: u64, n: u32, what: &str) -> Result<bool, String> {
+        let Some(quota) = self.quota else { return Ok(false) };
+        ensure!(quota.cells > 0 && quota.burst > 0, "I9: {n} {what} of none");
+        self.taken.push((now, n.into()));
+        let mut sum = 0i128;
+        for (from, cells) in self.taken.iter().rev() {
+            sum += i128::from(*cells);
+            let share = u128::from(quota.cells) * u128::from(now - from)
+                + u128::from(quota.burst.max(n)) * u128::from(quota.per_ms);
+            ensure!(
+                sum <= 0 || sum as u128 * u128::from(quota.per_ms) <= share,
+                "I9: {sum} {what} in {} ms of {quota:?}",
+                now - from
+            );
+        }
+        Ok(true)
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -63,6 +107,13 @@ pub struct Known {
     pub place: Place,
     pub attempt: u32,
     pub tries: u32,
+    pub agent: AgentName,
+    pub cost: u32,
+    priority: Priority,
+    /// Place in the order of admission.
+    order: u64,
+    /// When it was admitted, in seconds of logical time.
+    since: u64,
     pub max_tries: u32,
     pub vanished: u32,
     pub lease: Option<Lease>,
@@ -109,10 +160,17 @@ pub struct Granted {
 struct Tenant {
     settings: Option<TenantSettings>,
     in_flight: BTreeSet<Token>,
-    /// Rate and burst in force, and the dispatches since they are.
-    quota: (u32, u32),
-    charged: Vec<u64>,
+    rate: Window,
+    cells: Window,
     roots: Vec<TaskId>,
+}
+
+#[derive(Debug, Default)]
+struct Agent {
+    settings: AgentSettings,
+    in_flight: BTreeSet<Token>,
+    rate: Window,
+    cells: Window,
 }
 
 #[derive(Debug, Default)]
@@ -136,10 +194,19 @@ pub struct Audit {
     policy: Option<Policy>,
     plans: BTreeMap<PlanName, Plan>,
     tenants: BTreeMap<TenantName, Tenant>,
+    agents: BTreeMap<AgentName, Agent>,
+    all: AllSettings,
+    /// Roots of paused trees.
+    pub paused: BTreeSet<TaskKey>,
     tree_totals: HashMap<TaskKey, u32>,
     /// Live tasks that know of time, and some that are over.
     timed: BTreeSet<TaskKey>,
     pub schedules: schedules::Ledger,
+}
+
+/// Before every id.
+fn first_id() -> TaskId {
+    TaskId::new("0").unwrap()
 }
 
 fn of(key: &TaskKey, id: &TaskId) -> TaskKey {
@@ -227,6 +294,41 @@ impl Audit {
             Record::TenantSet { name, settings, .. } => {
                 self.tenants.entry(name.clone()).or_default().settings = settings.clone();
                 self.requota();
+                if settings.as_ref().is_some_and(|settings| settings.stopped) {
+                    self.stopped(|key, _| key.tenant == *name)?;
+                }
+            }
+            Record::AgentSet { name, settings, .. } => {
+                let settings = settings.clone().unwrap_or_default();
+                let stopped = settings.stopped;
+                let agent = self.agents.entry(name.clone()).or_default();
+                agent.rate.set(settings.rate_quota());
+                agent.cells.set(settings.cell_quota());
+                agent.settings = settings;
+                if stopped {
+                    self.stopped(|_, known| known.agent == *name)?;
+                }
+            }
+            Record::AllSet { settings, .. } => {
+                self.all = *settings;
+                if settings.stopped {
+                    self.stopped(|_, _| true)?;
+                }
+            }
+            Record::TreeSet { key, paused } => {
+                let root = self.known(key)?.root.clone();
+                ensure!(root == key.id, "a tree is set by {key}, which is not its root");
+                ensure!(self.lives(key), "{key} is over, and paused");
+                if !self.known(key)?.is_over() {
+                    self.touch(key);
+                }
+                if *paused {
+                    ensure!(self.paused.insert(key.clone()), "{key} is paused twice");
+                    self.stopped(|other, known| other.tenant == key.tenant && known.root == root)?;
+                    self.sights.push(Sight::TreePaused);
+                } else {
+                    ensure!(self.paused.remove(key), "{key} goes on and was not paused");
+                }
             }
             Record::Submitted { tenant, admission } => {
                 self.submitted(tenant, admission)?;
@@ -266,7 +368,10 @@ impl Audit {
                 self.sights.push(if *vanished { Sight::OfferWithdrawn } else { Sight::OfferBusy });
                 self.touch(key);
             }
-            Record::Ended { key, token, n, outcome, failure, wake_at, .. } => {
+            Record::Ended { key, token, n, outcome, failure, wake_at, used, .. } => {
+                if let Some(used) = used {
+                    self.used(key, *token, *used)?;
+                }
                 self.ended(key, *token, *n, outcome, failure.as_ref(), *wake_at)?;
             }
             Record::LeaseLost { key, token, failure } => {
@@ -319,13 +424,55 @@ impl Audit {
     fn requota(&mut self) {
         let names: Vec<TenantName> = self.tenants.keys().cloned().collect();
         for name in names {
-            let quota = self.plan_of(&name).map_or((0, 0), |p| (p.rate, p.burst));
+            let plan = self.plan_of(&name);
             let tenant = self.tenants.entry(name).or_default();
-            if tenant.quota != quota {
-                tenant.quota = quota;
-                tenant.charged.clear();
-            }
+            tenant.rate.set(plan.as_ref().map(Plan::rate_quota));
+            tenant.cells.set(plan.as_ref().and_then(Plan::cell_quota));
         }
+    }
+
+    /// Whose attempts an operator stopped: queued again as they were.
+    fn stopped(&mut self, is_meant: impl Fn(&TaskKey, &Known) -> bool) -> Result<(), String> {
+        let meant = self.tasks.iter().filter(|(key, known)| known.lease.is_some() && is_meant(key, known));
+        let meant: Vec<(TaskKey, Token)> =
+            meant.filter_map(|(key, known)| Some((key.clone(), known.lease.as_ref()?.token))).collect();
+        for (key, token) in meant {
+            let lease = self.let_go(&key, token)?;
+            let known = self.known(&key)?;
+            known.place = Place::Queued;
+            known.resumes = lease.resume;
+            known.clocked.begun = true;
+            self.touch(&key);
+            self.sights.push(Sight::Stopped);
+        }
+        Ok(())
+    }
+
+    /// A tenant's tasks that wait for a slot.
+    pub fn queued_of<'a>(&'a self, tenant: &'a TenantName) -> impl Iterator<Item = &'a Known> {
+        let from = TaskKey { tenant: tenant.clone(), id: first_id() };
+        let own = self.tasks.range(from..).take_while(move |(key, _)| key.tenant == *tenant);
+        own.filter(|(_, known)| known.place == Place::Queued).map(|(_, known)| known)
+    }
+
+    /// Whether the task's tree is paused.
+    pub fn is_paused(&self, key: &TaskKey, known: &Known) -> bool {
+        self.paused.contains(&of(key, &known.root))
+    }
+
+    /// Where a queued task stands in its lane: resumed parents, then classes, each one higher for every step of
+    /// waiting, then first come.
+    fn rank(&self, known: &Known) -> (u64, u64) {
+        let class = match known.priority {
+            Priority::Critical => 1,
+            Priority::High => 2,
+            Priority::Normal => 3,
+            Priority::Low => 4u64,
+        };
+        let step = self.policy.as_ref().map_or(0, |policy| policy.ageing_ms / 1_000);
+        let waited = self.now / 1_000 - known.since;
+        let class = waited.checked_div(step).map_or(class, |steps| class.saturating_sub(steps).max(1));
+        (if known.resumes { 0 } else { class }, known.order)
     }
 
     fn touch(&mut self, key: &TaskKey) {
@@ -363,6 +510,11 @@ impl Audit {
             place,
             attempt: 0,
             tries: 0,
+            agent: a.spec.agent.clone(),
+            cost: a.spec.cost.unwrap_or(0),
+            priority: a.spec.priority,
+            order: self.tasks.len() as u64,
+            since: self.now / 1_000,
             max_tries: a.spec.max_tries.unwrap_or(1),
             vanished: 0,
             lease: None,
@@ -382,6 +534,7 @@ impl Audit {
                 Code::ChildrenExceeded => Some(Sight::ChildrenExceeded),
                 Code::TreeExceeded => Some(Sight::TreeExceeded),
                 Code::BacklogFull => Some(Sight::BacklogFull),
+                Code::CostExceeded => Some(Sight::CostExceeded),
                 _ => None,
             };
             self.sights.extend(sight);
@@ -406,6 +559,7 @@ impl Audit {
                     && !known.resumes
             });
             let waiting = waiting.count() as u64;
+            self.affordable(&plan, a)?;
             ensure!(waiting < plan.backlog, "backlog {waiting} of {} at admission", plan.backlog);
             ensure!(
                 a.spec.max_tries.is_some_and(|t| t <= plan.max_tries),
@@ -437,6 +591,7 @@ impl Audit {
             ensure!(*parent == key.id && *named == root && *told == depth, "I7: a child of another tree");
             ensure!(a.task == child_id(&key.id, step, *index), "a child by another id");
             if a.refusal.is_none() {
+                self.affordable(&plan, a)?;
                 let siblings = self.known(key)?.admitted_children;
                 ensure!(depth <= plan.depth, "I7: depth {depth} of {}", plan.depth);
                 ensure!(siblings < plan.children, "I7: child {} of {}", siblings + 1, plan.children);
@@ -451,6 +606,16 @@ impl Audit {
             parent.news |= a.refusal.is_some();
         }
         self.touch(key);
+        Ok(())
+    }
+
+    /// What is admitted can run some day.
+    fn affordable(&self, plan: &Plan, a: &Admission) -> Result<(), String> {
+        let cost = a.spec.cost.unwrap_or(0);
+        let own = self.agents.get(&a.spec.agent).and_then(|agent| agent.settings.cell_quota());
+        for quota in [plan.cell_quota(), own].into_iter().flatten().filter(|quota| quota.cells > 0) {
+            ensure!(cost <= quota.burst, "cost {cost} of {quota:?} was admitted");
+        }
         Ok(())
     }
 
@@ -488,7 +653,16 @@ impl Audit {
         self.in_time(key)?;
         let plan = self.plan(&key.tenant)?;
         let (now, wall) = (self.now, self.wall);
+        self.next_in_lane(key)?;
+        let aged = self.tasks.get(key).is_some_and(|known| {
+            let step = self.policy.as_ref().map_or(0, |policy| policy.ageing_ms / 1_000);
+            !known.resumes && step > 0 && now / 1_000 - known.since >= step
+        });
+        self.sights.extend(aged.then_some(Sight::Aged));
+        ensure!(!self.all.paused, "everything is paused");
+        ensure!(!plan.paused, "the plan of {} is paused", key.tenant);
         let known = self.known(key)?;
+        let (agent, cost) = (known.agent.clone(), known.cost);
         ensure!(known.place == Place::Queued && known.lease.is_none(), "I5: {key} is {:?}", known.place);
         ensure!(attempt == known.attempt + 1, "I5: attempt {attempt} after {}", known.attempt);
         ensure!(resume == known.resumes, "resume is {resume}, should be {}", known.resumes);
@@ -497,23 +671,34 @@ impl Audit {
         known.news = false;
         known.place = Place::Running;
         known.started.get_or_insert(wall);
-        known.lease = Some(Lease { token, n: 0, resume });
+        let all: usize = self.tenants.values().map(|tenant| tenant.in_flight.len()).sum();
+        let cap = self.policy.as_ref().map_or(0, |policy| policy.in_flight);
+        ensure!((all as u64) < cap, "I6: {} in flight in all, cap {cap}", all + 1);
         let tenant = self.tenants.entry(key.tenant.clone()).or_default();
+        let own = self.agents.entry(agent.clone()).or_default();
         ensure!(!tenant.settings.as_ref().is_some_and(|s| s.paused), "{} is paused", key.tenant);
+        ensure!(!own.settings.paused, "{agent} is paused");
         let cap = plan.in_flight as usize;
         ensure!(tenant.in_flight.len() < cap, "I6: {} in flight, cap {cap}", tenant.in_flight.len() + 1);
+        let cap = own.settings.in_flight.map_or(usize::MAX, |cap| cap as usize);
+        ensure!(own.in_flight.len() < cap, "I6: {} at {agent}, cap {cap}", own.in_flight.len() + 1);
+        let here = tenant.in_flight.intersection(&own.in_flight).count();
+        let cap = plan.agent_in_flight.map_or(usize::MAX, |cap| cap as usize);
+        ensure!(here < cap, "I6: {} of {} at {agent}, cap {cap}", here + 1, key.tenant);
         tenant.in_flight.insert(token);
+        own.in_flight.insert(token);
+        let mut cells = (0, 0);
         if resume {
             self.sights.push(Sight::Resumed);
         } else {
-            tenant.charged.push(now);
-            // Every window that ends here, since this quota is in force.
-            for (count, from) in tenant.charged.iter().rev().enumerate() {
-                let share = u64::from(plan.rate) * (now - from) + u64::from(plan.burst) * 1_000;
-                let taken = (count as u64 + 1) * 1_000;
-                ensure!(taken <= share, "I9: {} dispatches in {} ms", count + 1, now - from);
+            tenant.rate.take(now, 1, "dispatches of a tenant")?;
+            own.rate.take(now, 1, "dispatches of an agent")?;
+            if cost > 0 {
+                cells.0 = if tenant.cells.take(now, cost, "cells of a tenant")? { cost } else { 0 };
+                cells.1 = if own.cells.take(now, cost, "cells of an agent")? { cost } else { 0 };
             }
         }
+        self.known(key)?.lease = Some(Lease { token, n: 0, resume, cells });
         let granted =
             Granted { key: key.clone(), instance: instance.clone(), attempt, applied: 0, live: true };
         ensure!(self.granted.insert(token, granted).is_none(), "a token was used twice");
@@ -521,14 +706,32 @@ impl Audit {
         Ok(())
     }
 
+    /// Nothing of the same lane goes before it.
+    fn next_in_lane(&self, key: &TaskKey) -> Result<(), String> {
+        let Some(it) = self.tasks.get(key) else { return Ok(()) };
+        ensure!(!self.is_paused(key, it), "{key} is of a paused tree");
+        let own =
+            self.tasks.range(of(key, &first_id())..).take_while(|(other, _)| other.tenant == key.tenant);
+        let lane = own.filter(|(other, known)| {
+            known.place == Place::Queued && known.agent == it.agent && !self.is_paused(other, known)
+        });
+        let first = lane.min_by_key(|(_, known)| self.rank(known));
+        let (first, known) = first.ok_or("an empty lane")?;
+        ensure!(first == key, "{first} {:?} goes before {:?}", self.rank(known), self.rank(it));
+        Ok(())
+    }
+
     fn let_go(&mut self, key: &TaskKey, token: Token) -> Result<Lease, String> {
         let known = self.running(key, token)?;
+        let agent = known.agent.clone();
         let lease = known.lease.take().ok_or("no lease")?;
         if let Some(granted) = self.granted.get_mut(&token) {
             granted.live = false;
         }
         let tenant = self.tenants.entry(key.tenant.clone()).or_default();
         ensure!(tenant.in_flight.remove(&token), "a slot was released twice");
+        let own = self.agents.entry(agent).or_default();
+        ensure!(own.in_flight.remove(&token), "a slot of an agent was released twice");
         Ok(lease)
     }
 
@@ -555,6 +758,22 @@ impl Audit {
                 self.over(key, Phase::Failed);
             }
         }
+        Ok(())
+    }
+
+    /// What an attempt used is settled: more than was set aside is owed, less is there again.
+    fn used(&mut self, key: &TaskKey, token: Token, used: u32) -> Result<(), String> {
+        let now = self.now;
+        let known = self.running(key, token)?;
+        let (agent, cells) = (known.agent.clone(), known.lease.as_ref().map_or((0, 0), |lease| lease.cells));
+        let more = |taken: u32| i64::from(used) - i64::from(taken);
+        if let Some(tenant) = self.tenants.get_mut(&key.tenant) {
+            tenant.cells.settle(now, more(cells.0));
+        }
+        if let Some(own) = self.agents.get_mut(&agent) {
+            own.cells.settle(now, more(cells.1));
+        }
+        self.sights.push(if used > cells.0.max(cells.1) { Sight::UsedMore } else { Sight::UsedLess });
         Ok(())
     }
 
@@ -606,16 +825,25 @@ impl Audit {
         known.place = Place::Over(phase);
         known.ended = Some(wall);
         known.rev = rev;
-        let Some(parent) = known.parent.clone() else { return };
-        let Some(parent) = self.tasks.get_mut(&of(key, &parent)) else { return };
-        parent.news = true;
-        if let Place::Awaiting(awaited) = &mut parent.place
-            && awaited.remove(&key.id)
-            && awaited.is_empty()
+        let parent = known.parent.clone().map(|parent| of(key, &parent));
+        let parent = parent.and_then(|parent| self.tasks.get_mut(&parent));
+        if let Some(parent) = parent {
+            parent.news = true;
+            if let Place::Awaiting(awaited) = &mut parent.place
+                && awaited.remove(&key.id)
+                && awaited.is_empty()
+            {
+                parent.place = Place::Queued;
+                parent.resumes = true;
+                parent.rev = rev;
+            }
+        }
+        // Nothing lives in the tree any more: there is nothing to pause.
+        let root = self.tasks.get(key).map(|known| of(key, &known.root));
+        if let Some(root) = root.filter(|root| self.paused.contains(root))
+            && !self.lives(&root)
         {
-            parent.place = Place::Queued;
-            parent.resumes = true;
-            parent.rev = rev;
+            self.paused.remove(&root);
         }
     }
 

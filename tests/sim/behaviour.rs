@@ -28,12 +28,15 @@ pub struct Behaviour {
     pub plain: u8,
     /// 1: some of its tasks may not start at once, or must be over by a time.
     pub timed: u8,
+    /// Its tasks declare what they cost, and tell what they used.
+    pub metered: bool,
 }
 
 impl Behaviour {
     pub fn payload(self) -> Payload {
         let mut bytes = self.seed.to_be_bytes().to_vec();
         bytes.extend([self.levels, self.fan, self.plain, self.timed]);
+        bytes.extend(self.metered.then_some(1));
         Payload::Bytes(bytes.into())
     }
 
@@ -41,7 +44,8 @@ impl Behaviour {
         let bytes = input.as_bytes();
         let byte = |at: usize| bytes.get(at).copied().unwrap_or(0);
         let seed = bytes.iter().take(8).fold(0, |seed, b| (seed << 8) | u64::from(*b));
-        Self { seed, levels: byte(8), fan: byte(9), plain: byte(10), timed: byte(11) }
+        let (timed, metered) = (byte(11), byte(12) == 1);
+        Self { seed, levels: byte(8), fan: byte(9), plain: byte(10), timed, metered }
     }
 
     pub fn agent(self) -> AgentName {
@@ -53,7 +57,7 @@ impl Behaviour {
         let priority = *rng.pick(&[Priority::Low, Priority::Normal, Priority::Normal, Priority::High]);
         let max_tries = rng.per_mille(300).then(|| rng.between(1, 6) as u32).filter(|_| self.plain == 0);
         let times = self.times().map(Box::new);
-        Spec { agent: self.agent(), input: self.payload(), priority, max_tries, times }
+        Spec { agent: self.agent(), input: self.payload(), priority, max_tries, times, cost: self.cost() }
     }
 
     /// Lengths only: what a child asks for may not depend on when it is spawned.
@@ -73,11 +77,30 @@ impl Behaviour {
         Some(times).filter(|times| !times.is_empty())
     }
 
+    /// Most costs fit every burst, few are far too high, some tasks cost nothing.
+    fn cost(self) -> Option<u32> {
+        let mut rng = Rng::new(self.seed, 12);
+        match rng.below(100) {
+            _ if !self.metered => None,
+            0..15 => None,
+            15..20 => Some(0),
+            20..23 => Some(rng.between(1_000, 100_000) as u32),
+            _ => Some(rng.between(1, 300) as u32),
+        }
+    }
+
+    /// What an attempt says it used: more or less than it costs, or nothing at all.
+    pub fn used(self, attempt: u32) -> Option<u32> {
+        let mut rng = Rng::new(self.seed ^ u64::from(attempt), 11);
+        let used = rng.between(0, 2 * u64::from(self.cost().unwrap_or(20).min(300))) as u32;
+        (self.metered && rng.per_mille(700)).then_some(used)
+    }
+
     fn child_behaviour(self, step: &str, index: u32) -> Self {
         let mut rng = Rng::new(self.seed, 1_000 + u64::from(step.as_bytes()[0]) * 1_000 + u64::from(index));
         let levels = if self.plain == 1 || rng.per_mille(500) { self.levels - 1 } else { 0 };
         let fan = if self.plain == 1 { self.fan } else { rng.between(1, 4) as u8 };
-        Self { seed: rng.next(), levels, fan, plain: self.plain, timed: self.timed }
+        Self { seed: rng.next(), levels, fan, ..self }
     }
 
     pub fn child(self, step: &str, index: u32) -> Spec {

@@ -3,9 +3,12 @@
 use selvedge::{
     flow::{
         engine::{Effect, Engine},
+        fair::AgentQueue,
+        gate::Gate,
         input::{Input, Tell},
+        state::State,
     },
-    task::{Code, TaskId, TaskKey},
+    task::{AgentName, Code, TaskId, TaskKey, TenantName},
     wire::{
         messages::{CmdOp, CtlOp},
         subjects::Shard,
@@ -13,7 +16,7 @@ use selvedge::{
 };
 
 use crate::{
-    audit::Place,
+    audit::{Known, Place},
     bus::Queue,
     coordinators::{Handle, Role},
     scenario::Sight,
@@ -127,10 +130,44 @@ impl World {
         let queued = state.queues().any(|(_, q)| q.queued() > 0);
         let mut capped = false;
         let mut limited = false;
-        for (_, tenant) in state.tenants().iter().filter(|_| queued) {
+        let mut sights = Vec::new();
+        let now = state.clock_now();
+        // Looking who waits for what takes long, compared with the rest.
+        let closely = self.steps.is_multiple_of(16);
+        for (name, tenant) in state.tenants().iter().filter(|_| queued) {
             let full = tenant.in_flight >= tenant.plan.in_flight;
             capped |= full && tenant.waits() && tenant.plan.in_flight > 0;
-            limited |= !full && tenant.waits() && tenant.rate_at > state.clock_now();
+            let waits = !full && tenant.waits() && !tenant.is_paused();
+            limited |= waits && tenant.rate.free_at(1) > now && tenant.plan.rate > 0;
+            if waits && closely && tenant.rate.free_at(1) <= now && tenant.cells.quota().is_some() {
+                let dear = self.audit.queued_of(name).map(|known| known.cost).max().unwrap_or(0);
+                sights.extend((tenant.cells.free_at(dear) > now).then_some(Sight::CellsLimited));
+            }
+            let cap = tenant.plan.agent_in_flight.filter(|_| waits && !limited);
+            let lanes = state.tenants().number(name).filter(|_| cap.is_some());
+            if let (Some(cap), Some(number)) = (cap, lanes) {
+                let at_cap = |queue: &AgentQueue| {
+                    cap > 0 && queue.queued_of(number) > 0 && queue.running_of(number) >= cap
+                };
+                sights.extend(state.queues().any(|(_, q)| at_cap(q)).then_some(Sight::LaneCapped));
+            }
+        }
+        if queued && !state.all.0.paused && state.is_shut() {
+            sights.push(Sight::AllCapped);
+        }
+        for (_, agent) in state.agents().iter() {
+            let (Some(own), Some(queue)) = (agent.settings.as_deref(), agent.queue.as_deref()) else {
+                continue;
+            };
+            if !queue.has_ready() || own.settings.paused {
+                continue;
+            }
+            sights.extend(match state.gate(agent) {
+                Gate::Shut => Some(Sight::AgentCapped),
+                Gate::Resumes(_) if own.rate.free_at(1) > now => Some(Sight::AgentRateLimited),
+                Gate::Resumes(_) => Some(Sight::AgentCellsLimited),
+                Gate::Open => None,
+            });
         }
         if self.steps.is_multiple_of(8)
             && let Some(idle) = self.idle_slot(who)
@@ -143,6 +180,7 @@ impl World {
         if limited {
             self.saw(Sight::RateLimited);
         }
+        sights.into_iter().for_each(|sight| self.saw(sight));
     }
 
     /// Work conserving: a task that may run by every limit, an instance that would take it, and an owner at rest.
@@ -153,24 +191,52 @@ impl World {
             return None;
         }
         let state = engine.state();
+        if state.is_shut() {
+            return None;
+        }
+        let now = state.clock_now();
         for (name, tenant) in state.tenants().iter() {
-            let paused = tenant.settings.as_ref().is_some_and(|s| s.paused);
-            if paused || tenant.in_flight >= tenant.plan.in_flight {
+            if tenant.is_paused() || tenant.in_flight >= tenant.plan.in_flight {
                 continue;
             }
-            let rate = tenant.rate.peek(tenant.plan.rate, tenant.plan.burst, state.clock_now()).is_ok();
+            let rate = tenant.rate.free_at(1) <= now;
+            let metered = tenant.cells.quota().is_some();
+            let queued = self.audit.queued_of(name).filter(|_| metered);
+            let dear = queued.map(|known| known.cost).max().unwrap_or(0);
+            // A task that costs cells waits until they are there for the dearest that is next.
+            let cells = tenant.cells.free_at(dear) <= now;
             let own = self.audit.tasks.range(TaskKey { tenant: name.clone(), id: TaskId::new("0").ok()? }..);
             for (key, known) in own.take_while(|(key, _)| key.tenant == *name) {
-                if known.place != Place::Queued || !(rate || known.resumes) {
+                let passes = known.resumes || (rate && cells);
+                if known.place != Place::Queued || !passes || self.audit.is_paused(key, known) {
                     continue;
                 }
                 let agent = state.agent_of(state.task(key)?);
+                if !self.passes_agent(state, agent, name, known) {
+                    continue;
+                }
                 if engine.live().has_room(agent) {
                     return Some(format!("{key} for {agent}"));
                 }
             }
         }
         None
+    }
+
+    /// Whether the agent's own limits let a task pass, and the cap of its tenant there.
+    fn passes_agent(&self, state: &State, name: &AgentName, tenant: &TenantName, known: &Known) -> bool {
+        let Some(agent) = state.agents().get(name) else { return false };
+        let cap = state.tenant(tenant).and_then(|tenant| tenant.plan.agent_in_flight);
+        let number = state.tenants().number(tenant);
+        let here = agent.queue.as_ref().zip(number).map_or(0, |(queue, number)| queue.running_of(number));
+        if cap.is_some_and(|cap| here >= cap) {
+            return false;
+        }
+        match state.gate(agent) {
+            Gate::Open => true,
+            Gate::Resumes(_) => known.resumes,
+            Gate::Shut => false,
+        }
     }
 
     /// Whether everything is quiet.

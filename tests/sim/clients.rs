@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use selvedge::{
     flow::input::Input,
     task::{
-        BodyHash, Missed, Overrides, Phase, Plan, PlanName, Priority, ScheduleName, ScheduleSettings, Spec,
-        TaskId, TaskKey, TenantName, TenantSettings,
+        AgentName, AgentSettings, AllSettings, BodyHash, Missed, Overrides, Per, Phase, Plan, PlanName,
+        Priority, ScheduleName, ScheduleSettings, Spec, TaskId, TaskKey, TenantName, TenantSettings,
     },
     wire::messages::{Cmd, CmdOp, Submit},
 };
@@ -43,8 +43,38 @@ pub struct Clients {
     base: BTreeMap<PlanName, Plan>,
     tenants: BTreeMap<TenantName, (TenantSettings, u64)>,
     schedules: BTreeMap<ScheduleName, (Option<ScheduleSettings>, u64)>,
+    agents: BTreeMap<AgentName, (Option<AgentSettings>, u64)>,
+    base_agents: BTreeMap<AgentName, Option<AgentSettings>>,
+    all: (AllSettings, u64),
     kv_rev: u64,
     rng: Rng,
+    /// For what an operator does to agents, trees and everything.
+    operator: Rng,
+}
+
+fn agent(name: &str) -> AgentName {
+    AgentName::new(name).unwrap()
+}
+
+/// Limits of an agent that let all of a run's tasks through in time.
+fn some_settings(rng: &mut Rng) -> AgentSettings {
+    AgentSettings {
+        in_flight: rng.per_mille(500).then(|| rng.between(1, 6) as u32),
+        rate: rng.per_mille(600).then(|| rng.between(120, 900) as u32),
+        per: Per::Minute,
+        burst: None,
+        cells: rng.per_mille(600).then(|| rng.between(30_000, 120_000) as u32),
+        cells_burst: None,
+        paused: false,
+        stopped: false,
+    }
+}
+
+/// With bursts of their own.
+fn with_bursts(mut settings: AgentSettings, rng: &mut Rng) -> AgentSettings {
+    settings.burst = settings.rate.map(|_| rng.between(1, 15) as u32);
+    settings.cells_burst = settings.cells.map(|_| rng.between(300, 2_000) as u32);
+    settings
 }
 
 const TENANTS: usize = 4;
@@ -73,15 +103,30 @@ impl Clients {
                 max_tries: rng.between(2, 6) as u32,
                 ..Plan::pro()
             };
-            let settings = TenantSettings {
-                plan: name.clone(),
-                overrides: Overrides::default(),
-                paused: false,
-                suspended: false,
-            };
+            let settings = TenantSettings::under(name.clone());
             plans.insert(name, (plan, at as u64 + 1));
             tenants.insert(tenant(at), (settings, (TENANTS + at) as u64 + 1));
         }
+        let mut operator = Rng::new(scenario.seed, 6);
+        let metered = scenario.has(Fault::Metered);
+        if metered && scenario.cap.is_none() {
+            for (plan, _) in plans.values_mut() {
+                plan.agent_in_flight = operator.per_mille(400).then(|| operator.between(1, 3) as u32);
+                plan.cells = operator.per_mille(600).then(|| operator.between(10_000, 60_000) as u32);
+                plan.cells_burst = plan.cells.map(|_| operator.between(300, 1_500) as u32);
+            }
+        }
+        let mut agents = BTreeMap::new();
+        for name in ["planner", "reader"] {
+            let settings = (metered && scenario.cap.is_none()).then(|| {
+                let settings = some_settings(&mut operator);
+                with_bursts(settings, &mut operator)
+            });
+            if settings.is_some() {
+                agents.insert(agent(name), (settings, 2 * TENANTS as u64 + 1 + agents.len() as u64));
+            }
+        }
+        let base_agents = agents.iter().map(|(name, (own, _))| (name.clone(), own.clone())).collect();
         let mut script = Vec::new();
         let mut planned = 0;
         while planned < scenario.tasks {
@@ -89,10 +134,11 @@ impl Clients {
             // Nobody has set the last one: it gets the default plan.
             let who = if at == 19 && scenario.cap.is_none() { TENANTS } else { at % TENANTS };
             let behaviour = match scenario.cap {
-                Some(_) => Behaviour { seed: rng.next(), levels: 4, fan: 3, plain: 1, timed: 0 },
+                Some(_) => Behaviour { seed: rng.next(), levels: 4, fan: 3, plain: 1, timed: 0, metered },
                 None => {
                     let levels = *rng.pick(&[0, 0, 0, 1, 1, 2, 3]);
-                    Behaviour { seed: rng.next(), levels, fan: rng.between(1, 5) as u8, plain: 0, timed: 0 }
+                    let fan = rng.between(1, 5) as u8;
+                    Behaviour { seed: rng.next(), levels, fan, plain: 0, timed: 0, metered }
                 }
             };
             let tasks = behaviour.planned();
@@ -117,8 +163,12 @@ impl Clients {
             base,
             tenants,
             schedules: BTreeMap::new(),
-            kv_rev: 2 * TENANTS as u64,
+            agents,
+            base_agents,
+            all: (AllSettings::default(), 0),
+            kv_rev: 2 * TENANTS as u64 + 2,
             rng: Rng::new(scenario.seed, 5),
+            operator,
         }
     }
 
@@ -156,7 +206,14 @@ impl Clients {
             settings: settings.clone().map(Box::new),
             kv_rev: *kv_rev,
         });
-        plans.chain(tenants).chain(schedules).collect()
+        let agents = self.agents.iter().map(|(name, (settings, kv_rev))| Input::Agent {
+            name: name.clone(),
+            settings: settings.clone(),
+            kv_rev: *kv_rev,
+        });
+        let all = Input::All { settings: self.all.0, kv_rev: self.all.1 };
+        let all = (self.all.1 > 0).then_some(all);
+        plans.chain(tenants).chain(schedules).chain(agents).chain(all).collect()
     }
 }
 
@@ -188,6 +245,7 @@ impl World {
             priority: spec.priority,
             max_tries: spec.max_tries,
             times: spec.times,
+            cost: spec.cost,
             first_try: Some(EPOCH_MS + first_try),
             confirm,
         };
@@ -232,7 +290,9 @@ impl World {
             && self.audit.tasks.len() < clients.wanted
             && clients.wanted > 100
         {
-            let behaviour = Behaviour { seed: clients.rng.next(), levels: 1, fan: 3, plain: 0, timed: 0 };
+            let metered = self.scenario.has(Fault::Metered);
+            let seed = clients.rng.next();
+            let behaviour = Behaviour { seed, levels: 1, fan: 3, plain: 0, timed: 0, metered };
             clients.script.push((tenant(clients.rng.below(TENANTS as u64) as usize), behaviour));
         }
     }
@@ -337,7 +397,7 @@ impl World {
     /// A schedule is set, changed, paused or removed.
     fn operator_schedules(&mut self) {
         let mut rng = self.clients.rng.clone();
-        let behaviour = Behaviour { seed: rng.next(), levels: 0, fan: 1, plain: 1, timed: 0 };
+        let behaviour = Behaviour { seed: rng.next(), levels: 0, fan: 1, plain: 1, timed: 0, metered: false };
         let settings = ScheduleSettings {
             cron: (*rng.pick(&["* * * * *", "*/5 * * * *"])).to_owned(),
             tz: (*rng.pick(&["UTC", "Asia/Tokyo"])).to_owned(),
@@ -358,13 +418,95 @@ impl World {
         self.set_schedule(at, settings);
     }
 
+    fn set_agent(&mut self, name: &AgentName, settings: Option<AgentSettings>) {
+        self.clients.kv_rev += 1;
+        let kv_rev = self.clients.kv_rev;
+        self.clients.agents.insert(name.clone(), (settings.clone(), kv_rev));
+        self.tell_limits(Input::Agent { name: name.clone(), settings, kv_rev });
+    }
+
+    fn set_all(&mut self, settings: AllSettings) {
+        self.clients.kv_rev += 1;
+        let kv_rev = self.clients.kv_rev;
+        self.clients.all = (settings, kv_rev);
+        self.tell_limits(Input::All { settings, kv_rev });
+    }
+
+    fn command(&mut self, key: &TaskKey, op: CmdOp) {
+        let nonce = TaskId::new(format!("n{}", self.clients.publications.len())).unwrap();
+        self.send_to_intake(Input::Cmd { key: key.clone(), nonce, body: Ok(Cmd { v: 1, op }) });
+    }
+
+    /// Limits of agents, and stops: of a tenant, an agent, a tree, everything.
+    fn operator_stops(&mut self) {
+        if self.strikes(Fault::AgentLimitsChanged) {
+            let rng = &mut self.clients.operator;
+            let name = agent(rng.pick::<&str>(&["planner", "reader"]));
+            let settings = some_settings(rng);
+            let settings = with_bursts(settings, rng);
+            let settings = rng.per_mille(800).then_some(settings);
+            self.set_agent(&name, settings);
+        }
+        if self.strikes(Fault::TenantStopped) {
+            let at = tenant(self.clients.operator.below(TENANTS as u64) as usize);
+            if self.clients.operator.per_mille(200) {
+                let name = self.clients.tenants[&at].0.plan.clone();
+                let mut plan = self.clients.plans[&name].0.clone();
+                plan.paused = !plan.paused;
+                return self.set_plan(&name, plan);
+            }
+            let mut settings = self.clients.tenants[&at].0.clone();
+            settings.stopped = !settings.stopped;
+            settings.paused = settings.stopped;
+            self.set_tenant(&at, settings);
+        }
+        if self.strikes(Fault::AgentStopped) {
+            let name = agent(self.clients.operator.pick::<&str>(&["planner", "reader"]));
+            let known = self.clients.agents.get(&name).and_then(|(settings, _)| settings.clone());
+            let mut settings = known.unwrap_or_default();
+            settings.paused = !settings.paused;
+            settings.stopped = settings.paused && self.clients.operator.per_mille(700);
+            self.set_agent(&name, Some(settings));
+        }
+        if self.strikes(Fault::AllStopped) {
+            let paused = !self.clients.all.0.paused;
+            let stopped = paused && self.clients.operator.per_mille(700);
+            self.set_all(AllSettings { paused, stopped });
+        }
+        if self.strikes(Fault::TreeStopped) {
+            let live: Vec<TaskKey> =
+                self.audit.tasks.iter().filter(|(_, k)| !k.is_over()).map(|(key, _)| key.clone()).collect();
+            if !live.is_empty() {
+                let at = self.clients.operator.below(live.len() as u64) as usize;
+                self.command(&live[at], CmdOp::Pause {});
+            }
+        }
+        // Whoever paused a tree lets it go on some time.
+        let paused = self.audit.paused.first().filter(|_| self.clients.operator.per_mille(100)).cloned();
+        if let Some(root) = paused {
+            self.command(&root, CmdOp::Resume {});
+        }
+    }
+
+    /// A pause may come late: whatever is paused while nothing is broken any more is told to go on.
+    fn resume_trees(&mut self) {
+        for root in self.audit.paused.clone() {
+            self.command(&root, CmdOp::Resume {});
+        }
+    }
+
     pub fn operator_acts(&mut self) {
         if self.healing {
+            if self.scenario.has(Fault::TreeStopped) {
+                self.resume_trees();
+                self.after(5_000, Event::OperatorActs);
+            }
             return;
         }
         if self.scenario.cap.is_none() && self.strikes(Fault::Scheduled) {
             self.operator_schedules();
         }
+        self.operator_stops();
         self.after(1_500, Event::OperatorActs);
         let at = tenant(self.clients.rng.below(TENANTS as u64) as usize);
         if self.strikes(Fault::TenantPaused) {
@@ -406,7 +548,18 @@ impl World {
             let mut settings = self.clients.tenants[&tenant(at)].0.clone();
             settings.overrides = Overrides::default();
             settings.paused = false;
+            settings.stopped = false;
             self.set_tenant(&tenant(at), settings);
         }
+        for name in ["planner", "reader"].map(agent) {
+            let settings = self.clients.base_agents.get(&name).cloned().flatten();
+            if self.clients.agents.contains_key(&name) {
+                self.set_agent(&name, settings);
+            }
+        }
+        if self.clients.all.1 > 0 {
+            self.set_all(AllSettings::default());
+        }
+        self.resume_trees();
     }
 }

@@ -90,6 +90,13 @@ kinds! {
         Forgetful = 150,
         LoadLost = 100,
         JournalFull = 4,
+        // limits beyond a tenant's own, and what an operator stops
+        Metered = 500,
+        AgentLimitsChanged = 60,
+        TenantStopped = 20,
+        AgentStopped = 30,
+        TreeStopped = 40,
+        AllStopped = 15,
     }
 }
 
@@ -122,6 +129,18 @@ kinds! {
         BacklogFull,
         RateLimited,
         InFlightCapped,
+        CellsLimited,
+        AgentRateLimited,
+        AgentCellsLimited,
+        AgentCapped,
+        LaneCapped,
+        AllCapped,
+        CostExceeded,
+        UsedMore,
+        UsedLess,
+        Stopped,
+        TreePaused,
+        Aged,
         DeadResubmitted,
         HotStandby,
         ColdReplay,

@@ -178,6 +178,9 @@ impl World {
         if world.audit.forgetful {
             world.seen.count(Seen::Injected(Fault::Forgetful));
         }
+        if scenario.has(Fault::Metered) {
+            world.seen.count(Seen::Injected(Fault::Metered));
+        }
         for event in [Event::Watch, Event::Index, Event::ClientActs, Event::OperatorActs] {
             world.after(1, event);
         }
@@ -194,6 +197,12 @@ impl World {
             offer_timeout_ms: 2_500,
             dedupe_max: if forgetful { 25 } else { 100_000 },
             dedupe_horizon_ms: if forgetful { 60_000 } else { 24 * 3_600_000 },
+            in_flight: if self.scenario.has(Fault::Metered) && self.scenario.cap.is_none() {
+                9
+            } else {
+                1_000
+            },
+            ageing_ms: if self.scenario.has(Fault::Metered) { 4_000 } else { 60_000 },
             ..Policy::default()
         }
     }

@@ -26,7 +26,7 @@ use crate::cli::output::{human_duration, safe};
 use crate::cli::servers::Event;
 use crate::cli::stack::{DataDir, Given, Member, Port, Stack, Wanted, ignore_in_git};
 use crate::client::{self, Client, Ended, TaskHandle};
-use crate::task::{Overrides, Phase, Plan, PlanName, TaskId, TenantName, TenantSettings};
+use crate::task::{Phase, Plan, PlanName, TaskId, TenantName, TenantSettings};
 
 /// Tenant and plan of the demo.
 const DEMO: &str = "demo";
@@ -327,8 +327,7 @@ async fn set_limits(stack: &Stack) -> Result<()> {
         bucket.set_plan(&name, &plan, known.map(|(_, revision)| revision)).await.map_err(limits_failure)?;
     }
     let tenant = TenantName::new(DEMO)?;
-    let settings =
-        TenantSettings { plan: name, overrides: Overrides::default(), paused: false, suspended: false };
+    let settings = TenantSettings::under(name);
     let known = bucket.tenant(&tenant).await.map_err(limits_failure)?;
     if known.as_ref().map(|(known, _)| known) != Some(&settings) {
         let revision = known.map(|(_, revision)| revision);

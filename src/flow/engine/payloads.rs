@@ -75,7 +75,7 @@ pub struct Sizes {
     pub tasks: usize,
     /// By those with settings, tasks, or use within the dedupe horizon.
     pub tenants: usize,
-    /// By the tasks.
+    /// By the tasks, and those with settings.
     pub agents: usize,
     /// By tenants times agents.
     pub lanes: usize,
@@ -376,6 +376,7 @@ mod tests {
         engine.open("c", Policy::default());
         for n in 0..3 {
             let submit = Submit {
+                cost: None,
                 v: 1,
                 input: Payload::json(&"x".repeat(20_000)).unwrap(),
                 priority: Default::default(),

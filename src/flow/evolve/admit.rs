@@ -6,6 +6,7 @@ use super::{Changes, KEEP_RETRIES, Misfit};
 use crate::{
     flow::{
         entry::{ChildOf, Stored, Task, Tree},
+        gate::seconds,
         record::{Admission, Origin},
         state::State,
         tasks::Slot,
@@ -39,6 +40,9 @@ impl State {
         let mut task = self.new_task(tenant, &admission.task, &spec.agent, admission.body_hash, phase);
         task.priority = spec.priority;
         task.max_tries = spec.max_tries.unwrap_or(0);
+        if let Some(cost) = spec.cost.filter(|cost| *cost > 0) {
+            task.more_mut().cost = cost;
+        }
         task.order = self.next_order;
         self.next_order += 1;
         if admission.refusal.is_some() {
@@ -68,8 +72,8 @@ impl State {
         }
         if let Some(parent) = parent {
             let parent = &mut self.tasks[parent];
-            parent.news |= phase.is_terminal();
             let more = parent.more_mut();
+            more.news |= phase.is_terminal();
             more.children.push(task.id.clone());
             more.live_children += u32::from(!phase.is_terminal());
         }
@@ -93,7 +97,7 @@ impl State {
             self.bounds.put(slot, &self.tasks[slot]);
             if let Some(due) = delayed {
                 self.wake_later(slot, due);
-            } else if !self.tasks[slot].is_held() {
+            } else {
                 self.enqueue(slot);
             }
         }
@@ -125,8 +129,7 @@ impl State {
             created: self.wall,
             ended: if phase.is_terminal() { NonZeroU64::new(self.wall) } else { None },
             rev: self.rev,
-            resumed: false,
-            news: false,
+            admitted: seconds(self.now),
             tombstone: false,
             remembered: false,
             ran: None,
@@ -183,12 +186,15 @@ impl State {
         TaskKey { tenant: self.tenant_name(tenant).clone(), id: id.clone() }
     }
 
-    /// Puts a queued task into its lane.
+    /// Puts a queued task into its lane, unless it may not start yet or its tree is paused.
     pub(super) fn enqueue(&mut self, slot: Slot) {
+        if self.is_kept_back(slot) {
+            return;
+        }
         let task = &self.tasks[slot];
-        let (tenant, agent, place) = (task.tenant, task.agent, task.place());
+        let (tenant, agent, place, since) = (task.tenant, task.agent, task.place(), task.admitted);
         if let Some(agent) = self.agents.at_mut(agent) {
-            agent.queue.get_or_insert_default().push(tenant, place, slot);
+            agent.queue.get_or_insert_default().push(tenant, place, slot, since);
         }
         self.refresh(tenant, Some(agent));
     }

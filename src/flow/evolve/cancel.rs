@@ -52,7 +52,7 @@ impl State {
                 _ => continue,
             }
             let task = self.step(slot, step)?;
-            task.resumed = false;
+            task.set_resumed(false);
             task.more_mut().refusal = Some(refusal);
             self.end(slot, changes);
             self.touch(slot, changes);
@@ -69,6 +69,7 @@ impl State {
             priority: Priority::Normal,
             max_tries: None,
             times: None,
+            cost: None,
         };
         let tenant = self.tenant_number(&key.tenant);
         // The owner's clock may be stepped: its first-try time stays 0, so that it does not move `TOO_OLD` when this

@@ -18,15 +18,23 @@ impl State {
     ) -> Result<(), Misfit> {
         let (now, wall) = (self.now, self.wall);
         let known = &self.tasks[slot];
-        let (number, agent, place) = (known.tenant, known.agent, known.place());
+        let (number, agent, place, cost) = (known.tenant, known.agent, known.place(), known.more().cost);
         self.step(slot, Step::Dispatch)?;
         let tenant = self.tenant_at(number);
         let weight = tenant.plan.weight;
         tenant.in_flight += 1;
+        let mut cells = (0, 0);
         if !resume {
-            let (rate, burst) = (tenant.plan.rate, tenant.plan.burst);
-            tenant.rate.charge(rate, burst, now);
-            tenant.rate_at = tenant.rate.peek(rate, burst, now).err().unwrap_or(now);
+            tenant.rate.charge(1, now);
+            if cost > 0 && tenant.cells.charge(cost, now) {
+                cells.0 = cost;
+            }
+            if let Some(own) = self.agents.at_mut(agent).and_then(|agent| agent.settings.as_deref_mut()) {
+                own.rate.charge(1, now);
+                if cost > 0 && own.cells.charge(cost, now) {
+                    cells.1 = cost;
+                }
+            }
         }
         let queue = self.agents.at_mut(agent).map(|agent| agent.queue.get_or_insert_default());
         // An agent stays for as long as a task names it.
@@ -34,9 +42,10 @@ impl State {
         let charge = queue.start(number, place, weight);
         self.leases.insert(token, slot);
         let task = &mut self.tasks[slot];
-        task.resumed = false;
-        task.news = false;
-        let lease = Lease { token, instance: instance.clone(), n: 0, lease_ms, since: now, charge, resume };
+        task.set_resumed(false);
+        task.set_news(false);
+        let lease =
+            Lease { token, instance: instance.clone(), n: 0, lease_ms, since: now, charge, resume, cells };
         let ran = task.ran_mut();
         if ran.attempt == 0 {
             ran.started = wall;
@@ -82,8 +91,8 @@ impl State {
     ) -> Result<(), Misfit> {
         let lease = self.release(slot, token, code != Code::OfferLost)?;
         let task = &mut self.tasks[slot];
-        // A resume that was withdrawn or lost is still first in line.
-        task.resumed = lease.resume && code == Code::OfferLost;
+        // A resume that was withdrawn or stopped is still first in line.
+        task.set_resumed(lease.resume && matches!(code, Code::OfferLost | Code::Paused));
         let agent = self.agent_of(&self.tasks[slot]).clone();
         changes.revoked.push(Revoked { token, agent, instance: lease.instance, code });
         Ok(())

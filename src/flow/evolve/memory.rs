@@ -140,8 +140,20 @@ impl State {
         let name = self.tenant_name(number);
         let tenant = self.tenants.at(number);
         let since = tenant.and_then(|t| t.idle_since).unwrap_or(0);
-        let full = tenant.map_or(0, |t| t.rate.full_at());
+        let full = tenant.map_or(0, |t| t.rate.full_at().max(t.cells.full_at()));
         (since.saturating_add(self.policy.dedupe_horizon_ms.max(1)).max(full), name.clone())
+    }
+
+    /// Takes an idle tenant out of the line of those that leave, or puts it in where it belongs now.
+    pub(super) fn line_up(&mut self, number: u32, stands: bool) {
+        if self.tenants.at(number).is_some_and(|tenant| tenant.idle_since.is_some()) {
+            let entry = self.leaves_at(number);
+            if stands {
+                self.leaving.insert(entry);
+            } else {
+                self.leaving.remove(&entry);
+            }
+        }
     }
 
     /// Lines all idle tenants up anew.
@@ -166,7 +178,7 @@ impl State {
         }
     }
 
-    /// A task names the agent, or does so no more. Without tasks it leaves, and what it learned with it.
+    /// A task names the agent, or does so no more. Without tasks and settings it leaves, and what it learned with it.
     pub(in crate::flow) fn count_agent(&mut self, number: u32, more: bool) {
         let Some(agent) = self.agents.at_mut(number) else { return };
         if more {
@@ -174,7 +186,7 @@ impl State {
             return;
         }
         agent.tasks -= 1;
-        if agent.tasks == 0 {
+        if agent.tasks == 0 && agent.settings.is_none() {
             self.agents.remove(number);
         }
     }

@@ -25,7 +25,7 @@ impl State {
             AfterFailure::RetryAt(_) => Step::Retry,
             AfterFailure::Dead => Step::Fail,
         };
-        self.tasks[slot].resumed = false;
+        self.tasks[slot].set_resumed(false);
         let task = self.step(slot, step)?;
         task.ran_mut().tries = failure.tries;
         let more = task.more_mut();
@@ -81,7 +81,7 @@ impl State {
             Outcome::Snooze { .. } | Outcome::Failed { .. } => {
                 let due = wake_at.unwrap_or(self.now);
                 let task = self.step(slot, Step::Wait)?;
-                task.resumed = false;
+                task.set_resumed(false);
                 self.wake_later(slot, due);
             }
             Outcome::Wait(wait) => {
@@ -91,7 +91,7 @@ impl State {
                 if none {
                     // Free of rate only if there was something to wait for; else a handler that waits
                     // for nothing, again and again, would run unlimited and before everybody else.
-                    let resumed = task.news;
+                    let resumed = task.more().news;
                     self.wake(slot, resumed)?;
                 } else {
                     task.more_mut().awaits = live;
@@ -140,7 +140,7 @@ impl State {
         self.forget_timer(slot);
         let task = &mut self.tasks[slot];
         let (before, tenant) = (task.in_backlog(), task.tenant);
-        task.resumed = resumed;
+        task.set_resumed(resumed);
         let after = task.in_backlog();
         self.count_backlog(tenant, before, after);
         self.step(slot, Step::Wake)?;
@@ -173,12 +173,14 @@ impl State {
         self.release_children(slot);
         let Some(root) = root else { return };
         if root == slot && self.tasks[root].more().tree.total == 0 {
+            self.end_pause(root);
             return self.remember_tree(root);
         }
         let tree = &mut self.tasks[root].more_mut().tree;
         tree.live = tree.live.saturating_sub(1);
         if tree.live == 0 {
             *tree = Tree::default();
+            self.end_pause(root);
             self.remember_tree(root);
         }
     }
@@ -187,8 +189,8 @@ impl State {
     pub(super) fn child_ended(&mut self, parent: Slot, child: Slot, changes: &mut Changes) -> bool {
         let id = self.tasks[child].id.clone();
         let task = &mut self.tasks[parent];
-        task.news = true;
         let (phase, more) = (task.phase, task.more_mut());
+        more.news = true;
         more.live_children = more.live_children.saturating_sub(1);
         let awaited = more.awaits.remove(&id);
         if awaited && more.awaits.is_empty() && phase == Phase::Waiting {

@@ -65,8 +65,8 @@ impl Owner {
     }
 
     pub fn set_tenant(&mut self, kv_rev: u64, paused: bool, suspended: bool) {
-        let (plan, overrides) = ("pro".parse().unwrap(), Default::default());
-        let settings = Some(TenantSettings { plan, overrides, paused, suspended });
+        let (plan, overrides, stopped) = ("pro".parse().unwrap(), Default::default(), false);
+        let settings = Some(TenantSettings { plan, overrides, paused, stopped, suspended });
         self.push(Input::Tenant { name: key("t").tenant, settings, kv_rev });
     }
 
@@ -112,6 +112,7 @@ impl Owner {
             priority: Default::default(),
             max_tries: Some(2),
             times: Some(Box::new(times)),
+            cost: None,
             first_try: Some(self.wall),
             confirm: false,
         };
@@ -133,7 +134,7 @@ impl Owner {
     }
 
     fn end(&mut self, id: &str, outcome: Outcome) {
-        self.report(id, 1, ReportOp::End(End { last_event: 0, outcome }));
+        self.report(id, 1, ReportOp::End(End { last_event: 0, outcome, used: None }));
     }
 
     fn view(&self, id: &str) -> TaskView {
@@ -297,6 +298,7 @@ fn a_deadline_stops_what_runs_and_ends_the_tree() {
         priority: Default::default(),
         max_tries: None,
         times: times.map(Box::new),
+        cost: None,
     };
     let children = vec![
         child(None),

@@ -97,3 +97,93 @@ async fn a_schedule_is_added_listed_paused_resumed_and_removed() {
         cli.run(&["schedule", "add", "x", "--cron", "@daily", "--tz", "Mars/Base", "--agent", "a"]).await;
     assert!(zone.code == 2 && zone.err.contains("no time zone"), "{}", zone.err);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_get_limits_of_their_own() {
+    let fabric = Fabric::start().await;
+    let cli = Cli::on(&fabric.stack);
+    assert_eq!(cli.json(&["agent", "list"]).await["agents"].as_array().unwrap().len(), 0);
+    let limits =
+        ["agent", "set", "writer", "--rate", "500", "--per", "minute", "--burst", "20", "--in-flight", "9"];
+    let set = cli.json(&limits).await;
+    assert_eq!((&set["rate"], &set["per"], &set["in_flight"]), (&500.into(), &"minute".into(), &9.into()));
+    let more = cli.json(&["agent", "set", "writer", "--cells", "100000"]).await;
+    assert_eq!((&more["rate"], &more["cells"]), (&500.into(), &100_000.into()));
+    let shown = cli.ok(&["agent", "get", "writer"]).await;
+    assert!(shown.contains("500/minute") && shown.contains("100000") && shown.contains("active"), "{shown}");
+    assert!(cli.ok(&["agent", "pause", "writer", "--stop"]).await.contains("stopped"));
+    assert!(cli.ok(&["agent", "ls"]).await.contains("stopped"));
+    assert!(cli.ok(&["agent", "resume", "writer"]).await.contains("active"));
+    let stale = cli.fails(75, &["agent", "set", "writer", "--rate", "1", "--if-revision", "1"]).await;
+    assert!(
+        stale["code"] == "LIMITS_CONFLICT" && stale["what"].as_str().unwrap().contains("revision 1"),
+        "{stale}"
+    );
+    let revision = cli.json(&["agent", "get", "writer"]).await["revision"].to_string();
+    let reset = cli.json(&["agent", "set", "writer", "--reset", "--if-revision", &revision]).await;
+    assert!(reset["rate"].is_null() && reset["cells"].is_null(), "{reset}");
+    cli.ok(&["agent", "rm", "writer"]).await;
+    assert_eq!(cli.fails(1, &["agent", "get", "writer"]).await["code"], "UNKNOWN_AGENT");
+    for bad in [
+        vec!["agent", "set", "writer", "--rate", "-1"],
+        vec!["agent", "set", "writer", "--rate", "NaN"],
+        vec!["agent", "set", "writer", "--rate", "99999999999"],
+        vec!["agent", "set", "writer", "--rate", "5", "--per", "year"],
+        vec!["plan", "set", "free", "--in-flight=-2"],
+        vec!["plan", "set", "free", "--cells", "1.5"],
+        vec!["pause"],
+        vec!["pause", "--all", "--agent", "writer"],
+    ] {
+        assert_eq!(cli.run(&bad).await.code, 2, "{bad:?}");
+    }
+    for bad in [
+        vec!["agent", "set", "writer", "--rate", "5", "--burst", "0"],
+        vec!["agent", "set", "writer", "--rate", "2000000"],
+        vec!["agent", "set", "writer", "--cells", "1", "--cells-burst", "4000000000"],
+        vec!["plan", "set", "free", "--cells-burst", "7"],
+    ] {
+        assert_eq!(cli.fails(2, &bad).await["code"], "BAD_LIMITS", "{bad:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_in_use_stays_and_one_that_is_not_goes() {
+    let fabric = Fabric::start().await;
+    let cli = Cli::on(&fabric.stack);
+    cli.ok(&["plan", "set", "team", "--from", "pro"]).await;
+    cli.ok(&["tenant", "set", "acme", "--plan", "team"]).await;
+    let used = cli.fails(1, &["plan", "rm", "team"]).await;
+    assert!(used["code"] == "PLAN_IN_USE" && used["what"].as_str().unwrap().contains("acme"), "{used}");
+    assert!(cli.ok(&["plan", "pause", "team"]).await.contains("paused"));
+    assert!(!cli.ok(&["plan", "resume", "team"]).await.contains("paused"));
+    cli.ok(&["tenant", "set", "acme", "--plan", "pro"]).await;
+    cli.ok(&["plan", "rm", "team"]).await;
+    assert_eq!(cli.fails(1, &["plan", "get", "team"]).await["code"], "UNKNOWN_PLAN");
+    // A shipped one is never away.
+    cli.ok(&["plan", "set", "pro", "--rate", "7"]).await;
+    cli.ok(&["plan", "rm", "pro"]).await;
+    assert_eq!(cli.json(&["plan", "get", "pro"]).await["limits"]["rate"], 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_kill_switch_is_acknowledged_once_it_is_journaled_and_undone_by_resume() {
+    let fabric = Fabric::start().await;
+    let cli = Cli::on(&fabric.stack);
+    let id = cli.ok(&["submit", "nobody", "-t", "acme", "--confirm"]).await;
+    let id = id.trim();
+    for what in [
+        vec!["--tenant", "acme"],
+        vec!["--agent", "writer"],
+        vec!["--tree", id, "--tenant", "acme"],
+        vec!["--all"],
+    ] {
+        let paused = cli.json(&[vec!["pause"], what.clone()].concat()).await;
+        assert_eq!((&paused["journaled"], &paused["stopped"]), (&true.into(), &true.into()), "{what:?}");
+        let resumed = cli.json(&[vec!["resume"], what.clone()].concat()).await;
+        assert_eq!((&resumed["journaled"], &resumed["paused"]), (&true.into(), &false.into()), "{what:?}");
+    }
+    let unknown = cli.fails(1, &["pause", "--tree", "nope", "-t", "acme"]).await;
+    assert_eq!(unknown["code"], "NOT_FOUND");
+    let left = cli.json(&["pause", "--agent", "writer", "--let-run"]).await;
+    assert_eq!(left["stopped"], false);
+}

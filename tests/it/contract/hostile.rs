@@ -310,6 +310,7 @@ async fn a_forged_report_command_heartbeat_or_limit_changes_nothing() {
         op: ReportOp::End(End {
             last_event: 0,
             outcome: selvedge::task::Outcome::Completed { result: Payload::json(&0).unwrap() },
+            used: None,
         }),
     };
     let mut told =

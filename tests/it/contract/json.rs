@@ -207,7 +207,7 @@ async fn the_service_is_there_for_whoever_looks_for_services() {
         assert_eq!(told["name"], "selvedge");
         assert_eq!(told["type"], format!("io.nats.micro.v1.{kind}_response"));
         if verb != "PING" {
-            assert_eq!(told["endpoints"].as_array().unwrap().len(), 8, "{told}");
+            assert_eq!(told["endpoints"].as_array().unwrap().len(), 10, "{told}");
         }
     }
 }

@@ -3,6 +3,7 @@
 mod hostile;
 mod json;
 mod limits;
+mod operate;
 mod process;
 mod secrets;
 

@@ -119,6 +119,8 @@ impl Audit {
                     }
                 }
             }
+            // Nothing that is audited here stops what runs.
+            Record::AgentSet { .. } | Record::AllSet { .. } | Record::TreeSet { .. } => {}
             Record::Opened { .. }
             | Record::PlanSet { .. }
             | Record::TenantSet { .. }

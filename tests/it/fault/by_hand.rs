@@ -114,7 +114,7 @@ impl ByHand {
     /// Reports a result.
     pub async fn complete(&self, offer: &Offer, n: u32, result: u64) {
         let outcome = Outcome::Completed { result: Payload::json(&result).unwrap() };
-        self.report(offer, n, ReportOp::End(End { last_event: 0, outcome })).await;
+        self.report(offer, n, ReportOp::End(End { last_event: 0, outcome, used: None })).await;
     }
 
     /// Reports children.

@@ -131,7 +131,7 @@ async fn reports_are_applied_in_order_and_once_however_they_arrive() {
         Spawn { step: step.to_owned(), first: 0, children: vec![serde_json::from_value(child).unwrap()] }
     };
     let outcome = Outcome::Completed { result: Payload::json(&9).unwrap() };
-    worker.report(&offer, 3, ReportOp::End(End { last_event: 0, outcome })).await;
+    worker.report(&offer, 3, ReportOp::End(End { last_event: 0, outcome, used: None })).await;
     worker.spawn(&offer, 2, spawn("two")).await;
     worker.spawn(&offer, 2, spawn("two")).await;
     worker.spawn(&offer, 1, spawn("one")).await;

@@ -17,7 +17,7 @@ fn end(offer: &Offer, n: u32, result: u64) -> TaskReport {
         token: offer.token,
         attempt: offer.attempt,
         n,
-        op: ReportOp::End(End { last_event: 0, outcome }),
+        op: ReportOp::End(End { last_event: 0, outcome, used: None }),
     }
 }
 

@@ -102,8 +102,7 @@ impl Fabric {
         let bucket = self.limits().await;
         let name = tenant.parse().expect("a name");
         bucket.set_plan(&name, &plan, None).await.expect("a plan that makes sense");
-        let settings =
-            TenantSettings { plan: name, overrides: Default::default(), paused: false, suspended: false };
+        let settings = TenantSettings::under(name);
         let tenant = tenant.parse().expect("a name");
         bucket.set_tenant(&tenant, &settings, None).await.expect("a new tenant");
     }

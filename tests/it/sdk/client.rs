@@ -184,6 +184,7 @@ async fn an_id_that_belongs_to_another_body_is_a_conflict_and_a_rejection_is_an_
         priority: Priority::Normal,
         max_tries: None,
         times: None,
+        cost: None,
     }
     .body_hash();
     let refusal = selvedge::task::Refusal::over(Code::BacklogFull, "backlog 1001 > cap 1000", 1_001, 1_000);
