@@ -309,6 +309,12 @@ impl World {
         }
     }
 
+    /// Whether who reported it still has it, to send it again; or is gone, and its lease will be lost.
+    pub fn is_kept(&self, report: &Report) -> bool {
+        let run = self.agents.instances.get(&report.instance).and_then(|i| i.runs.get(&report.token));
+        run.is_none_or(|run| run.unanswered.contains_key(&report.n))
+    }
+
     fn run_mut(&mut self, id: &InstanceId, token: &Token) -> Option<&mut Run> {
         self.agents.instances.get_mut(id)?.runs.get_mut(token)
     }

@@ -93,3 +93,15 @@ fn a_tenant_that_left_takes_no_bound_along() {
     ];
     check(Scenario::shrunk(201, 604, &faults));
 }
+
+/// Offers that were taken back were in their queue again past their time to live.
+#[test]
+fn what_comes_back_too_late_expires_at_once() {
+    check(Scenario::of(60));
+}
+
+/// One who owned the shard no more, and was behind, held a report that was the next by now: its sender keeps it.
+#[test]
+fn a_report_held_by_a_former_owner_comes_again() {
+    check(Scenario::of(18));
+}

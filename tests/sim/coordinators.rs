@@ -279,6 +279,13 @@ impl World {
             self.after(ACK_WAIT, Event::Deliver { queue, id, again: true });
         }
         let Some(who) = who else { return };
+        if let Input::Report { body: Ok(report), .. } = &input
+            // Who owns the shard no more is behind: to it every report may be early.
+            && (zombie == Some(who)
+                || self.audit.granted.get(&report.token).is_some_and(|g| report.n > g.applied + 1))
+        {
+            self.early.insert(id);
+        }
         let coordinator = &mut self.coordinators[who];
         coordinator.backlog.remove(&id);
         let Some(engine) = coordinator.engine.as_mut() else { return };

@@ -8,7 +8,7 @@
 //!
 //! An event that finds a broken invariant sets `failure`, and the run ends there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use selvedge::{
@@ -126,6 +126,8 @@ pub struct World {
     pub failure: Option<String>,
     pub intake: WorkQueue,
     pub reports: WorkQueue,
+    /// Reports that were delivered before their predecessors were applied.
+    pub early: BTreeSet<u64>,
     pub journal: Journal,
     pub audit: Audit,
     pub index: Index,
@@ -160,6 +162,7 @@ impl World {
             failure: None,
             intake: WorkQueue::default(),
             reports: WorkQueue::default(),
+            early: BTreeSet::new(),
             journal: Journal::default(),
             audit: Audit::default(),
             index: Index::default(),
