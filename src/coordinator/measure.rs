@@ -145,6 +145,9 @@ impl Gauges {
         gauge!(names::JOURNAL_SEQUENCE).set(engine.seq() as f64);
         gauge!(names::INDEX_LAG).set(engine.seq().saturating_sub(indexed) as f64);
         gauge!(names::INDEX_DIRTY).set(engine.dirty().len() as f64);
+        for (of, size) in engine.sizes().each() {
+            gauge!(names::OWNER_SIZE, names::OF => of).set(size as f64);
+        }
         let state = engine.state();
         gauge!(names::TASKS_REMEMBERED).set(state.tasks().len() as f64);
         gauge!(names::TENANTS).set(state.tenants().len() as f64);

@@ -57,6 +57,9 @@ const FULL_PAUSE: Duration = Duration::from_secs(1);
 /// Tries after which the term ends: the next begins with a snapshot of what is acknowledged, which makes room.
 const FULL_TRIES: u32 = 4;
 
+/// What `/readyz` says while submits wait for room.
+const SHORT_OF_ROOM: &str = "nearly full: new submits wait in INTAKE, admitted tasks go on; it is being purged, raise its max bytes if this lasts";
+
 /// Told which point of the loop was reached: `taken` (inputs read), `decided` (not appended yet), `appended`
 /// (acknowledged, nothing told yet), `offer`, `ctl`, `beat`, `done`, `ack` (before each message of the kind), `performed`; by
 /// the keeper `snapshot_begun`, `snapshot_part`, `snapshot_written` (read back, not published), `snapshot_verified`,
@@ -243,7 +246,7 @@ impl Turn {
         }
         if clock >= self.hello_at {
             self.announce(term, engine, clock).await?;
-            self.housekeeping(engine);
+            self.housekeeping(&term.readiness, engine);
             if engine.backlog().1 > 0 {
                 // Reports held back must not keep out the ones they wait for.
                 term.reports_budget.relieve();
@@ -283,7 +286,7 @@ impl Turn {
             };
             match outcome {
                 Ok(seq) => {
-                    term.readiness.met("journal");
+                    show_room(&term.readiness, engine);
                     return Ok(seq);
                 }
                 Err(AppendError::Full { reason }) => {
@@ -399,9 +402,19 @@ impl Turn {
         }
     }
 
-    fn housekeeping(&mut self, engine: &mut Engine<Handle>) {
+    fn housekeeping(&mut self, readiness: &Readiness, engine: &mut Engine<Handle>) {
+        show_room(readiness, engine);
         engine.live_mut().forget_silent();
         self.gauges.show(engine, self.feed.indexed);
+    }
+}
+
+/// Whether the journal takes what comes.
+fn show_room(readiness: &Readiness, engine: &Engine<Handle>) {
+    if engine.is_short_of_room() {
+        readiness.degraded("journal", SHORT_OF_ROOM);
+    } else {
+        readiness.met("journal");
     }
 }
 

@@ -52,13 +52,15 @@ const OVERHEAD: u64 = 96;
 const SHARE: u64 = 4;
 /// From here on, in percent, the journal is tight.
 const TIGHT: u64 = 70;
+/// From here on, in percent, a snapshot is taken now and then however little was appended.
+const STUCK: u64 = 80;
 /// Payloads are carried when the journal is fuller than this, in percent.
 const CARRY_ABOVE: u64 = 50;
 /// Messages carried at once.
 const CARRY: usize = 16;
 /// Messages looked at to see how much would be carried.
 const SAMPLE: usize = 4_096;
-/// Pause after a snapshot that failed.
+/// Pause after a snapshot that failed, and between those of a journal that is stuck.
 const AGAIN: Duration = Duration::from_secs(5);
 /// From here on, in percent, a new owner makes room before it writes.
 const NEARLY: u64 = 90;
@@ -123,6 +125,7 @@ pub struct Shrink {
     /// Bytes appended since payloads were carried last.
     since_carry: u64,
     not_before: Option<Instant>,
+    stuck_until: Option<Instant>,
     room: Fill,
 }
 
@@ -206,6 +209,7 @@ impl Shrink {
             needed: None,
             since_carry: u64::MAX / 2,
             not_before: None,
+            stuck_until: None,
             room: Fill::default(),
         }
     }
@@ -292,7 +296,11 @@ impl Shrink {
     }
 
     fn is_due(&self) -> bool {
-        self.tail >= self.threshold() && self.not_before.is_none_or(|at| Instant::now() >= at)
+        let is_past = |at: Option<Instant>| at.is_none_or(|at| Instant::now() >= at);
+        let much = self.tail >= self.threshold();
+        // What fills the journal may be none of what this owner appended; and while it takes no submits, it appends little.
+        let stuck = self.is_fuller_than(STUCK) && self.tail > 0 && is_past(self.stuck_until);
+        (much || stuck) && is_past(self.not_before)
     }
 
     fn is_fuller_than(&self, percent: u64) -> bool {
@@ -304,6 +312,7 @@ impl Shrink {
         let head = engine.begin_snapshot();
         room.send(Order::Begin(Box::new(head)));
         self.since_begin = 0;
+        self.stuck_until = Some(Instant::now() + AGAIN);
         self.flush = true;
         self.stage = Stage::Writing;
     }

@@ -1,7 +1,7 @@
 //! Every metric, once: its name, kind and meaning.
 //!
 //! Names begin with `selvedge_`, count in base units (seconds, bytes) and end in `_total` if they only grow. Labels
-//! have few values: `agent`, `state`, `code`, `reason`, `stream`, `outcome`, `verb`, `event`. Never a tenant, a task or an
+//! have few values: `agent`, `state`, `code`, `reason`, `stream`, `outcome`, `verb`, `event`, `of`. Never a tenant, a task or an
 //! instance: their number is not ours to bound.
 
 use metrics::Unit;
@@ -10,6 +10,8 @@ use metrics::Unit;
 pub const AGENT: &str = "agent";
 /// Label: the code of a refusal.
 pub const CODE: &str = "code";
+/// Label: one of the owner's collections.
+pub const OF: &str = "of";
 /// Label: what happened to a connection.
 pub const EVENT: &str = "event";
 /// Label: how an attempt ended.
@@ -80,6 +82,7 @@ metrics! {
     LEASES = "selvedge_leases", Gauge, Count, "Live leases.";
     TENANTS = "selvedge_tenants", Gauge, Count, "Tenants the owner knows.";
     TASKS_REMEMBERED = "selvedge_tasks_remembered", Gauge, Count, "Tasks in the owner's memory, ended ones included.";
+    OWNER_SIZE = "selvedge_owner_size", Gauge, Count, "Entries, or bytes where the name says so, in each of the owner's collections, by which; all are bounded by configuration.";
     INPUTS_WAITING = "selvedge_inputs_waiting", Gauge, Count, "Inputs the owner has read and not decided yet.";
     REPORTS_HELD = "selvedge_reports_held", Gauge, Count, "Reports that came before their predecessors.";
     // The journal and who may write it.

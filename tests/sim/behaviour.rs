@@ -6,6 +6,9 @@ use selvedge::task::{AgentName, Payload, Priority, Spec, Times};
 
 use crate::rng::Rng;
 
+/// So many of 1,000 inputs fill a journal message by themselves, or nearly.
+const LARGE: u64 = 8;
+
 /// One operation of a handler.
 #[derive(Debug, Clone)]
 pub enum Op {
@@ -37,6 +40,10 @@ impl Behaviour {
         let mut bytes = self.seed.to_be_bytes().to_vec();
         bytes.extend([self.levels, self.fan, self.plain, self.timed]);
         bytes.extend(self.metered.then_some(1));
+        let mut rng = Rng::new(self.seed, 12);
+        if self.timed == 1 && rng.per_mille(LARGE) {
+            bytes.resize(rng.between(16, 60) as usize * 1_024, 0);
+        }
         Payload::Bytes(bytes.into())
     }
 

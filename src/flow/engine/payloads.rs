@@ -115,6 +115,35 @@ pub struct Sizes {
     pub recent_tokens: usize,
 }
 
+impl Sizes {
+    /// Each under its name.
+    pub fn each(&self) -> [(&'static str, usize); 21] {
+        [
+            ("tasks", self.tasks),
+            ("tenants", self.tenants),
+            ("agents", self.agents),
+            ("lanes", self.lanes),
+            ("leases", self.leases),
+            ("timers", self.timers),
+            ("remembered", self.remembered),
+            ("references", self.references),
+            ("resident", self.resident),
+            ("resident_bytes", self.resident_bytes),
+            ("dirty", self.dirty),
+            ("dirty_result_bytes", self.dirty_result_bytes),
+            ("schedules", self.schedules),
+            ("inputs", self.inputs),
+            ("held", self.held),
+            ("parked", self.parked),
+            ("commands", self.commands),
+            ("asked", self.asked),
+            ("ended", self.ended),
+            ("instances", self.instances),
+            ("recent_tokens", self.recent_tokens),
+        ]
+    }
+}
+
 impl<H> Engine<H> {
     /// How many bytes of payloads may be in memory.
     pub fn set_resident_budget(&mut self, bytes: usize) {
@@ -178,6 +207,11 @@ impl<H> Engine<H> {
         let complete = missing.is_empty();
         self.waiting.wanted.extend(missing);
         Some((page, complete))
+    }
+
+    /// Whether submits wait because the journal has no room for them.
+    pub fn is_short_of_room(&self) -> bool {
+        self.waiting.is_full()
     }
 
     /// Says how full the journal is.

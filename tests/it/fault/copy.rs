@@ -6,6 +6,7 @@ use selvedge::bus::Connection;
 use selvedge::bus::journal::{Entry, JournalReader, Room};
 use selvedge::bus::snapshots::SnapshotStore;
 use selvedge::coordinator::admin::Heartbeat;
+use selvedge::coordinator::intake::Handle;
 use selvedge::coordinator::shrink::start;
 use selvedge::flow::engine::Engine;
 use selvedge::wire::subjects::Shard;
@@ -63,6 +64,19 @@ impl JournalCopy {
 
     pub fn jetstream(&self) -> &selvedge::bus::JetStream {
         self.connection.jetstream()
+    }
+
+    /// What a start begins with: the state of the newest snapshot, and the journal behind it.
+    pub async fn start(&self) -> (Engine<Handle>, Vec<Entry>) {
+        let store = self.store().await;
+        let started = start::engine(&self.reader, &store, SHARD, &Heartbeat::default()).await;
+        let (engine, _) = started.expect("a start");
+        let mut tail = self.reader.read(engine.seq() + 1).await.expect("readable");
+        let mut entries = Vec::new();
+        while let Some(entry) = tail.next().await {
+            entries.push(entry.expect("readable"));
+        }
+        (engine, entries)
     }
 
     /// A start from the newest snapshot gives the same bytes as the whole journal from its beginning, up to the same message. Nothing

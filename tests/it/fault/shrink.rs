@@ -264,13 +264,111 @@ async fn the_input_of_a_task_that_waits_for_long_is_carried_along_and_arrives_as
     fabric.coordinator.take().unwrap().stop().await;
     copy.assert_a_start_gives_the_same().await;
     fabric.coordinator = Some(fabric.coordinate(options("next")).await);
-    async fn echo(_: Ctx, text: String) -> Result<String, AgentError> {
-        Ok(text)
-    }
-    fabric.agent(Agent::new("sleeper", echo).unwrap().slots(4)).await;
+    fabric.agent(sleeper()).await;
     for task in waiting {
         assert_eq!(eventually("it runs at last", task.result::<String>()).await.unwrap(), long);
     }
+}
+
+/// Returns what it is given.
+fn sleeper() -> Agent {
+    async fn echo(_: Ctx, text: String) -> Result<String, AgentError> {
+        Ok(text)
+    }
+    Agent::new("sleeper", echo).expect("a name").slots(4)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_right_after_inputs_were_carried_loses_none_of_them() {
+    let (mut fabric, copy) = fabric().await;
+    fabric.coordinator.take().unwrap().stop().await;
+    fabric.agent(measurer()).await;
+    let client = fabric.client("acme").await;
+    let long = "y".repeat(3_000);
+    let mut waiting = Vec::new();
+    for _ in 0..3 {
+        waiting.push(client.submit("sleeper", &long).await.unwrap());
+    }
+    let coordinator =
+        Coordinator::new("carrier").snapshots_every(EVERY).crash_at("carried", 1).spawn(&fabric.stack);
+    let mut tasks = Vec::new();
+    eventually("it carries, and crashes", async {
+        while coordinator.exited().is_none() {
+            tasks.extend(submit(&client, 20, 4_096).await);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    copy.assert_a_start_gives_the_same().await;
+    fabric.coordinator = Some(fabric.coordinate(options("next")).await);
+    all_complete(&tasks).await;
+    fabric.agent(sleeper()).await;
+    for task in waiting {
+        assert_eq!(eventually("it runs at last", task.result::<String>()).await.unwrap(), long);
+    }
+    Audit::of_entries(&copy.whole().await).assert_settled();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flipped_byte_behind_a_snapshot_is_named_and_never_believed() {
+    let (mut fabric, copy) = fabric().await;
+    fabric.agent(measurer()).await;
+    let client = fabric.client("acme").await;
+    until_purged(&client, &copy).await;
+    // Without a last snapshot: something stands behind the newest.
+    all_complete(&submit(&client, 3, 100).await).await;
+    fabric.coordinator.take().unwrap().crash();
+    let (_, tail) = copy.start().await;
+    assert!(tail.len() >= 2, "{} messages behind the snapshot", tail.len());
+    let length = tail[0].bytes.len();
+    for at in (0..length).step_by(length.div_ceil(24)) {
+        let (mut engine, _) = copy.start().await;
+        let mut bytes = tail[0].bytes.to_vec();
+        bytes[at] ^= 1;
+        let first = engine.replay(tail[0].seq, &bytes);
+        // What still reads like a message has another hash than the next one says.
+        let found = first.and_then(|()| engine.replay(tail[1].seq, &tail[1].bytes));
+        let error = found.expect_err("it is noticed").to_string();
+        assert!(error.starts_with("JOURNAL_"), "byte {at}: {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_that_finds_the_journal_full_makes_room_before_it_writes() {
+    let sized = |id: &str| {
+        let mut options = options(id);
+        options.shrink = Default::default();
+        options.sizing.journal_bytes = 8 * MIB;
+        options
+    };
+    let mut fabric = Fabric::start_with(|o| *o = sized("test")).await;
+    fabric.plan("acme", unbound()).await;
+    let copy = JournalCopy::follow(&fabric.stack).await;
+    fabric.agent(measurer()).await;
+    let client = fabric.client("acme").await;
+    all_complete(&submit(&client, 60, 16 * 1024).await).await;
+    fabric.coordinator.take().unwrap().crash();
+    assert_eq!(copy.snapshots().await.len(), 0);
+    // Somebody else fills the rest, to the last message that fits.
+    let mut size = 200_000;
+    while size > 10 {
+        let noise = copy.jetstream().publish(subjects::journal(SHARD), vec![b'x'; size].into()).await;
+        if noise.unwrap().await.is_err() {
+            size /= 2;
+        }
+    }
+    let full = copy.room().await;
+    assert!(full.bytes > 8 * MIB as u64 / 100 * 99, "{full:?}");
+    fabric.coordinator = Some(fabric.coordinate(sized("next")).await);
+    all_complete(&submit(&client, 10, 4_096).await).await;
+    let room = copy.room().await;
+    assert!(room.first_seq > full.first_seq, "{room:?} after {full:?}");
+    eventually("the rest goes as well", async {
+        while copy.room().await.bytes > 4 * MIB as u64 {
+            all_complete(&submit(&client, 20, 16 * 1024).await).await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
