@@ -57,3 +57,14 @@ fn latency_is_told_from_the_due_time_to_start_and_end_beside_the_floors() {
         }
     }
 }
+
+#[test]
+fn growth_is_told_by_tenants_slots_instances_and_what_waits() {
+    let figures = figures(&["growth", "--quick"]);
+    for row in ["tenants", "slots", "instances", "waiting"] {
+        let of = |figure: &&Value| figure["figure"].as_str().unwrap().contains(&format!(" {row}, all"));
+        let costs: Vec<_> = figures.iter().filter(of).collect();
+        assert!(costs.len() >= 3 && costs[0]["ratio"] == 1.0, "{row}: {costs:?}");
+        assert!(costs.iter().all(|cost| cost["reference"].is_number()), "{row}: {costs:?}");
+    }
+}

@@ -57,12 +57,22 @@ pub enum Case {
     Soak,
     /// The 10 newest of 1,000, 100,000 and 1,000,000 tasks
     List,
+    /// What a task costs as there are more tenants, slots, instances and tasks waiting
+    Growth,
 }
 
 impl Case {
     /// The cases, in the order they are run.
-    pub const EACH: [Case; 7] =
-        [Case::Throughput, Case::Latency, Case::Memory, Case::Start, Case::Overload, Case::Soak, Case::List];
+    pub const EACH: [Case; 8] = [
+        Case::Throughput,
+        Case::Latency,
+        Case::Memory,
+        Case::Start,
+        Case::Overload,
+        Case::Soak,
+        Case::List,
+        Case::Growth,
+    ];
 
     /// As it is called on the command line and in figures.
     pub fn name(self) -> &'static str {
@@ -75,6 +85,7 @@ impl Case {
             Case::Overload => "overload",
             Case::Soak => "soak",
             Case::List => "list",
+            Case::Growth => "growth",
         }
     }
 }

@@ -15,6 +15,7 @@ mod clock;
 mod counters;
 mod figure;
 mod floor;
+mod growth;
 mod latency;
 mod list;
 mod load;
@@ -85,6 +86,7 @@ impl Bench {
             Case::Overload => overload::run(self, report).await,
             Case::Soak => soak::run(self, report).await,
             Case::List => list::run(self, report).await,
+            Case::Growth => growth::run(self, report).await,
         }
     }
 }
