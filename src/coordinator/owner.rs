@@ -39,6 +39,7 @@ use crate::{
         input::Input,
         operate,
         state::Policy,
+        tenants, why,
     },
     task::Millis,
     telemetry::names,
@@ -429,6 +430,12 @@ fn answer(engine: &mut Engine<Handle>, call: OwnerCall) -> Option<OwnerCall> {
                     let _ = reply.send(page.map(|(page, _)| page));
                 }
             }
+        }
+        OwnerCall::Why { key, reply } => {
+            let _ = reply.send(why::why(engine.state(), engine.live(), &key));
+        }
+        OwnerCall::Tenants { request, reply } => {
+            let _ = reply.send(tenants::tenants(engine.state(), engine.live(), &request));
         }
         OwnerCall::Applied { change, reply } => {
             let _ = reply.send(operate::is_applied(engine.state(), &change));

@@ -73,6 +73,8 @@ const LEAST: u64 = UNIT / 4;
 const LOOK_BACK: u32 = 128;
 /// Expected slot-time of an agent nobody has run yet, in milliseconds.
 const FIRST_GUESS_MS: Millis = 100;
+/// Entries that are looked at one by one to tell the holes among them.
+const COUNTED: usize = 65_536;
 /// Idle lanes are looked through whenever there are a multiple of so many lanes.
 const SWEEP: usize = 256;
 
@@ -150,6 +152,16 @@ impl Line {
             self.entries.shrink_to(self.entries.len() * 2);
         }
         true
+    }
+
+    /// How many stand before the first that is not meant.
+    fn before(&self, is_meant: impl Fn(&Entry) -> bool) -> usize {
+        let end = self.entries.partition_point(is_meant);
+        match (self.holes, end <= COUNTED) {
+            (0, _) => end,
+            (_, true) => self.entries.range(..end).filter(|entry| entry.task().is_some()).count(),
+            (holes, false) => end.saturating_sub(holes),
+        }
     }
 }
 
@@ -314,6 +326,23 @@ impl AgentQueue {
     pub(super) fn fronts_of(&self, tenant: u32) -> impl Iterator<Item = Slot> {
         let fronts = self.lanes.get(&tenant).into_iter().flat_map(Lane::fronts);
         fronts.filter(|(rank, _)| *rank != usize::from(RESUMED)).map(|(_, entry)| entry.slot)
+    }
+
+    /// Tasks of `tenant` that go before one that was admitted then and stands there; if they are very many, at least so
+    /// many.
+    pub fn before(&self, tenant: u32, (rank, order): Place, since: u32, ageing: Ageing) -> u64 {
+        let Some(lane) = self.lanes.get(&tenant) else { return 0 };
+        let own = (ageing.aged(usize::from(rank), since), order);
+        let before = lane.lines.iter().enumerate().map(|(rank, line)| {
+            line.before(|entry| (ageing.aged(rank, entry.since), entry.order) < own) as u64
+        });
+        before.sum()
+    }
+
+    /// Lanes that may be served and go before that of `tenant`, which may be, too: at most `max` are counted.
+    pub fn lanes_before(&self, tenant: u32, max: usize) -> usize {
+        let tag = self.lanes.get(&tenant).and_then(|lane| lane.ready_as);
+        tag.map_or(0, |(tag, _)| self.ready.range(..(tag, tenant)).take(max).count())
     }
 
     /// Tasks of `tenant` waiting here.

@@ -82,6 +82,32 @@ pub struct AgentSize {
     pub slots: u64,
     /// Those a task could be offered to now.
     pub free: u64,
+    /// Instances that were not heard for two thirds of their lease.
+    pub quiet: usize,
+    /// Instances that are leaving, or have no slots.
+    pub draining: usize,
+    /// Instances that did not answer an offer and were not heard since.
+    pub suspected: usize,
+}
+
+impl AgentSize {
+    /// Instances that take work as soon as they have a free slot.
+    pub fn serving(&self) -> usize {
+        self.instances - self.quiet - self.draining - self.suspected
+    }
+}
+
+/// What was heard of a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseHeard {
+    /// By its holder, or by anything it has said since.
+    pub accepted: bool,
+    /// The offer has gone out.
+    pub told: bool,
+    /// How long ago it was heard of last, or offered.
+    pub silent_ms: Millis,
+    /// After how long it is lost.
+    pub lease_ms: Millis,
 }
 
 #[derive(Debug)]
@@ -466,16 +492,35 @@ impl Live {
 
     /// What there is of each agent of which some instance was heard.
     pub fn agents(&self) -> impl Iterator<Item = (&AgentName, AgentSize)> {
-        self.agents.iter().map(|(name, agent)| {
-            let mut size = AgentSize { instances: agent.instances.len(), ..AgentSize::default() };
-            for instance in agent.instances.values().filter_map(|number| self.instance(*number)) {
-                size.slots += u64::from(instance.slots);
-                if !instance.is_quiet(self.hearing) {
-                    size.free += u64::from(instance.free());
-                }
+        self.agents.iter().map(|(name, agent)| (name, self.size(agent)))
+    }
+
+    /// What there is of an agent.
+    pub fn size_of(&self, agent: &AgentName) -> AgentSize {
+        self.agents.get(agent).map_or_else(AgentSize::default, |agent| self.size(agent))
+    }
+
+    fn size(&self, agent: &Agent) -> AgentSize {
+        let mut size = AgentSize { instances: agent.instances.len(), ..AgentSize::default() };
+        for instance in agent.instances.values().filter_map(|number| self.instance(*number)) {
+            size.slots += u64::from(instance.slots);
+            if instance.is_quiet(self.hearing) {
+                size.quiet += 1;
+                continue;
             }
-            (name, size)
-        })
+            size.free += u64::from(instance.free());
+            size.draining += usize::from(instance.draining || instance.slots == 0);
+            size.suspected += usize::from(instance.suspected && !instance.draining && instance.slots > 0);
+        }
+        size
+    }
+
+    /// What was heard of a lease.
+    pub fn lease(&self, token: &Token) -> Option<LeaseHeard> {
+        let held = self.held.get(token)?;
+        let silent_ms = self.hearing.saturating_sub(held.heard);
+        let (accepted, told) = (held.accepted, held.told || held.inherited);
+        Some(LeaseHeard { accepted, told, silent_ms, lease_ms: held.lease_ms })
     }
 
     /// Forgets instances not heard of for ten of their leases.

@@ -71,6 +71,8 @@ pub enum Change {
     PlanRemoved(PlanName),
     /// A tenant, in this revision of its entry.
     Tenant(TenantName, u64),
+    /// A tenant's settings were removed, in this revision of its entry.
+    TenantRemoved(TenantName, u64),
     /// An agent, in this revision of its entry.
     Agent(AgentName, u64),
     /// An agent's settings were removed.
@@ -95,6 +97,8 @@ pub fn is_applied(state: &State, change: &Change) -> Result<bool, Refusal> {
             _ => !state.plans.contains_key(name),
         },
         Change::Tenant(name, rev) => state.tenant(name).is_some_and(|tenant| tenant.kv_rev >= *rev),
+        // One that nobody set and that has no tasks may have left.
+        Change::TenantRemoved(name, rev) => state.tenant(name).is_none_or(|tenant| tenant.kv_rev >= *rev),
         Change::Agent(name, rev) => agent(name).is_some_and(|own| own.kv_rev >= *rev),
         Change::AgentRemoved(name) => agent(name).is_none(),
         Change::All(rev) => state.all.1 >= *rev,
