@@ -37,7 +37,6 @@ use crate::{
     flow::{
         engine::{Engine, JournalError, Next},
         input::Input,
-        operate,
         state::Policy,
         tenants, why,
     },
@@ -438,7 +437,7 @@ fn answer(engine: &mut Engine<Handle>, call: OwnerCall) -> Option<OwnerCall> {
             let _ = reply.send(tenants::tenants(engine.state(), engine.live(), &request));
         }
         OwnerCall::Applied { change, reply } => {
-            let _ = reply.send(operate::is_applied(engine.state(), &change));
+            let _ = reply.send(engine.is_applied(&change));
         }
         OwnerCall::Results { results, reply } => {
             for (_, key, result) in results {

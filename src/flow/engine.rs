@@ -40,7 +40,7 @@ use super::{
     times,
 };
 use crate::{
-    task::{AgentName, Code, InstanceId, Millis, Payload, Token},
+    task::{AgentName, Code, InstanceId, Millis, Payload, Refusal, Token},
     wire::{
         api::TaskView,
         messages::{CtlOp, ReportOp},
@@ -202,6 +202,13 @@ impl<H> Engine<H> {
     /// Starts to own the shard: the next message opens a new epoch.
     pub fn open(&mut self, coordinator: &str, policy: Policy) {
         self.opening = Some((coordinator.to_owned(), policy));
+    }
+
+    /// Whether a change of limits is journaled and, if it pauses something, nothing of that is on its way any more. A
+    /// refusal: it never will be.
+    pub fn is_applied(&mut self, change: &operate::Change) -> Result<bool, Refusal> {
+        let applied = operate::is_applied(&self.state, change)?;
+        Ok(applied && operate::is_quiet(&self.state, &mut self.live, change))
     }
 
     /// Whether this engine owns its shard: its opening message is acknowledged.
@@ -424,6 +431,7 @@ impl<H> Engine<H> {
             }
             Input::Accept { agent, instance, body } => {
                 self.live.accepted(agent, instance, &body.taken);
+                self.live.arrived(&body.busy);
                 self.busy(agent, instance, &body.busy)
             }
             Input::Plan { .. } | Input::Tenant { .. } | Input::Agent { .. } | Input::All { .. } => {

@@ -562,6 +562,39 @@ mod tests {
     }
 
     #[test]
+    fn the_tasks_before_one_are_those_that_would_be_picked_before_it() {
+        let mut queue = AgentQueue::default();
+        // Classes, admission times and holes as they come.
+        let places: Vec<(Place, u32)> =
+            (0..200u64).map(|order| (((order * 7 % 4 + 1) as u8, order), (order / 3) as u32 + 1)).collect();
+        for (place, since) in &places {
+            queue.push(A, *place, Slot(place.1 as u32), *since);
+        }
+        for (place, _) in places.iter().filter(|(place, _)| place.1 % 5 == 2) {
+            queue.remove(A, *place);
+        }
+        queue.set_open(A, true, true);
+        let ageing = Ageing { now: 90, step: 20 };
+        let mut picked = 0;
+        while let Some((_, slot)) = queue.next(ageing) {
+            let (place, since) = places[slot.0 as usize];
+            assert_eq!(queue.before(A, place, since, ageing), 0, "{place:?} is picked");
+            queue.remove(A, place);
+            queue.set_open(A, true, true);
+            picked += 1;
+        }
+        assert_eq!(picked, 160);
+        // Of all that are there again, the last one picked has all others before it.
+        let mut queue = AgentQueue::default();
+        places.iter().for_each(|(place, since)| queue.push(A, *place, Slot(place.1 as u32), *since));
+        queue.set_open(A, true, true);
+        let mut before: Vec<u64> =
+            places.iter().map(|(place, since)| queue.before(A, *place, *since, ageing)).collect();
+        before.sort_unstable();
+        assert_eq!(before, (0..200).collect::<Vec<u64>>(), "each place once");
+    }
+
+    #[test]
     fn shares_follow_weights() {
         let mut queue = AgentQueue::default();
         fill(&mut queue, A, 0..1_000);

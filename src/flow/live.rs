@@ -157,6 +157,8 @@ pub struct Live {
     look_at: Millis,
     /// Offers in the order they were sent; most are answered by the time they would be sent again.
     sent: VecDeque<(Millis, Token)>,
+    /// Leases that were ended under offers which may still be on their way, and when.
+    overtaken: QuickMap<Token, Millis>,
     recent: QuickSet<Token>,
     recent_order: VecDeque<Token>,
 }
@@ -309,9 +311,31 @@ impl Live {
 
     /// An acceptance, or any other sign that these leases are worked on.
     pub fn accepted(&mut self, agent: &AgentName, id: &InstanceId, tokens: &[Token]) {
+        self.arrived(tokens);
         for token in tokens {
             self.heard(*token, agent, id);
         }
+    }
+
+    /// These offers have come to their instances, whatever became of them.
+    pub fn arrived(&mut self, tokens: &[Token]) {
+        if !self.overtaken.is_empty() {
+            self.overtaken.retain(|token, _| !tokens.contains(token));
+        }
+    }
+
+    /// Whether an offer may be on its way whose lease has been ended meanwhile. After [`RESEND_MS`] without an answer it
+    /// counts as lost.
+    pub fn is_overtaking(&mut self) -> bool {
+        let hearing = self.hearing;
+        self.overtaken.retain(|_, since| *since + RESEND_MS > hearing);
+        !self.overtaken.is_empty()
+    }
+
+    /// Offers of live leases that went out lately and were not answered yet.
+    pub fn unanswered(&self) -> impl Iterator<Item = &Token> {
+        let lately = self.sent.iter().filter(|(sent, _)| *sent + RESEND_MS > self.hearing);
+        lately.map(|(_, token)| token).filter(|token| !self.is_answered(token))
     }
 
     /// Whether this instance holds the lease.
@@ -375,6 +399,9 @@ impl Live {
     /// A lease is over. `by_itself`: ended by its own report, so its slot is free at once.
     pub fn ended(&mut self, token: Token, by_itself: bool) {
         let Some(held) = self.held.remove(&token) else { return };
+        if !by_itself && !held.accepted && held.told && held.sent + RESEND_MS > self.hearing {
+            self.overtaken.insert(token, self.hearing);
+        }
         if by_itself {
             self.recent.insert(token);
             self.recent_order.push_back(token);

@@ -207,6 +207,8 @@ async fn what_holds_tasks_back_is_told_of_one_and_of_all_tenants() {
     let shown = cli.ok(&["why", &ids[2], "-t", "acme"]).await;
     assert!(shown.contains("nobody serves agent nobody") && shown.contains("2 ahead of it"), "{shown}");
     assert_eq!(cli.fails(1, &["why", "nothing", "-t", "acme"]).await["code"], "NOT_FOUND");
+    let got = cli.ok(&["get", &ids[2], "-t", "acme"]).await;
+    assert!(got.contains("why") && got.contains("nobody serves agent nobody"), "{got}");
 
     cli.ok(&["tenant", "pause", "acme"]).await;
     let all = cli.json(&["tenants"]).await;
