@@ -50,8 +50,9 @@ use crate::{
 
 /// A journal message is closed at this size, unless one input's records alone are larger.
 const MESSAGE_BYTES: usize = 48 * 1024;
-/// Room for dispatches behind the inputs of a message: a flood of inputs can't keep slots idle.
-const DISPATCH_BYTES: usize = 16 * 1024;
+/// Room for dispatches behind the inputs of a message: a flood of inputs can't keep slots idle, and as many dispatches fit
+/// in as ends can stand before them.
+const DISPATCH_BYTES: usize = 40 * 1024;
 /// Expiries and starts decided in one message: a mass expiry must not keep slots idle.
 const DUE_AT_ONCE: usize = 128;
 /// Facts of inputs that left no record, kept for the next message.
@@ -262,7 +263,7 @@ impl<H> Engine<H> {
             // What comes back into its queue may be over by now.
             self.pass_times(&mut batch, entropy)?;
         }
-        let full = batch.bytes.max(MESSAGE_BYTES - DISPATCH_BYTES) + DISPATCH_BYTES;
+        let full = batch.bytes + DISPATCH_BYTES;
         while batch.bytes < full
             && let Some(record) = dispatch::next(&self.state, &mut self.live, entropy)
         {
