@@ -57,6 +57,10 @@ docs-config:
 docs-walkthroughs:
     SELVEDGE_UPDATE_DOCS=1 cargo test --test docs recorded
 
+# Draw the plots of docs/fairness.md anew, from the queue that dispatches
+plots:
+    SELVEDGE_UPDATE_DOCS=1 cargo test --test docs plots
+
 # Write nats/ anew from the definition in code
 nats-export:
     UPDATE_NATS=1 cargo test --lib nats

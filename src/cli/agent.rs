@@ -24,7 +24,8 @@ Examples:
   selvedge agent set writer --in-flight 40
   selvedge agent pause writer --stop            (what runs is stopped, and queued again; no try is lost)
 
-A change counts at once, for queued tasks too, and for all tenants together.")]
+A change counts at once, for queued tasks too, and for all tenants together; the command returns when the owner has
+journaled it.")]
 pub struct AgentArgs {
     /// Which.
     #[command(subcommand)]
@@ -150,7 +151,9 @@ pub async fn run(args: AgentArgs, ctx: Ctx) -> Result<ExitCode> {
                     AgentSettings { paused: known.paused, stopped: known.stopped, ..Default::default() };
                 limits.over(if reset { bare } else { known })
             });
-            ctx.output.either(&shown.await?, one)?;
+            let shown = shown.await?;
+            desk.journaled(Change::Agent(shown.agent.clone(), shown.revision)).await?;
+            ctx.output.either(&shown, one)?;
         }
         AgentCommand::Pause { name, stop } => {
             let shown = pause(&desk, name, true, stop).await?;

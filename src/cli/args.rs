@@ -10,7 +10,7 @@ use super::failure::EXIT_CODES;
 use super::nats_args::NatsArgs;
 use super::{
     agent, bench, cancel, completions, config, coordinator, dead, demo, dev, doctor, get, list, nats, pause,
-    plan, schedule, submit, tenant, watch,
+    plan, schedule, submit, tenant, tenants, watch, why,
 };
 use crate::config::{Loaded, Log, LogFilter, Origin, Sources, all as options};
 
@@ -91,12 +91,16 @@ pub enum Command {
     List(list::ListArgs),
     /// Follow a task's events to its end
     Watch(watch::WatchArgs),
+    /// Tell what holds a task back
+    Why(why::WhyArgs),
     /// Cancel a task and everything it spawned
     Cancel(cancel::CancelArgs),
     /// List, show or retry tasks that failed for good
     Dead(dead::DeadArgs),
     /// Set up tenants: their plan and their own limits
     Tenant(tenant::TenantArgs),
+    /// Show what tenants have and may have: queued and why, running, shares, rates
+    Tenants(tenants::TenantsArgs),
     /// Set up plans: named sets of limits
     Plan(plan::PlanArgs),
     /// Set up schedules: tasks submitted at certain times
@@ -157,7 +161,7 @@ mod tests {
     use super::*;
     use crate::cli::{
         agent, bench, cancel, coordinator, dead, demo, dev, doctor, get, list, nats, pause, plan, schedule,
-        submit, tenant, watch,
+        submit, tenant, tenants, watch, why,
     };
 
     /// Every verb's arguments, whether or not the verb is wired up.
@@ -180,6 +184,8 @@ mod tests {
         Watch(watch::WatchArgs),
         Cancel(cancel::CancelArgs),
         Dead(dead::DeadArgs),
+        Why(why::WhyArgs),
+        Tenants(tenants::TenantsArgs),
         Tenant(tenant::TenantArgs),
         Plan(plan::PlanArgs),
         Schedule(schedule::ScheduleArgs),

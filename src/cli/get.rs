@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::context::Ctx;
 use super::failure::{Exit, Failure};
-use super::output::table;
+use super::output::{fields, table};
 use super::show;
 use super::target::{TaskArg, duration};
 use crate::client::Client;
@@ -75,7 +75,12 @@ pub async fn run(args: GetArgs, ctx: Ctx) -> Result<ExitCode> {
             format!("{}\nchildren\n{}", show::task(&view), table_of(&children))
         })?;
     } else {
-        ctx.output.either(&view, show::task)?;
+        // For people, who may wonder: what it is held back by, if the owner can be asked.
+        let asks = !view.state.is_terminal() && !ctx.output.json;
+        let why = if asks { client.why(task).await.ok() } else { None };
+        let held = why.and_then(|why| why.reasons.into_iter().next());
+        let held = held.map(|hold| fields([("why", hold.message)])).unwrap_or_default();
+        ctx.output.either(&view, |view| format!("{}{held}", show::task(view)))?;
     }
     match args.wait {
         true => Ok(show::verdict(task, view.state, view.refusal.as_ref())?.into()),

@@ -47,7 +47,9 @@ pub mod stack;
 pub mod submit;
 pub mod target;
 pub mod tenant;
+pub mod tenants;
 pub mod watch;
+pub mod why;
 
 use args::{Cli, Command};
 use context::Ctx;
@@ -95,6 +97,8 @@ async fn start(cli: Cli, stop: CancellationToken) -> Result<ExitCode> {
         Command::Watch(args) => until(stop, watch::run(args, ctx)).await,
         Command::Cancel(args) => until(stop, cancel::run(args, ctx)).await,
         Command::Dead(args) => until(stop, dead::run(args, ctx)).await,
+        Command::Why(args) => until(stop, why::run(args, ctx)).await,
+        Command::Tenants(args) => until(stop, tenants::run(args, ctx)).await,
         Command::Tenant(args) => until(stop, tenant::run(args, ctx)).await,
         Command::Plan(args) => until(stop, plan::run(args, ctx)).await,
         Command::Schedule(args) => until(stop, schedule::run(args, ctx)).await,

@@ -17,6 +17,8 @@ use crate::bus::limits::{LimitsBucket, LimitsError};
 use crate::bus::{AskError, Link};
 use crate::coordinator::queries::{Ask, Told};
 use crate::flow::operate::Change;
+use crate::task::{Code, Refusal};
+use crate::wire::api::{TenantsReply, TenantsRequest};
 use crate::wire::codec;
 use crate::wire::subjects::{self, Shard};
 
@@ -40,6 +42,30 @@ impl Desk {
         let bucket = LimitsBucket::open(ctx.connection().await?.jetstream()).await?;
         let link = Link::connect(&ctx.nats()?, "selvedge-cli").await?;
         Ok(Self { bucket, link })
+    }
+
+    /// Over connections that exist already.
+    pub fn on(bucket: LimitsBucket, link: Link) -> Self {
+        Self { bucket, link }
+    }
+
+    /// Asks the owner what tenants have and may have; once.
+    pub async fn tenants(&self, request: TenantsRequest) -> Result<TenantsReply> {
+        let body = codec::pack(&Ask::Tenants(request));
+        let answer = self.link.main.ask(subjects::ask(Shard(0)), body, ANSWER).await;
+        let message = answer.map_err(|error| match error {
+            AskError::NoResponders => Refusal::new(Code::Unknown, "no coordinator owns the shard now"),
+            _ => Refusal::new(Code::Unknown, "the owner does not answer"),
+        });
+        let message = message.map_err(|refusal| refusal_failure(&refusal))?;
+        match codec::unpack::<Told>(&message.payload) {
+            Ok(Told::Tenants(reply)) => Ok(reply),
+            Ok(Told::Refused(refusal)) => Err(refusal_failure(&refusal).into()),
+            Ok(_) | Err(_) => {
+                let refusal = Refusal::new(Code::Unavailable, "the owner is of another version");
+                Err(refusal_failure(&refusal).into())
+            }
+        }
     }
 
     /// Waits until the owner has journaled the change: from then on no decision goes by what was before.

@@ -24,7 +24,7 @@ Examples:
   selvedge plan set free --backlog 5000
   selvedge plan pause team                      (nothing of its tenants is dispatched; submits are still taken)
 
-A change counts at once, for queued tasks too. `free` and `pro` are there from the start.")]
+A change counts at once, for queued tasks too; the command returns when the owner has journaled it. `free` and `pro` are there from the start.")]
 pub struct PlanArgs {
     /// Which.
     #[command(subcommand)]
@@ -93,6 +93,7 @@ pub async fn run(args: PlanArgs, ctx: Ctx) -> Result<ExitCode> {
     match args.command {
         PlanCommand::Set { name, from, if_revision, limits } => {
             let shown = set(bucket, name, &from, if_revision, |plan| plan.with(&limits.overrides())).await?;
+            desk.journaled(Change::Plan(shown.plan.clone(), shown.revision.unwrap_or(0))).await?;
             ctx.output.either(&shown, one)?;
         }
         PlanCommand::Pause { name } => {

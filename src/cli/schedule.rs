@@ -104,6 +104,10 @@ pub struct AddArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_tries: Option<u32>,
 
+    /// Cells (tokens, say) that an attempt of a task is expected to use
+    #[arg(long, value_name = "CELLS")]
+    pub cost: Option<u32>,
+
     /// Let a task expire unless it is started within this long
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub ttl: Option<Duration>,
@@ -220,6 +224,7 @@ fn settings(add: &AddArgs) -> Result<ScheduleSettings> {
         input,
         priority: add.priority,
         max_tries: add.max_tries,
+        cost: add.cost,
         times: (!times.is_empty()).then(|| Box::new(times)),
         missed: add.missed,
         paused: false,
@@ -260,6 +265,7 @@ fn one(shown: &Shown) -> String {
         ("input", payload(&s.input)),
         ("priority", s.priority.as_str().to_owned()),
         ("max tries", s.max_tries.map(|tries| tries.to_string()).unwrap_or_default()),
+        ("cost", s.cost.map(|cells| cells.to_string()).unwrap_or_default()),
         ("ttl", span(times.ttl_ms)),
         ("try timeout", span(times.try_timeout_ms)),
         ("deadline", span(times.deadline_ms)),

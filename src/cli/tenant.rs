@@ -26,7 +26,7 @@ Examples:
   selvedge tenant pause acme --refuse-submits
   selvedge tenant pause acme --stop             (what runs is stopped, and queued again; no try is lost)
 
-A change counts at once, for queued tasks too.")]
+A change counts at once, for queued tasks too; the command returns when the owner has journaled it.")]
 pub struct TenantArgs {
     /// Which.
     #[command(subcommand)]
@@ -120,6 +120,7 @@ pub async fn run(args: TenantArgs, ctx: Ctx) -> Result<ExitCode> {
                     settings.overrides = limits::merged(own, limits.overrides());
                 })
                 .await?;
+            desk.journaled(Change::Tenant(shown.tenant.clone(), shown.revision)).await?;
             ctx.output.either(&shown, one)?;
         }
         TenantCommand::Pause { name, refuse_submits, stop } => {
@@ -156,9 +157,11 @@ pub async fn run(args: TenantArgs, ctx: Ctx) -> Result<ExitCode> {
             let Some((known, revision)) = bucket.tenant(&name).await? else {
                 return Err(not_set(&name, &default_plan));
             };
-            if let Err(error) = bucket.remove_tenant(&name, revision).await {
-                return Err(operate::told(error, Some(&known), bucket.tenant(&name)).await);
-            }
+            let removed = match bucket.remove_tenant(&name, revision).await {
+                Ok(removed) => removed,
+                Err(error) => return Err(operate::told(error, Some(&known), bucket.tenant(&name)).await),
+            };
+            desk.journaled(Change::TenantRemoved(name.clone(), removed)).await?;
             ctx.output.either(&serde_json::json!({"tenant": name, "removed": true}), |_| {
                 format!("{name} is under the default plan {default_plan} again")
             })?;

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use super::{Client, Ended, Error, Result, Watch};
 use crate::{
     task::{BodyHash, Code, Refusal, TaskId},
-    wire::api::TaskView,
+    wire::api::{TaskView, Why},
 };
 
 /// One task of one tenant. Holds no state of it.
@@ -29,6 +29,11 @@ impl TaskHandle {
     /// How it stands now.
     pub async fn get(&self) -> Result<TaskView> {
         self.client.get(&self.id).await
+    }
+
+    /// What holds it back, or where it is, with the numbers.
+    pub async fn why(&self) -> Result<Why> {
+        self.client.why(&self.id).await
     }
 
     /// Waits for its end, however long that takes. Refused with `IDEMPOTENCY_CONFLICT` if the id

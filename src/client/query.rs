@@ -9,7 +9,7 @@ use crate::{
     wire::{
         api::{
             CancelRequest, ChildrenPage, ChildrenRequest, EventsPage, EventsRequest, GetRequest, ListRequest,
-            PauseRequest, RetryRequest, StatsReply, TaskPage, TaskReply, TaskView, verb,
+            PauseRequest, RetryRequest, StatsReply, TaskPage, TaskReply, TaskView, Why, WhyRequest, verb,
         },
         codec, headers, subjects,
     },
@@ -75,6 +75,11 @@ impl Client {
             Some(refusal) => Err(refusal.into()),
             None => Ok(self.task(&reply.task)),
         }
+    }
+
+    /// What holds the task back, or where it is, with the numbers.
+    pub async fn why(&self, task: &TaskId) -> Result<Why> {
+        self.ask(verb::WHY, &WhyRequest { task: task.clone() }).await
     }
 
     /// Tasks in the index, counted by state.

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::{
     flow::operate::Change,
     task::{Code, Payload, Refusal, TaskKey},
-    wire::api::{ChildrenPage, TaskView},
+    wire::api::{ChildrenPage, TaskView, TenantsReply, TenantsRequest, Why},
 };
 
 /// Questions that may wait at once.
@@ -37,6 +37,20 @@ pub enum OwnerCall {
         /// `None`: there is no such task.
         reply: oneshot::Sender<Option<ChildrenPage>>,
     },
+    /// What holds a task back.
+    Why {
+        /// Which.
+        key: TaskKey,
+        /// `None`: there is no such task.
+        reply: oneshot::Sender<Option<Why>>,
+    },
+    /// What tenants have and may have.
+    Tenants {
+        /// Which.
+        request: TenantsRequest,
+        /// All that have work, or some of them.
+        reply: oneshot::Sender<TenantsReply>,
+    },
     /// Whether a change of limits is journaled.
     Applied {
         /// Which.
@@ -59,6 +73,8 @@ impl OwnerCall {
         match self {
             Self::View { reply, .. } => reply.is_closed(),
             Self::Children { reply, .. } => reply.is_closed(),
+            Self::Why { reply, .. } => reply.is_closed(),
+            Self::Tenants { reply, .. } => reply.is_closed(),
             Self::Applied { reply, .. } => reply.is_closed(),
             Self::Results { reply, .. } => reply.is_closed(),
         }

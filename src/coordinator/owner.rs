@@ -37,8 +37,8 @@ use crate::{
     flow::{
         engine::{Engine, JournalError, Next},
         input::Input,
-        operate,
         state::Policy,
+        tenants, why,
     },
     task::Millis,
     telemetry::names,
@@ -443,8 +443,14 @@ fn answer(engine: &mut Engine<Handle>, call: OwnerCall) -> Option<OwnerCall> {
                 }
             }
         }
+        OwnerCall::Why { key, reply } => {
+            let _ = reply.send(why::why(engine.state(), engine.live(), &key));
+        }
+        OwnerCall::Tenants { request, reply } => {
+            let _ = reply.send(tenants::tenants(engine.state(), engine.live(), &request));
+        }
         OwnerCall::Applied { change, reply } => {
-            let _ = reply.send(operate::is_applied(engine.state(), &change));
+            let _ = reply.send(engine.is_applied(&change));
         }
         OwnerCall::Results { results, reply } => {
             for (_, key, result) in results {

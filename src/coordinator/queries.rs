@@ -18,7 +18,7 @@ use crate::{
         service::{Answer, Query},
     },
     client::Client,
-    flow::{input::unreadable, operate::Change},
+    flow::{input::unreadable, operate::Change, why},
     store::{
         StoreError,
         events::EventStore,
@@ -33,7 +33,8 @@ use crate::{
         VERSION,
         api::{
             CancelRequest, ChildrenPage, ChildrenRequest, EventsRequest, GetRequest, ListRequest,
-            PauseRequest, RetryRequest, SubmitRequest, TaskReply, TaskView, verb,
+            PauseRequest, RetryRequest, SubmitRequest, TaskReply, TaskView, TenantsReply, TenantsRequest,
+            Why, WhyRequest, verb,
         },
         codec::{self, Format},
         messages::{Cmd, CmdOp, Done, Submit},
@@ -60,6 +61,10 @@ pub enum Ask {
     View(TaskKey),
     /// A page of children.
     Children(TaskKey, u32, u32, bool),
+    /// What holds a task back.
+    Why(TaskKey),
+    /// What tenants have and may have; asked by operators.
+    Tenants(TenantsRequest),
     /// Whether a change of limits is journaled; also asked by whoever made it.
     Applied(Change),
 }
@@ -72,6 +77,10 @@ pub enum Told {
     View(Option<Box<TaskView>>),
     /// A page, or that there is no such task.
     Children(Option<ChildrenPage>),
+    /// Why, or that there is no such task.
+    Why(Option<Box<Why>>),
+    /// The tenants.
+    Tenants(TenantsReply),
     /// Whether it is.
     Applied(bool),
     /// Not now, or never.
@@ -123,6 +132,7 @@ impl Queries {
                 let key = TaskKey { tenant: tenant.clone(), id: request.task };
                 reply(query, &self.events.read(&key, request.after, limit).await.map_err(store_refusal)?)
             }
+            verb::WHY => reply(query, &self.why(tenant, body(query)?).await?),
             verb::CANCEL => reply(query, &self.cancel(tenant, body(query)?).await?),
             verb::RETRY => reply(query, &self.retry(tenant, body(query)?).await?),
             verb::PAUSE => reply(query, &self.set_tree(tenant, body(query)?, true).await?),
@@ -281,7 +291,7 @@ impl Queries {
             None => match self.elsewhere(Ask::Children(key.clone(), after, limit, results)).await? {
                 Told::Children(page) => page,
                 Told::Refused(refusal) => return Err(refusal),
-                Told::View(_) | Told::Applied(_) => return Err(nonsense()),
+                _ => return Err(nonsense()),
             },
         };
         page.ok_or_else(|| not_found(&key))
@@ -296,7 +306,7 @@ impl Queries {
         match self.elsewhere(Ask::View(key.clone())).await? {
             Told::View(view) => Ok(view.map(|view| *view)),
             Told::Refused(refusal) => Err(refusal),
-            Told::Children(_) | Told::Applied(_) => Err(nonsense()),
+            _ => Err(nonsense()),
         }
     }
 
@@ -309,7 +319,28 @@ impl Queries {
         match self.elsewhere(Ask::Applied(change)).await? {
             Told::Applied(applied) => Ok(applied),
             Told::Refused(refusal) => Err(refusal),
-            Told::View(_) | Told::Children(_) => Err(nonsense()),
+            _ => Err(nonsense()),
+        }
+    }
+
+    /// What holds a task back: of one that the owner has forgotten the index tells how it ended.
+    async fn why(&self, tenant: &TenantName, request: WhyRequest) -> Result<Why, Refusal> {
+        let key = TaskKey { tenant: tenant.clone(), id: request.task };
+        let asked = key.clone();
+        let told = match self.owner.ask(|reply| OwnerCall::Why { key: asked, reply }).await? {
+            Some(told) => told,
+            None => match self.elsewhere(Ask::Why(key.clone())).await? {
+                Told::Why(told) => told.map(|why| *why),
+                Told::Refused(refusal) => return Err(refusal),
+                _ => return Err(nonsense()),
+            },
+        };
+        match told {
+            Some(told) => Ok(told),
+            None => match self.index.get(tenant, &key.id).await {
+                Ok(Some(view)) if view.state.is_terminal() => Ok(why::of_ended(view, wall())),
+                _ => Err(not_found(&key)),
+            },
         }
     }
 
@@ -365,6 +396,18 @@ impl Queries {
                 let call = |reply| OwnerCall::Children { key, after, limit, results, reply };
                 match self.owner.ask(call).await {
                     Ok(Some(page)) => Told::Children(page),
+                    Ok(None) => Told::Refused(changing()),
+                    Err(refusal) => Told::Refused(refusal),
+                }
+            }
+            Ok(Ask::Why(key)) => match self.owner.ask(|reply| OwnerCall::Why { key, reply }).await {
+                Ok(Some(why)) => Told::Why(why.map(Box::new)),
+                Ok(None) => Told::Refused(changing()),
+                Err(refusal) => Told::Refused(refusal),
+            },
+            Ok(Ask::Tenants(request)) => {
+                match self.owner.ask(|reply| OwnerCall::Tenants { request, reply }).await {
+                    Ok(Some(tenants)) => Told::Tenants(tenants),
                     Ok(None) => Told::Refused(changing()),
                     Err(refusal) => Told::Refused(refusal),
                 }

@@ -40,7 +40,7 @@ use super::{
     times,
 };
 use crate::{
-    task::{AgentName, Code, InstanceId, Millis, Payload, Token},
+    task::{AgentName, Code, InstanceId, Millis, Payload, Refusal, Token},
     wire::{
         api::TaskView,
         messages::{CtlOp, ReportOp},
@@ -50,8 +50,9 @@ use crate::{
 
 /// A journal message is closed at this size, unless one input's records alone are larger.
 const MESSAGE_BYTES: usize = 48 * 1024;
-/// Room for dispatches behind the inputs of a message: a flood of inputs can't keep slots idle.
-const DISPATCH_BYTES: usize = 16 * 1024;
+/// Room for dispatches behind the inputs of a message: a flood of inputs can't keep slots idle, and as many dispatches fit
+/// in as ends can stand before them.
+const DISPATCH_BYTES: usize = 40 * 1024;
 /// Expiries and starts decided in one message: a mass expiry must not keep slots idle.
 const DUE_AT_ONCE: usize = 128;
 /// Facts of inputs that left no record, kept for the next message.
@@ -204,6 +205,13 @@ impl<H> Engine<H> {
         self.opening = Some((coordinator.to_owned(), policy));
     }
 
+    /// Whether a change of limits is journaled and, if it pauses something, nothing of that is on its way any more. A
+    /// refusal: it never will be.
+    pub fn is_applied(&mut self, change: &operate::Change) -> Result<bool, Refusal> {
+        let applied = operate::is_applied(&self.state, change)?;
+        Ok(applied && operate::is_quiet(&self.state, &mut self.live, change))
+    }
+
     /// Whether this engine owns its shard: its opening message is acknowledged.
     pub fn is_open(&self) -> bool {
         self.opened
@@ -255,7 +263,7 @@ impl<H> Engine<H> {
             // What comes back into its queue may be over by now.
             self.pass_times(&mut batch, entropy)?;
         }
-        let full = batch.bytes.max(MESSAGE_BYTES - DISPATCH_BYTES) + DISPATCH_BYTES;
+        let full = batch.bytes + DISPATCH_BYTES;
         while batch.bytes < full
             && let Some(record) = dispatch::next(&self.state, &mut self.live, entropy)
         {
@@ -424,6 +432,7 @@ impl<H> Engine<H> {
             }
             Input::Accept { agent, instance, body } => {
                 self.live.accepted(agent, instance, &body.taken);
+                self.live.arrived(&body.busy);
                 self.busy(agent, instance, &body.busy)
             }
             Input::Plan { .. } | Input::Tenant { .. } | Input::Agent { .. } | Input::All { .. } => {

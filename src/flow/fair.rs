@@ -1,8 +1,9 @@
 //! Who is next: per agent, weighted fair queueing on slot-time among the tenants that may run.
 //!
 //! Each tenant has a lane per agent. A lane's tag is its virtual time: charged with the expected
-//! slot-time at dispatch (the mean of the lane's own tasks, of the agent's until it has run one), corrected to the real one
-//! at the end. The lowest tag goes first. A lane
+//! slot-time at dispatch, corrected to the real one at the end. What is expected is the length of the task in which a
+//! moment of the lane's slot-time falls: what runs is mostly the long ones, however many short ones there are, and what is
+//! charged too much for a short one is back soon. Until the lane has run one it is the agent's mean. The lowest tag goes first. A lane
 //! that was empty enters at the virtual start of the oldest running task, so a newcomer waits for
 //! about one task length whatever the others have queued, and idleness earns no credit.
 //!
@@ -73,6 +74,8 @@ const LEAST: u64 = UNIT / 4;
 const LOOK_BACK: u32 = 128;
 /// Expected slot-time of an agent nobody has run yet, in milliseconds.
 const FIRST_GUESS_MS: Millis = 100;
+/// Entries that are looked at one by one to tell the holes among them.
+const COUNTED: usize = 65_536;
 /// Idle lanes are looked through whenever there are a multiple of so many lanes.
 const SWEEP: usize = 256;
 
@@ -151,6 +154,16 @@ impl Line {
         }
         true
     }
+
+    /// How many stand before the first that is not meant.
+    fn before(&self, is_meant: impl Fn(&Entry) -> bool) -> usize {
+        let end = self.entries.partition_point(is_meant);
+        match (self.holes, end <= COUNTED) {
+            (0, _) => end,
+            (_, true) => self.entries.range(..end).filter(|entry| entry.task().is_some()).count(),
+            (holes, false) => end.saturating_sub(holes),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Default)]
@@ -162,6 +175,8 @@ struct Lane {
     /// Mean slot-time of its tasks, in units, and of how many, up to [`LOOK_BACK`].
     service: u64,
     seen: u32,
+    /// Mean of its square, in units squared by [`UNIT`].
+    square: u64,
     /// The tag under which the lane stands in `ready`, if it does, and whether it stands in `resumes`, too.
     ready_as: Option<(u64, bool)>,
 }
@@ -199,7 +214,15 @@ impl Lane {
     fn learn(&mut self, units: u64) {
         self.seen = (self.seen + 1).min(LOOK_BACK);
         let seen = u64::from(self.seen);
-        self.service = (self.service.saturating_mul(seen - 1).saturating_add(units) / seen).max(LEAST);
+        let mean = |old: u64, new: u64| old.saturating_mul(seen - 1).saturating_add(new) / seen;
+        self.service = mean(self.service, units).max(LEAST);
+        self.square = mean(self.square, units.saturating_mul(units) / UNIT);
+    }
+
+    /// What its next task is expected to take: the mean over its slot-time, not over its tasks.
+    fn expected(&self) -> u64 {
+        let expected = u128::from(self.square) * u128::from(UNIT) / u128::from(self.service.max(1));
+        u64::try_from(expected).unwrap_or(u64::MAX).max(self.service)
     }
 
     fn is_idle(&self) -> bool {
@@ -246,6 +269,9 @@ pub(super) struct KeptQueue {
     /// What lanes have learned of their tasks: mean and number.
     #[serde(deserialize_with = "crate::task::grown", default)]
     learned: Vec<(u32, u64, u32)>,
+    /// Means of squares of the same.
+    #[serde(deserialize_with = "crate::task::grown", default)]
+    squares: Vec<(u32, u64)>,
 }
 
 /// One agent's lanes.
@@ -314,6 +340,23 @@ impl AgentQueue {
     pub(super) fn fronts_of(&self, tenant: u32) -> impl Iterator<Item = Slot> {
         let fronts = self.lanes.get(&tenant).into_iter().flat_map(Lane::fronts);
         fronts.filter(|(rank, _)| *rank != usize::from(RESUMED)).map(|(_, entry)| entry.slot)
+    }
+
+    /// Tasks of `tenant` that go before one that was admitted then and stands there; if they are very many, at least so
+    /// many.
+    pub fn before(&self, tenant: u32, (rank, order): Place, since: u32, ageing: Ageing) -> u64 {
+        let Some(lane) = self.lanes.get(&tenant) else { return 0 };
+        let own = (ageing.aged(usize::from(rank), since), order);
+        let before = lane.lines.iter().enumerate().map(|(rank, line)| {
+            line.before(|entry| (ageing.aged(rank, entry.since), entry.order) < own) as u64
+        });
+        before.sum()
+    }
+
+    /// Lanes that may be served and go before that of `tenant`, which may be, too: at most `max` are counted.
+    pub fn lanes_before(&self, tenant: u32, max: usize) -> usize {
+        let tag = self.lanes.get(&tenant).and_then(|lane| lane.ready_as);
+        tag.map_or(0, |(tag, _)| self.ready.range(..(tag, tenant)).take(max).count())
     }
 
     /// Tasks of `tenant` waiting here.
@@ -405,7 +448,7 @@ impl AgentQueue {
     pub fn start(&mut self, tenant: u32, place: Place, weight: u32) -> Charge {
         let first = self.service;
         let lane = self.lanes.entry(tenant).or_default();
-        let cost = weighed(if lane.seen > 0 { lane.service } else { first }, weight);
+        let cost = weighed(if lane.seen > 0 { lane.expected() } else { first }, weight);
         if lane.remove(place) {
             self.queued -= 1;
         }
@@ -463,6 +506,9 @@ impl AgentQueue {
             let lane = queue.lanes.get_mut(&number(tenant)?)?;
             (lane.service, lane.seen) = (service, seen.min(LOOK_BACK));
         }
+        for (tenant, square) in kept.squares {
+            queue.lanes.get_mut(&number(tenant)?)?.square = square;
+        }
         Some(queue)
     }
 
@@ -471,7 +517,9 @@ impl AgentQueue {
         let lanes = self.lanes.iter().map(|(tenant, lane)| (*tenant, lane.vtime)).collect();
         let learned = self.lanes.iter().filter(|(_, lane)| lane.seen > 0);
         let learned = learned.map(|(tenant, lane)| (*tenant, lane.service, lane.seen)).collect();
-        KeptQueue { lanes, service: self.service, last_start: self.last_start, learned }
+        let squares = self.lanes.iter().filter(|(_, lane)| lane.seen > 0);
+        let squares = squares.map(|(tenant, lane)| (*tenant, lane.square)).collect();
+        KeptQueue { lanes, service: self.service, last_start: self.last_start, learned, squares }
     }
 
     /// Puts a task of a restored state back where it waited.
@@ -496,7 +544,7 @@ impl AgentQueue {
         let mut lanes: Vec<_> = self
             .lanes
             .iter()
-            .map(|(t, l)| (name(*t), l.vtime, l.running, l.queued, l.service, l.seen))
+            .map(|(t, l)| (name(*t), l.vtime, l.running, l.queued, l.service, (l.seen, l.square)))
             .collect();
         lanes.sort();
         (lanes, self.service, self.last_start, self.queued)
@@ -533,6 +581,39 @@ mod tests {
     }
 
     #[test]
+    fn the_tasks_before_one_are_those_that_would_be_picked_before_it() {
+        let mut queue = AgentQueue::default();
+        // Classes, admission times and holes as they come.
+        let places: Vec<(Place, u32)> =
+            (0..200u64).map(|order| (((order * 7 % 4 + 1) as u8, order), (order / 3) as u32 + 1)).collect();
+        for (place, since) in &places {
+            queue.push(A, *place, Slot(place.1 as u32), *since);
+        }
+        for (place, _) in places.iter().filter(|(place, _)| place.1 % 5 == 2) {
+            queue.remove(A, *place);
+        }
+        queue.set_open(A, true, true);
+        let ageing = Ageing { now: 90, step: 20 };
+        let mut picked = 0;
+        while let Some((_, slot)) = queue.next(ageing) {
+            let (place, since) = places[slot.0 as usize];
+            assert_eq!(queue.before(A, place, since, ageing), 0, "{place:?} is picked");
+            queue.remove(A, place);
+            queue.set_open(A, true, true);
+            picked += 1;
+        }
+        assert_eq!(picked, 160);
+        // Of all that are there again, the last one picked has all others before it.
+        let mut queue = AgentQueue::default();
+        places.iter().for_each(|(place, since)| queue.push(A, *place, Slot(place.1 as u32), *since));
+        queue.set_open(A, true, true);
+        let mut before: Vec<u64> =
+            places.iter().map(|(place, since)| queue.before(A, *place, *since, ageing)).collect();
+        before.sort_unstable();
+        assert_eq!(before, (0..200).collect::<Vec<u64>>(), "each place once");
+    }
+
+    #[test]
     fn shares_follow_weights() {
         let mut queue = AgentQueue::default();
         fill(&mut queue, A, 0..1_000);
@@ -540,6 +621,40 @@ mod tests {
         let ran = serve(&mut queue, &[1, 3], 400);
         let b = ran.iter().filter(|t| **t == B).count();
         assert!((295..=305).contains(&b), "{b} of 400");
+    }
+
+    #[test]
+    fn short_and_long_tasks_mixed_leave_the_shares_as_they_are() {
+        let (slots, weights, lengths) = (20, [1, 2, 4], [1, 20, 500]);
+        let mut queue = AgentQueue::default();
+        (0..3).for_each(|tenant| fill(&mut queue, tenant, 0..20_000));
+        let (mut now, mut begun, mut held) = (0u64, [0usize; 3], [0u64; 3]);
+        let mut running: Vec<(u64, u32, u64, Charge)> = Vec::new();
+        while now < 12_000 {
+            while running.len() < slots {
+                let (who, slot) = queue.next(Ageing::default()).unwrap();
+                let at = who as usize;
+                let charge = queue.start(who, (3, u64::from(slot.0)), weights[at]);
+                let length = lengths[(at + begun[at]) % 3] + 1;
+                begun[at] += 1;
+                running.push((now + length, who, length, charge));
+                queue.set_open(who, true, true);
+            }
+            if now >= 2_000 {
+                running.iter().for_each(|(_, who, ..)| held[*who as usize] += 1);
+            }
+            now += 1;
+            let ended = running.extract_if(.., |(end, ..)| *end <= now).collect::<Vec<_>>();
+            for (_, who, length, charge) in ended {
+                queue.settle(who, charge, Some(length), weights[who as usize]);
+                queue.set_open(who, true, true);
+            }
+        }
+        let all: u64 = held.iter().sum();
+        for (held, weight) in held.into_iter().zip(weights) {
+            let (part, fair) = (held as f64 / all as f64, f64::from(weight) / 7.0);
+            assert!((part / fair - 1.0).abs() < 0.03, "weight {weight} has {part}, not {fair}");
+        }
     }
 
     #[test]

@@ -54,7 +54,7 @@ impl State {
     }
 
     /// When an agent has the cells its next task needs.
-    fn cells_at(&self, agent: &Agent, own: &Governed) -> Millis {
+    pub(super) fn cells_at(&self, agent: &Agent, own: &Governed) -> Millis {
         if own.cells.quota().is_none() {
             return 0;
         }
@@ -104,7 +104,7 @@ impl State {
 
     /// The cells that the most expensive of a tenant's next tasks sets aside. All its lanes wait until they are there, so
     /// that cheap tasks never keep an expensive one waiting for good.
-    fn cells_needed(&self, number: u32) -> u32 {
+    pub(super) fn cells_needed(&self, number: u32) -> u32 {
         let Some(tenant) = self.tenants.at(number).filter(|tenant| tenant.cells.quota().is_some()) else {
             return 0;
         };
@@ -113,7 +113,7 @@ impl State {
     }
 
     /// The most that one of the tasks that are next in a lane sets aside.
-    fn dearest(&self, tenant: u32, agent: u32) -> u32 {
+    pub(super) fn dearest(&self, tenant: u32, agent: u32) -> u32 {
         let queue = self.agents.at(agent).and_then(|agent| agent.queue.as_deref());
         let fronts = queue.into_iter().flat_map(|queue| queue.fronts_of(tenant));
         fronts.map(|slot| self.tasks[slot].reserves()).max().unwrap_or(0)

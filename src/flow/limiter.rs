@@ -115,6 +115,21 @@ impl Limiter {
         arrival.saturating_sub(interval(quota).saturating_mul(missing)).div_ceil(MS)
     }
 
+    /// Logical time at which the last of the next `n` cells is there, if each is taken as soon as it is; 0: no limit.
+    pub fn nth_at(&self, n: u64, now: Millis) -> Millis {
+        let Some(quota) = self.quota.filter(|_| n > 0) else { return 0 };
+        if quota.is_shut() {
+            return Millis::MAX;
+        }
+        let from = self.state.0.unwrap_or(0).max(now.saturating_mul(MS));
+        let (burst, each) = (u64::from(quota.burst), interval(quota));
+        let at = match n.checked_sub(burst) {
+            Some(more) => from.saturating_add(each.saturating_mul(more)),
+            None => from.saturating_sub(each.saturating_mul(burst - n)),
+        };
+        at.div_ceil(MS)
+    }
+
     /// Cells that are there at `now`, whole ones; `None`: no limit.
     pub fn left(&self, now: Millis) -> Option<u32> {
         let quota = self.quota?;
@@ -227,6 +242,22 @@ mod tests {
         }
         assert_eq!(limiter.free_at(1), 2_000);
         assert_eq!((limiter.left(1_000), limiter.left(2_000)), (Some(0), Some(1)));
+    }
+
+    #[test]
+    fn the_wait_of_the_nth_is_that_of_taking_all_before_it() {
+        let mut limiter = limiter(10, 1_000, 3);
+        limiter.charge(2, 1_000);
+        let told: Vec<Millis> = (1..=6).map(|n| limiter.nth_at(n, 1_000)).collect();
+        let mut taken = Vec::new();
+        let mut now = 1_000;
+        for _ in 0..6 {
+            now = now.max(limiter.free_at(1));
+            limiter.charge(1, now);
+            taken.push(now);
+        }
+        let told: Vec<Millis> = told.into_iter().map(|at| at.max(1_000)).collect();
+        assert_eq!(told, taken);
     }
 
     #[test]

@@ -82,6 +82,32 @@ pub struct AgentSize {
     pub slots: u64,
     /// Those a task could be offered to now.
     pub free: u64,
+    /// Instances that were not heard for two thirds of their lease.
+    pub quiet: usize,
+    /// Instances that are leaving, or have no slots.
+    pub draining: usize,
+    /// Instances that did not answer an offer and were not heard since.
+    pub suspected: usize,
+}
+
+impl AgentSize {
+    /// Instances that take work as soon as they have a free slot.
+    pub fn serving(&self) -> usize {
+        self.instances - self.quiet - self.draining - self.suspected
+    }
+}
+
+/// What was heard of a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseHeard {
+    /// By its holder, or by anything it has said since.
+    pub accepted: bool,
+    /// The offer has gone out.
+    pub told: bool,
+    /// How long ago it was heard of last, or offered.
+    pub silent_ms: Millis,
+    /// After how long it is lost.
+    pub lease_ms: Millis,
 }
 
 #[derive(Debug)]
@@ -131,6 +157,8 @@ pub struct Live {
     look_at: Millis,
     /// Offers in the order they were sent; most are answered by the time they would be sent again.
     sent: VecDeque<(Millis, Token)>,
+    /// Leases that were ended under offers which may still be on their way, and when.
+    overtaken: QuickMap<Token, Millis>,
     recent: QuickSet<Token>,
     recent_order: VecDeque<Token>,
 }
@@ -283,9 +311,31 @@ impl Live {
 
     /// An acceptance, or any other sign that these leases are worked on.
     pub fn accepted(&mut self, agent: &AgentName, id: &InstanceId, tokens: &[Token]) {
+        self.arrived(tokens);
         for token in tokens {
             self.heard(*token, agent, id);
         }
+    }
+
+    /// These offers have come to their instances, whatever became of them.
+    pub fn arrived(&mut self, tokens: &[Token]) {
+        if !self.overtaken.is_empty() {
+            self.overtaken.retain(|token, _| !tokens.contains(token));
+        }
+    }
+
+    /// Whether an offer may be on its way whose lease has been ended meanwhile. After [`RESEND_MS`] without an answer it
+    /// counts as lost.
+    pub fn is_overtaking(&mut self) -> bool {
+        let hearing = self.hearing;
+        self.overtaken.retain(|_, since| *since + RESEND_MS > hearing);
+        !self.overtaken.is_empty()
+    }
+
+    /// Offers of live leases that went out lately and were not answered yet.
+    pub fn unanswered(&self) -> impl Iterator<Item = &Token> {
+        let lately = self.sent.iter().filter(|(sent, _)| *sent + RESEND_MS > self.hearing);
+        lately.map(|(_, token)| token).filter(|token| !self.is_answered(token))
     }
 
     /// Whether this instance holds the lease.
@@ -349,6 +399,9 @@ impl Live {
     /// A lease is over. `by_itself`: ended by its own report, so its slot is free at once.
     pub fn ended(&mut self, token: Token, by_itself: bool) {
         let Some(held) = self.held.remove(&token) else { return };
+        if !by_itself && !held.accepted && held.told && held.sent + RESEND_MS > self.hearing {
+            self.overtaken.insert(token, self.hearing);
+        }
         if by_itself {
             self.recent.insert(token);
             self.recent_order.push_back(token);
@@ -466,16 +519,35 @@ impl Live {
 
     /// What there is of each agent of which some instance was heard.
     pub fn agents(&self) -> impl Iterator<Item = (&AgentName, AgentSize)> {
-        self.agents.iter().map(|(name, agent)| {
-            let mut size = AgentSize { instances: agent.instances.len(), ..AgentSize::default() };
-            for instance in agent.instances.values().filter_map(|number| self.instance(*number)) {
-                size.slots += u64::from(instance.slots);
-                if !instance.is_quiet(self.hearing) {
-                    size.free += u64::from(instance.free());
-                }
+        self.agents.iter().map(|(name, agent)| (name, self.size(agent)))
+    }
+
+    /// What there is of an agent.
+    pub fn size_of(&self, agent: &AgentName) -> AgentSize {
+        self.agents.get(agent).map_or_else(AgentSize::default, |agent| self.size(agent))
+    }
+
+    fn size(&self, agent: &Agent) -> AgentSize {
+        let mut size = AgentSize { instances: agent.instances.len(), ..AgentSize::default() };
+        for instance in agent.instances.values().filter_map(|number| self.instance(*number)) {
+            size.slots += u64::from(instance.slots);
+            if instance.is_quiet(self.hearing) {
+                size.quiet += 1;
+                continue;
             }
-            (name, size)
-        })
+            size.free += u64::from(instance.free());
+            size.draining += usize::from(instance.draining || instance.slots == 0);
+            size.suspected += usize::from(instance.suspected && !instance.draining && instance.slots > 0);
+        }
+        size
+    }
+
+    /// What was heard of a lease.
+    pub fn lease(&self, token: &Token) -> Option<LeaseHeard> {
+        let held = self.held.get(token)?;
+        let silent_ms = self.hearing.saturating_sub(held.heard);
+        let (accepted, told) = (held.accepted, held.told || held.inherited);
+        Some(LeaseHeard { accepted, told, silent_ms, lease_ms: held.lease_ms })
     }
 
     /// Forgets instances not heard of for ten of their leases.

@@ -36,4 +36,6 @@ pub mod snapshot;
 pub mod state;
 pub mod submit;
 pub mod tasks;
+pub mod tenants;
 pub mod times;
+pub mod why;

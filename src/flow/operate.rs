@@ -4,9 +4,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
+    entry::Task,
     input::{Decision, Input},
+    live::Live,
     record::Record,
-    state::State,
+    state::{State, Tenant},
 };
 use crate::task::{AgentName, AllSettings, Code, Plan, PlanName, Refusal, TaskKey, TenantName};
 
@@ -71,6 +73,8 @@ pub enum Change {
     PlanRemoved(PlanName),
     /// A tenant, in this revision of its entry.
     Tenant(TenantName, u64),
+    /// A tenant's settings were removed, in this revision of its entry.
+    TenantRemoved(TenantName, u64),
     /// An agent, in this revision of its entry.
     Agent(AgentName, u64),
     /// An agent's settings were removed.
@@ -95,6 +99,8 @@ pub fn is_applied(state: &State, change: &Change) -> Result<bool, Refusal> {
             _ => !state.plans.contains_key(name),
         },
         Change::Tenant(name, rev) => state.tenant(name).is_some_and(|tenant| tenant.kv_rev >= *rev),
+        // One that nobody set and that has no tasks may have left.
+        Change::TenantRemoved(name, rev) => state.tenant(name).is_none_or(|tenant| tenant.kv_rev >= *rev),
         Change::Agent(name, rev) => agent(name).is_some_and(|own| own.kv_rev >= *rev),
         Change::AgentRemoved(name) => agent(name).is_none(),
         Change::All(rev) => state.all.1 >= *rev,
@@ -111,6 +117,36 @@ pub fn is_applied(state: &State, change: &Change) -> Result<bool, Refusal> {
             known == *paused || state.tree(&root).is_none()
         }
     })
+}
+
+/// Whether nothing of what a change has paused is on its way any more: an offer that was sent before it has come to its
+/// instance, and what the instance says of it here. Whoever is told so sees nothing start afterwards.
+pub fn is_quiet(state: &State, live: &mut Live, change: &Change) -> bool {
+    let paused = |tenant: u32| state.tenants.at(tenant).is_some_and(Tenant::is_paused);
+    let is_meant = |task: &Task| match change {
+        Change::All(_) => state.all.0.paused,
+        Change::Tenant(name, _) => state.tenants.number(name) == Some(task.tenant) && paused(task.tenant),
+        Change::Plan(..) => paused(task.tenant),
+        Change::Agent(name, _) => {
+            let own = state.agents.at(task.agent).and_then(|agent| agent.settings.as_deref());
+            state.agents.number(name) == Some(task.agent) && own.is_some_and(|own| own.settings.paused)
+        }
+        // What ran of a tree is stopped with it, as is everything that is removed left alone.
+        _ => false,
+    };
+    let pauses = match change {
+        Change::All(_) => state.all.0.paused,
+        Change::Tenant(name, _) => state.tenants.number(name).is_some_and(paused),
+        Change::Plan(name, _) => state.plans.get(name).is_some_and(|(plan, _)| plan.paused),
+        Change::Agent(name, _) => {
+            let own = state.agents.get(name).and_then(|agent| agent.settings.as_deref());
+            own.is_some_and(|own| own.settings.paused)
+        }
+        Change::Tree(_, paused) => *paused,
+        Change::PlanRemoved(_) | Change::TenantRemoved(..) | Change::AgentRemoved(_) => false,
+    };
+    !pauses
+        || !(live.is_overtaking() || live.unanswered().any(|token| state.leased(token).is_some_and(is_meant)))
 }
 
 /// Whether every installation has the plan, whatever is set.
@@ -142,3 +178,6 @@ pub fn plan_users(state: &State, plan: &PlanName) -> Option<String> {
         (false, more) => Some(format!("tenants under it: {} and {more} more", named.join(", "))),
     }
 }
+
+#[cfg(test)]
+mod tests;

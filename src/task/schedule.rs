@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AgentName, Millis, Payload, Priority, ScheduleName, Spec, TaskId, TenantName, Times};
+use super::{AgentName, MAX_CELLS, Millis, Payload, Priority, ScheduleName, Spec, TaskId, TenantName, Times};
 
 /// Bytes of a schedule's input, at most: it is kept in memory.
 pub const MAX_SCHEDULE_INPUT: usize = 16 * 1024;
@@ -63,6 +63,9 @@ pub struct ScheduleSettings {
     /// Their times, counted from the firing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub times: Option<Box<Times>>,
+    /// Cells that an attempt of one is expected to use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<u32>,
     /// What becomes of missed firings.
     #[serde(default)]
     pub missed: Missed,
@@ -84,7 +87,7 @@ impl ScheduleSettings {
             priority: self.priority,
             max_tries: self.max_tries,
             times: self.times.clone(),
-            cost: None,
+            cost: self.cost,
         }
     }
 
@@ -93,6 +96,9 @@ impl ScheduleSettings {
         if self.input.len() > MAX_SCHEDULE_INPUT {
             let bytes = self.input.len();
             return Err(format!("the input has {bytes} bytes, a schedule's at most {MAX_SCHEDULE_INPUT}"));
+        }
+        if let Some(cost) = self.cost.filter(|cost| *cost > MAX_CELLS) {
+            return Err(format!("the cost is {cost} cells, at most {MAX_CELLS}"));
         }
         let Some(times) = &self.times else { return Ok(()) };
         if times.run_at.is_some() || times.deadline_at.is_some() {

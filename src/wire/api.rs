@@ -2,8 +2,15 @@
 //!
 //! A refusal is answered with the error headers of NATS services and a [`Refusal`] as body.
 
+mod tenants;
+mod why;
+
 use serde::{Deserialize, Serialize};
 
+pub use self::{
+    tenants::{TenantLoad, TenantsReply, TenantsRequest},
+    why::{Hold, Reason, Why, WhyRequest},
+};
 use super::messages::Event;
 use crate::task::{
     AgentName, BodyHash, InstanceId, Millis, Payload, Phase, Priority, Refusal, TaskId, TenantName, Times,
@@ -30,10 +37,13 @@ pub mod verb {
     pub const PAUSE: &str = "pause";
     /// Let a task's tree go on.
     pub const RESUME: &str = "resume";
+    /// What holds a task back.
+    pub const WHY: &str = "why";
     /// Counts per state.
     pub const STATS: &str = "stats";
     /// All of them.
-    pub const ALL: [&str; 10] = [SUBMIT, GET, LIST, CHILDREN, EVENTS, CANCEL, RETRY, PAUSE, RESUME, STATS];
+    pub const ALL: [&str; 11] =
+        [SUBMIT, GET, LIST, CHILDREN, EVENTS, WHY, CANCEL, RETRY, PAUSE, RESUME, STATS];
 }
 
 /// `submit`

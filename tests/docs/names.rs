@@ -7,7 +7,10 @@ use selvedge::cli::args::Cli;
 use selvedge::config;
 use selvedge::task::Code;
 use selvedge::telemetry::names;
-use selvedge::wire::{api::verb, headers, subjects, topology};
+use selvedge::wire::{
+    api::{Reason, verb},
+    headers, subjects, topology,
+};
 
 use crate::pages::{files, pages, read, ticked};
 
@@ -242,6 +245,14 @@ fn every_refusal_code_is_in_the_protocol() {
     let page = read("docs/protocol.md");
     let missing =
         Code::ALL.iter().map(|code| code.as_str()).filter(|code| !page.contains(&format!("`{code}`")));
+    assert_none(missing.map(str::to_owned).collect());
+}
+
+#[test]
+fn every_reason_that_holds_a_task_back_is_in_the_protocol() {
+    let page = read("docs/protocol.md");
+    let missing =
+        Reason::ALL.iter().map(|reason| reason.as_str()).filter(|text| !page.contains(&format!("`{text}`")));
     assert_none(missing.map(str::to_owned).collect());
 }
 

@@ -68,3 +68,47 @@ fn growth_is_told_by_tenants_slots_instances_and_what_waits() {
         assert!(costs.iter().all(|cost| cost["reference"].is_number()), "{row}: {costs:?}");
     }
 }
+fn value(figures: &[Value], name: &str) -> f64 {
+    find(figures, name)["value"].as_f64().unwrap()
+}
+
+#[test]
+fn what_a_noisy_tenant_does_to_another_is_told_beside_one_queue_and_fixed_shares() {
+    let figures = figures(&["noisy", "--scale", "0.01", "--runs", "1"]);
+    for name in ["one shared FIFO", "a fixed half each"] {
+        for figure in [format!("slowest wait of 20, beside {name}"), format!("all of it, beside {name}")] {
+            let figure = find(&figures, &figure);
+            assert!(figure["value"].as_f64().unwrap() > 0.0 && figure["reference"].as_f64().unwrap() > 0.0);
+        }
+    }
+    let all = find(&figures, "all of it, beside the least it could take");
+    assert!(all["ratio"].as_f64().unwrap() >= 1.0, "nobody is faster than the slots: {all}");
+    for name in ["slowest wait of 20 behind 2000", "wait of a newcomer among 50 flooding tenants, worst of 1"]
+    {
+        assert!(value(&figures, name) > 0.0, "{name}");
+    }
+    assert!((0.0..=100.0).contains(&value(&figures, "slots idle with work for them")));
+}
+
+#[test]
+fn the_parts_of_three_weights_are_told_and_make_up_the_whole() {
+    let figures = figures(&["weights", "--scale", "0.01", "--runs", "1"]);
+    for kind in ["20 ms tasks", "1, 20 and 500 ms by tenant", "1, 20 and 500 ms mixed"] {
+        let part = |weight: u32| value(&figures, &format!("part of the slots, weight {weight}, {kind}"));
+        assert!((part(1) + part(2) + part(4) - 100.0).abs() < 0.1, "{kind}");
+        assert!(value(&figures, &format!("looked at, {kind}")) > 0.0);
+    }
+}
+
+#[test]
+fn the_cost_of_limits_many_tenants_and_the_kill_switch_are_told() {
+    let of_limits = figures(&["limits", "--scale", "0.002", "--runs", "1"]);
+    assert!(find(&of_limits, "tasks, all limits on, beside off")["ratio"].as_f64().unwrap() > 0.0);
+    assert!(find(&of_limits, "tasks, all limits on, beside the floor")["reference"].as_f64().unwrap() > 0.0);
+    let of_tenants = figures(&["tenants", "--scale", "0.005", "--runs", "1"]);
+    assert!(value(&of_tenants, "dispatches, 50 tenants beside one") > 0.0);
+    assert!(value(&of_tenants, "streams and consumers that came") <= 0.0);
+    let of_pause = figures(&["pause", "--scale", "0.05", "--runs", "1"]);
+    assert_eq!(value(&of_pause, "acknowledgement to last start, worst"), 0.0);
+    assert!(value(&of_pause, "p99 from the command to a handler being told, 10 instances") > 0.0);
+}

@@ -423,6 +423,37 @@ fn queries(golden: &mut Golden) {
     );
     golden.check("api-events", EventsRequest { task: task("t-1"), after: Some((2, 16)), limit: Some(100) });
     golden.check("api-events-reply", EventsPage { events: vec![], more: false });
+    golden.check("api-why", WhyRequest { task: task("t-1") });
+    golden.check(
+        "api-why-reply",
+        Why {
+            tenant: "acme".parse().unwrap(),
+            task: task("t-1"),
+            agent: agent(),
+            state: Phase::Queued,
+            reasons: vec![
+                Hold {
+                    reason: Reason::TenantRate,
+                    message: "tenant acme at its rate of 20/s (burst 100); in 750 ms".into(),
+                    limit: Some(20),
+                    actual: Some(0),
+                    until: Some(1_795_244_400_750),
+                },
+                Hold {
+                    reason: Reason::OwnTasksFirst,
+                    message: "14 ahead of it of tenant acme at agent reader (class normal)".into(),
+                    limit: None,
+                    actual: Some(14),
+                    until: None,
+                },
+            ],
+            children: vec![],
+            instance: None,
+            since: None,
+            expires_at: Some(1_795_244_460_000),
+            at: 1_795_244_400_000,
+        },
+    );
     golden.check("api-cancel", CancelRequest { task: task("t-1"), reason: "no longer needed".into() });
     golden.check("api-retry", RetryRequest { task: task("t-1"), nonce: Some(task("n-1")) });
     golden.check(

@@ -407,6 +407,7 @@ impl World {
             priority: Priority::Normal,
             max_tries: None,
             times: None,
+            cost: None,
             missed: *rng.pick(&[Missed::Skip, Missed::Once, Missed::All]),
             paused: rng.per_mille(100),
         };

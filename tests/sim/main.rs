@@ -17,6 +17,7 @@ mod cases;
 mod checks;
 mod clients;
 mod coordinators;
+mod fairness;
 mod index;
 mod rng;
 mod scenario;

@@ -1,27 +1,76 @@
-//! The agent that is measured: a process of its own whose handler does nothing but say when it was called.
+//! The agent that is measured: a process of its own whose handler does nothing but say when it was called, or takes as
+//! long as its input says.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
+use tokio::task::JoinSet;
 
-use super::args::BenchAgentArgs;
-use super::clock;
+use super::args::{BenchAgentArgs, Work};
+use super::{clock, trace};
 use crate::agent::{Agent, AgentError, Ctx};
 use crate::bus::Link;
 use crate::cli::context::Ctx as Command;
 use crate::cli::failure::Exit;
 use crate::task::Payload;
 
+/// Below this a thread sleeps: a runtime's timers round up to a millisecond.
+const SHORT: Duration = Duration::from_millis(200);
+
 /// Runs it until SIGTERM.
 pub async fn run(args: BenchAgentArgs, ctx: Command) -> Result<ExitCode> {
-    let link = Link::connect(&ctx.nats()?, &format!("selvedge-bench/{}", args.name)).await?;
-    // As the floor's: 8 bytes of result, so that a start can be told without another message.
-    let handler = |_: Ctx, _: Payload| async {
-        Ok::<_, AgentError>(Payload::Bytes(Bytes::copy_from_slice(&clock::now().to_le_bytes())))
-    };
-    let agent = Agent::raw(&args.name, handler)?.slots(args.slots).drain_timeout(Duration::from_secs(3));
-    agent.run_until(link, ctx.stop).await?;
+    let mut running = JoinSet::new();
+    for _ in 0..args.instances {
+        let link = Link::connect(&ctx.nats()?, &format!("selvedge-bench/{}", args.name)).await?;
+        let agent = match args.work {
+            Work::None => Agent::raw(&args.name, nothing)?,
+            Work::Timed => timed(&args.name, &link)?,
+        };
+        let agent = agent.slots(args.slots).drain_timeout(Duration::from_secs(3));
+        running.spawn(agent.run_until(link, ctx.stop.clone()));
+    }
+    while let Some(ended) = running.join_next().await {
+        ended??;
+    }
     Ok(Exit::Ok.into())
+}
+
+/// As the floor's: 8 bytes of result, so that a start can be told without another message.
+async fn nothing(_: Ctx, _: Payload) -> Result<Payload, AgentError> {
+    Ok(Payload::Bytes(Bytes::copy_from_slice(&clock::now().to_le_bytes())))
+}
+
+/// Takes as many microseconds as its input says, and tells when it began, ended, or was told to stop.
+fn timed(name: &str, link: &Link) -> Result<Agent> {
+    let lane = link.main.clone();
+    let handler = move |ctx: Ctx, input: Payload| {
+        let lane = lane.clone();
+        async move {
+            let began = clock::now();
+            let tell = async |what: &str| {
+                let told = lane.tell(what.to_owned(), trace::encode(ctx.tenant().as_str(), began).into());
+                told.await.map_err(|error| AgentError::fatal(error.to_string()))
+            };
+            tell(trace::BEGAN).await?;
+            let length = match &input {
+                Payload::Bytes(bytes) => Duration::from_micros(clock::read(bytes).unwrap_or(0)),
+                Payload::Json(_) => Duration::ZERO,
+            };
+            let slept = async {
+                match length < SHORT {
+                    // It can't fail: it neither panics nor is aborted before it began.
+                    true => drop(tokio::task::spawn_blocking(move || std::thread::sleep(length)).await),
+                    false => tokio::time::sleep(length).await,
+                }
+            };
+            tokio::select! {
+                () = slept => tell(trace::ENDED).await?,
+                () = ctx.cancelled() => tell(trace::STOPPED).await?,
+            }
+            Ok::<_, AgentError>(Payload::default())
+        }
+    };
+    Ok(Agent::raw(name, handler)?)
 }

@@ -59,11 +59,21 @@ pub enum Case {
     List,
     /// What a task costs as there are more tenants, slots, instances and tasks waiting
     Growth,
+    /// 20 tasks of one tenant behind 5,000 of another, behind 200,000, and among 1,000 flooding tenants
+    Noisy,
+    /// What tenants of weights 1, 2 and 4 get of the slots when all have more than they can run
+    Weights,
+    /// Throughput with every limit set, none of which binds, beside none set
+    Limits,
+    /// 10,000 tenants with 10 queued tasks each, beside one tenant with all of them
+    Tenants,
+    /// Everything paused while 200 instances are at work: what still starts, and when the last one is told
+    Pause,
 }
 
 impl Case {
     /// The cases, in the order they are run.
-    pub const EACH: [Case; 8] = [
+    pub const EACH: [Case; 13] = [
         Case::Throughput,
         Case::Latency,
         Case::Memory,
@@ -72,6 +82,11 @@ impl Case {
         Case::Soak,
         Case::List,
         Case::Growth,
+        Case::Noisy,
+        Case::Weights,
+        Case::Limits,
+        Case::Tenants,
+        Case::Pause,
     ];
 
     /// As it is called on the command line and in figures.
@@ -86,6 +101,11 @@ impl Case {
             Case::Soak => "soak",
             Case::List => "list",
             Case::Growth => "growth",
+            Case::Noisy => "noisy",
+            Case::Weights => "weights",
+            Case::Limits => "limits",
+            Case::Tenants => "tenants",
+            Case::Pause => "pause",
         }
     }
 }
@@ -126,6 +146,23 @@ pub struct BenchAgentArgs {
     /// Tasks it runs at once
     #[arg(long, default_value_t = 256)]
     pub slots: u32,
+
+    /// Instances of it in this process
+    #[arg(long, default_value_t = 1)]
+    pub instances: u32,
+
+    /// What its handler does
+    #[arg(long, value_enum, default_value_t = Work::None)]
+    pub work: Work,
+}
+
+/// What the handler of the measured agent does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Work {
+    /// It says when it was called
+    None,
+    /// It takes as long as its input says, and tells when
+    Timed,
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! The same loads for the fabric that the floor has, through the client SDK as anybody would use it.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use tokio::task::JoinSet;
 
@@ -19,12 +21,18 @@ const PART: u64 = 20_000;
 pub struct Load {
     clients: Vec<Client>,
     agent: &'static str,
+    cost: Option<u32>,
 }
 
 impl Load {
     /// Tasks of `clients`, each of which speaks for one tenant.
     pub fn new(clients: Vec<Client>, agent: &'static str) -> Load {
-        Load { clients, agent }
+        Load { clients, agent, cost: None }
+    }
+
+    /// Its tasks cost so many cells.
+    pub fn cost(self, cells: u32) -> Load {
+        Load { cost: Some(cells), ..self }
     }
 
     /// The client of the `n`th caller.
@@ -36,14 +44,18 @@ impl Load {
     pub async fn submit_many(&self, tasks: u64) -> Result<()> {
         let mut working = JoinSet::new();
         for (n, client) in self.clients.iter().enumerate() {
-            let (client, agent) = (client.clone(), self.agent);
+            let (client, agent, cost) = (client.clone(), self.agent, self.cost);
             let share = share(tasks, self.clients.len(), n);
             working.spawn(async move {
                 let mut left = share;
                 while left > 0 {
                     let part = left.min(PART);
                     left -= part;
-                    let tasks = (0..part).map(|_| task(agent)).collect::<client::Result<Vec<_>>>()?;
+                    let one = || {
+                        let task = task(agent)?;
+                        client::Result::Ok(cost.map_or(task.clone(), |cells| task.cost(cells)))
+                    };
+                    let tasks = (0..part).map(|_| one()).collect::<client::Result<Vec<_>>>()?;
                     for stored in client.submit_many(tasks).await {
                         stored?;
                     }
@@ -102,6 +114,30 @@ impl Load {
 /// A task of the load.
 pub fn task(agent: &str) -> client::Result<NewTask> {
     NewTask::raw(agent, Payload::Bytes(vec![7; INPUT].into()))
+}
+
+/// Submits `tasks` that take so long each.
+pub async fn submit_timed(client: &Client, agent: &str, tasks: u64, length: Duration) -> Result<()> {
+    submit_lengths(client, agent, (0..tasks).map(|_| length)).await
+}
+
+/// Submits a task for each of these lengths.
+pub async fn submit_lengths(
+    client: &Client,
+    agent: &str,
+    lengths: impl Iterator<Item = Duration>,
+) -> Result<()> {
+    let mut lengths = lengths.peekable();
+    while lengths.peek().is_some() {
+        let part = lengths.by_ref().take(PART as usize).map(|length| {
+            let micros = u64::try_from(length.as_micros()).unwrap_or(u64::MAX);
+            NewTask::raw(agent, Payload::Bytes(micros.to_le_bytes().to_vec().into()))
+        });
+        for stored in client.submit_many(part.collect::<client::Result<Vec<_>>>()?).await {
+            stored?;
+        }
+    }
+    Ok(())
 }
 
 async fn all(mut working: JoinSet<Result<()>>) -> Result<()> {

@@ -13,22 +13,30 @@ pub mod agent;
 pub mod args;
 mod clock;
 mod counters;
+mod fifo;
 mod figure;
 mod floor;
 mod growth;
+mod fold;
 mod latency;
+mod limits;
 mod list;
 mod load;
 mod memory;
+mod noisy;
 mod overload;
 mod pace;
+mod pause;
 mod probes;
 mod rig;
 mod soak;
 mod start;
 mod stats;
+mod tenants;
 mod throughput;
+mod trace;
 mod usage;
+mod weights;
 
 use std::process::ExitCode;
 
@@ -87,6 +95,11 @@ impl Bench {
             Case::Soak => soak::run(self, report).await,
             Case::List => list::run(self, report).await,
             Case::Growth => growth::run(self, report).await,
+            Case::Noisy => noisy::run(self, report).await,
+            Case::Weights => weights::run(self, report).await,
+            Case::Limits => limits::run(self, report).await,
+            Case::Tenants => tenants::run(self, report).await,
+            Case::Pause => pause::run(self, report).await,
         }
     }
 }

@@ -18,16 +18,23 @@ use super::usage;
 use crate::bus::limits::LimitsBucket;
 use crate::bus::{self, Link};
 use crate::cli::dev::say;
+use crate::cli::operate::Desk;
 use crate::cli::stack::{DataDir, Given, Port, Stack, Wanted};
-use crate::client::{Client, DEFAULT_TENANT};
+use crate::client::{Client, DEFAULT_TENANT, NewTask};
 use crate::config::ByteSize;
+use crate::flow::operate::Change;
 use crate::store::keys;
-use crate::task::{Phase, Plan, PlanName, Priority, TenantName};
+use crate::task::{
+    AgentName, AgentSettings, AllSettings, Payload, Phase, Plan, PlanName, Priority, TenantName,
+    TenantSettings,
+};
 use crate::telemetry::names;
 use crate::wire::topology;
 
 /// The agent every load is for.
 pub const AGENT: &str = "noop";
+/// Its slots.
+pub const AGENT_SLOTS: u32 = 256;
 /// Bytes of every input.
 pub const INPUT: usize = 256;
 /// The bench's own process, among the others.
@@ -170,6 +177,25 @@ impl Rig {
         self.stack.start_own(agent, &["bench-agent", agent])
     }
 
+    /// Starts instances of an agent that takes as long as its tasks say, and waits until the owner has heard of all.
+    pub async fn start_timed(&mut self, agent: &str, slots: u32, instances: u32) -> Result<()> {
+        let (slots, instances) = (slots.to_string(), instances.to_string());
+        let args = ["bench-agent", agent, "--work", "timed", "--slots", &slots, "--instances", &instances];
+        self.stack.start_own(agent, &args)?;
+        let there = self.client.tenant("there")?;
+        let probe = NewTask::raw(agent, Payload::Bytes(vec![0; 8].into()))?;
+        there.submit_task(probe).wait().await?;
+        if instances == "1" {
+            return Ok(());
+        }
+        let deadline = Instant::now() + PATIENCE;
+        while self.metric(names::INSTANCES).await? < instances.parse::<f64>()? {
+            anyhow::ensure!(Instant::now() < deadline, "the instances do not come");
+            tokio::time::sleep(SELDOM).await;
+        }
+        Ok(())
+    }
+
     /// The load of all tenants.
     pub fn load(&self, agent: &'static str) -> Load {
         Load::new((0..TENANTS).map(|n| self.tenant(n)).collect(), agent)
@@ -227,6 +253,57 @@ impl Rig {
             cpu: cpu.collect(),
             counters: now.counters.since(before.counters),
         })
+    }
+
+    /// The journal and what else stands in NATS.
+    pub fn jetstream(&self) -> &jetstream::Context {
+        &self.js
+    }
+
+    /// Streams and consumers there are.
+    pub async fn assets(&self) -> Result<u64> {
+        let page = counters::get(self.monitor, "/jsz").await?;
+        let page: serde_json::Value = serde_json::from_str(&page)?;
+        let of = |name: &str| page[name].as_u64().with_context(|| format!("/jsz has no {name}"));
+        Ok(of("streams")? + of("consumers")?)
+    }
+
+    async fn desk(&self) -> Result<Desk> {
+        let bucket = LimitsBucket::open(&self.js).await?;
+        Ok(Desk::on(bucket, self.client.link().clone()))
+    }
+
+    /// Sets a tenant's settings; they are in force.
+    pub async fn set_tenant(&self, name: &TenantName, settings: &TenantSettings) -> Result<()> {
+        let desk = self.desk().await?;
+        let known = desk.bucket.tenant(name).await?.map(|(_, revision)| revision);
+        let revision = desk.bucket.set_tenant(name, settings, known).await?;
+        desk.journaled(Change::Tenant(name.clone(), revision)).await
+    }
+
+    /// Sets an agent's settings; they are in force.
+    pub async fn set_agent(&self, name: &str, settings: &AgentSettings) -> Result<()> {
+        let (desk, name) = (self.desk().await?, AgentName::new(name)?);
+        let known = desk.bucket.agent(&name).await?.map(|(_, revision)| revision);
+        let revision = desk.bucket.set_agent(&name, settings, known).await?;
+        desk.journaled(Change::Agent(name, revision)).await
+    }
+
+    /// Sets what holds for everything; it is in force.
+    pub async fn set_all(&self, settings: &AllSettings) -> Result<()> {
+        let desk = self.desk().await?;
+        let known = desk.bucket.all().await?.map(|(_, revision)| revision);
+        let revision = desk.bucket.set_all(settings, known).await?;
+        desk.journaled(Change::All(revision)).await
+    }
+
+    /// Changes the bench's plan; it is in force.
+    pub async fn change_plan(&self, change: impl FnOnce(&mut Plan)) -> Result<()> {
+        let (desk, name) = (self.desk().await?, PlanName::new("bench")?);
+        let (mut plan, revision) = desk.bucket.plan(&name).await?.context("the plan was set")?;
+        change(&mut plan);
+        let revision = desk.bucket.set_plan(&name, &plan, Some(revision)).await?;
+        desk.journaled(Change::Plan(name, revision)).await
     }
 
     /// Ends everything, our own connections first.

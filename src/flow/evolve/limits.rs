@@ -185,7 +185,7 @@ impl State {
         self.tasks[slot].is_held() || self.is_tree_paused(slot)
     }
 
-    fn is_tree_paused(&self, slot: Slot) -> bool {
+    pub(in crate::flow) fn is_tree_paused(&self, slot: Slot) -> bool {
         // Nearly always there is none.
         self.paused_trees > 0 && self.root_of(slot).is_some_and(|root| self.tasks[root].more().paused)
     }

@@ -6,7 +6,7 @@ use crate::{
         input::Input,
         times::tests::{Owner, WALL},
     },
-    task::{Code, Payload, Phase},
+    task::{AgentSettings, Code, Payload, Phase},
 };
 
 const MINUTE: Millis = 60_000;
@@ -25,6 +25,7 @@ fn settings(cron: &str, missed: Missed) -> ScheduleSettings {
         priority: Default::default(),
         max_tries: None,
         times: None,
+        cost: None,
         missed,
         paused: false,
     }
@@ -46,6 +47,23 @@ fn fired(owner: &Owner) -> Vec<u64> {
 
 fn next(owner: &Owner) -> Option<u64> {
     Some((owner.engine.state().schedules.get(&name())?.next? - WALL) / MINUTE)
+}
+
+#[test]
+fn a_firing_carries_its_cost_and_one_that_could_never_run_is_a_rejected_task() {
+    let mut owner = Owner::new();
+    let settings = ScheduleSettings { cost: Some(70), ..settings("*/2 * * * *", Missed::Skip) };
+    set(&mut owner, Some(settings.clone()), 1);
+    let id = |minute: u64| format!("tick-{}", (WALL + minute * MINUTE) / 1_000);
+    owner.pass(2 * MINUTE);
+    let key = crate::flow::times::tests::key(&id(2));
+    assert_eq!(owner.engine.state().task(&key).unwrap().more().cost, 70);
+    let agent = AgentSettings { cells: Some(60), ..AgentSettings::default() };
+    owner.push(Input::Agent { name: "reader".parse().unwrap(), settings: Some(agent), kv_rev: 2 });
+    owner.pass(2 * MINUTE);
+    assert_eq!((owner.phase(&id(4)), owner.code(&id(4))), (Phase::Rejected, Some(Code::CostExceeded)));
+    owner.is_the_same_anywhere();
+    assert!(ScheduleSettings { cost: Some(u32::MAX), ..settings }.check().is_err());
 }
 
 #[test]

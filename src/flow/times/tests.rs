@@ -42,7 +42,7 @@ pub struct Owner {
     told: Vec<Tell>,
 }
 
-fn key(id: &str) -> TaskKey {
+pub fn key(id: &str) -> TaskKey {
     TaskKey { tenant: "acme".parse().unwrap(), id: id.parse().unwrap() }
 }
 
@@ -105,14 +105,18 @@ impl Owner {
         self.turn();
     }
 
-    fn submit(&mut self, id: &str, times: Times) {
+    pub fn submit(&mut self, id: &str, times: Times) {
+        self.submit_for(id, times, None);
+    }
+
+    pub fn submit_for(&mut self, id: &str, times: Times, cost: Option<u32>) {
         let body = Submit {
             v: 1,
             input: Payload::default(),
             priority: Default::default(),
             max_tries: Some(2),
-            times: Some(Box::new(times)),
-            cost: None,
+            times: (!times.is_empty()).then(|| Box::new(times)),
+            cost,
             first_try: Some(self.wall),
             confirm: false,
         };
@@ -125,7 +129,7 @@ impl Owner {
         self.push(Input::Cmd { key: key(id), nonce: "n-1".parse().unwrap(), body });
     }
 
-    fn report(&mut self, id: &str, n: u32, op: ReportOp) {
+    pub fn report(&mut self, id: &str, n: u32, op: ReportOp) {
         let task = self.engine.state().task(&key(id)).unwrap();
         let (token, attempt) = (Token(self.entropy.0), task.attempt());
         let (agent, instance) = ("reader".parse().unwrap(), "r-1".parse().unwrap());
@@ -133,11 +137,11 @@ impl Owner {
         self.push(Input::Report { key: key(id), body });
     }
 
-    fn end(&mut self, id: &str, outcome: Outcome) {
+    pub fn end(&mut self, id: &str, outcome: Outcome) {
         self.report(id, 1, ReportOp::End(End { last_event: 0, outcome, used: None }));
     }
 
-    fn view(&self, id: &str) -> TaskView {
+    pub fn view(&self, id: &str) -> TaskView {
         self.engine.view(&key(id)).unwrap()
     }
 

@@ -187,3 +187,47 @@ async fn the_kill_switch_is_acknowledged_once_it_is_journaled_and_undone_by_resu
     let left = cli.json(&["pause", "--agent", "writer", "--let-run"]).await;
     assert_eq!(left["stopped"], false);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_holds_tasks_back_is_told_of_one_and_of_all_tenants() {
+    let fabric = Fabric::start().await;
+    let cli = Cli::on(&fabric.stack);
+    cli.ok(&["tenant", "set", "acme", "--plan", "pro", "--weight", "3", "--cells", "500"]).await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(cli.ok(&["submit", "nobody", "-t", "acme", "--confirm"]).await.trim().to_owned());
+    }
+    cli.ok(&["submit", "nobody", "-t", "other", "--confirm"]).await;
+    let why = cli.json(&["why", &ids[2], "-t", "acme"]).await;
+    assert_eq!((&why["state"], &why["reasons"][0]["reason"]), (&"queued".into(), &"no_instance".into()));
+    assert_eq!(
+        (&why["reasons"][1]["reason"], &why["reasons"][1]["actual"]),
+        (&"own_tasks_first".into(), &2.into())
+    );
+    let shown = cli.ok(&["why", &ids[2], "-t", "acme"]).await;
+    assert!(shown.contains("nobody serves agent nobody") && shown.contains("2 ahead of it"), "{shown}");
+    assert_eq!(cli.fails(1, &["why", "nothing", "-t", "acme"]).await["code"], "NOT_FOUND");
+    let got = cli.ok(&["get", &ids[2], "-t", "acme"]).await;
+    assert!(got.contains("why") && got.contains("nobody serves agent nobody"), "{got}");
+
+    cli.ok(&["tenant", "pause", "acme"]).await;
+    let all = cli.json(&["tenants"]).await;
+    let acme = &all["tenants"][0];
+    assert_eq!((&acme["tenant"], &acme["queued"], &acme["weight"]), (&"acme".into(), &3.into(), &3.into()));
+    assert_eq!((&acme["queued_by"]["tenant_paused"], &acme["cells_left"]), (&3.into(), &500.into()));
+    assert_eq!((&all["busy"], &all["backlog"], &acme["fair_share"]), (&2.into(), &4.into(), &750.into()));
+    let shown = cli.ok(&["tenants", "acme"]).await;
+    assert!(shown.contains("acme (paused)") && shown.contains("tenant_paused 3"), "{shown}");
+    assert_eq!(cli.fails(1, &["tenants", "nothing"]).await["code"], "UNKNOWN_TENANT");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_that_no_owner_journals_is_stored_and_said_not_to_be_in_force() {
+    let mut fabric = Fabric::start().await;
+    let cli = Cli::on(&fabric.stack);
+    cli.ok(&["tenant", "set", "acme", "--plan", "pro"]).await;
+    fabric.coordinator.take().unwrap().stop().await;
+    let told = cli.fails(75, &["tenant", "set", "acme", "--rate", "3"]).await;
+    assert_eq!(told["code"], "NOT_CONFIRMED");
+    assert_eq!(cli.json(&["tenant", "get", "acme"]).await["limits"]["rate"], 3);
+}

@@ -10,6 +10,7 @@ use selvedge::bus::limits::LimitsError;
 use selvedge::client::{Client, NewTask, TaskHandle};
 use selvedge::flow::record::{JournalMessage, Record};
 use selvedge::task::{AgentName, AgentSettings, AllSettings, Code, Per, Phase, Plan, TenantSettings, Token};
+use selvedge::wire::api::Reason;
 use tokio::sync::mpsc;
 
 use super::{change, journal, journaled, tenant};
@@ -290,6 +291,59 @@ async fn a_resumed_tenants_queued_work_starts_within_a_tenth_of_a_second() {
     }
     waits.sort_unstable();
     assert!(waits[5] <= Duration::from_millis(100), "median of {waits:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_nobody_serves_is_explained_and_expires_by_its_deadline() {
+    let fabric = Fabric::start().await;
+    tenant(&fabric, "acme", unbound()).await;
+    let client = fabric.client("acme").await;
+    let task = NewTask::new("nobody", &1).unwrap().deadline(Duration::from_secs(3));
+    let task = soon("an admission", client.submit_task(task).confirmed()).await.unwrap();
+    let why = soon("why", task.why()).await.unwrap();
+    assert_eq!((why.state, why.reasons[0].reason), (Phase::Queued, Reason::NoInstance));
+    assert!(why.expires_at.is_some_and(|at| at > why.at && at <= why.at + 3_000), "{why:?}");
+    let ended = eventually("the deadline", task.wait()).await.unwrap();
+    assert_eq!((ended.state, ended.refusal.unwrap().code), (Phase::Expired, Code::DeadlineExceeded));
+    let why = soon("why", task.why()).await.unwrap();
+    assert_eq!((why.state, why.reasons[0].reason), (Phase::Expired, Reason::Ended));
+    let missing = soon("an answer", client.why(&"nothing".parse().unwrap())).await.unwrap_err();
+    assert!(matches!(&missing, selvedge::client::Error::Refused(r) if r.code == Code::NotFound), "{missing}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_suspended_with_work_running_lets_it_end_and_takes_nothing_new() {
+    let fabric = Fabric::start().await;
+    tenant(&fabric, "acme", Plan { in_flight: 1, ..unbound() }).await;
+    let (told, mut starts) = mpsc::unbounded_channel();
+    let (go, gate) = tokio::sync::watch::channel(false);
+    let waits = Agent::new("writer", move |_: Ctx, n: u64| {
+        let (told, mut gate) = (told.clone(), gate.clone());
+        async move {
+            told.send(n).ok();
+            gate.wait_for(|open| *open).await.ok();
+            Ok::<_, AgentError>(n)
+        }
+    });
+    fabric.agent(waits.unwrap().slots(4)).await;
+    let client = fabric.client("acme").await;
+    let tasks = submit(&client, "writer", 2, None).await;
+    assert_eq!(soon("a start", starts.recv()).await, Some(0));
+    change(&fabric, "acme", |s| (s.paused, s.suspended) = (true, true)).await;
+    let refused = soon("a refusal", client.submit_and_confirm("writer", &9u64)).await.unwrap_err();
+    assert!(
+        matches!(&refused, selvedge::client::Error::Refused(r) if r.code == Code::TenantSuspended),
+        "{refused}"
+    );
+    let why = soon("why", tasks[1].why()).await.unwrap();
+    let reasons: Vec<Reason> = why.reasons.iter().map(|hold| hold.reason).collect();
+    assert_eq!(reasons, [Reason::TenantPaused, Reason::TenantInFlight], "{why:?}");
+    assert_eq!(soon("why", tasks[0].why()).await.unwrap().reasons[0].reason, Reason::Running);
+    go.send_replace(true);
+    assert_eq!(soon("the end", tasks[0].wait()).await.unwrap().state, Phase::Completed);
+    assert_eq!(soon("a view", tasks[1].get()).await.unwrap().state, Phase::Queued);
+    change(&fabric, "acme", |s| (s.paused, s.suspended) = (false, false)).await;
+    assert_eq!(soon("the end", tasks[1].wait()).await.unwrap().state, Phase::Completed);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

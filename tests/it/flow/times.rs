@@ -115,6 +115,7 @@ async fn a_schedule_in_the_bucket_is_fired_as_a_task_of_its_tenant() {
         priority: Default::default(),
         max_tries: None,
         times: None,
+        cost: None,
         missed: Default::default(),
         paused: false,
     };
