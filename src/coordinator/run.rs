@@ -10,7 +10,7 @@ use super::{
     calls::OwnerHandle,
     indexer::{IndexHealth, IndexState},
     owner::{self, Probe},
-    queries::Queries,
+    queries::{Queries, hot::Hot},
     shard::{self, ShardContext},
     shrink::ShrinkOptions,
 };
@@ -233,6 +233,7 @@ pub async fn run(
         owner: owner.clone(),
         link: connections.link.clone(),
         shard: options.shard,
+        hot: Hot::default(),
     };
     let serving = tasks.spawn({
         let (queries, client, down) = (queries.clone(), connections.service.clone(), down.clone());

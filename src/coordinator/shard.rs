@@ -359,7 +359,8 @@ async fn term(
         context.index_health.clone(),
         IndexerOptions { clock: context.clock, ..IndexerOptions::default() },
     )
-    .with_archive(archive.clone());
+    .with_archive(archive.clone())
+    .with_hot(context.queries.hot.clone());
     let indexing = over.clone();
     tasks.spawn(async move {
         indexer.run(indexing).await;

@@ -132,6 +132,7 @@ metrics! {
     // Queries and connections.
     QUERIES = "selvedge_queries_total", Counter, Count, "Queries answered, by verb and code.";
     QUERY_TIME = "selvedge_query_seconds", Histogram, Seconds, "Time to answer a query, by verb.";
+    HOT_PAGES = "selvedge_query_pages_total", Counter, Count, "Lists and counts answered, by outcome: kept for a moment, or read.";
     INPUTS_MALFORMED = "selvedge_inputs_malformed_total", Counter, Count, "Messages that could not be read, by stream.";
     UNATTRIBUTABLE = "selvedge_unattributable_messages_total", Counter, Count, "Messages whose subject names no task.";
     UNREADABLE_PULSES = "selvedge_unreadable_pulses_total", Counter, Count, "Heartbeats and acceptances that could not be read.";

@@ -34,6 +34,8 @@ pub mod verb {
     pub const STATS: &str = "stats";
     /// All of them.
     pub const ALL: [&str; 10] = [SUBMIT, GET, LIST, CHILDREN, EVENTS, CANCEL, RETRY, PAUSE, RESUME, STATS];
+    /// Those that wait for a decision of the owner's.
+    pub const DECIDED: [&str; 5] = [SUBMIT, CANCEL, RETRY, PAUSE, RESUME];
 }
 
 /// `submit`

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use selvedge::{
     bus::service::{Answer, Query, ServiceConfig, serve},
     task::{Code, Refusal},
+    wire::headers,
 };
 use serde_json::Value;
 use tokio::sync::Semaphore;
@@ -130,6 +131,21 @@ async fn requests_beyond_the_bound_are_shed_at_once() {
     soon("the end of the service", s.running).await.unwrap();
     let gone = request(&s.client, "sv.api.acme.get", "{}").await;
     assert!(gone.is_none(), "nobody listens any more");
+}
+
+#[tokio::test]
+async fn a_request_ends_with_its_askers_patience_and_its_place_is_free_again() {
+    let s = served(1).await;
+    let mut patience = async_nats::HeaderMap::new();
+    patience.insert(headers::WITHIN_MS, "20");
+    let slow = s.client.request_with_headers("sv.api.acme.list", patience, "{}".into()).await.unwrap();
+    assert_eq!((json(&slow)["code"].as_str(), s.waiting.available_permits()), (Some("TIMED_OUT"), 1));
+    assert_eq!(slow.headers.as_ref().unwrap().get(headers::SERVICE_ERROR_CODE).unwrap().as_str(), "504");
+    // The handler was dropped where it waited: nothing took what would have let it go on.
+    s.gate.add_permits(1);
+    let next = request(&s.client, "sv.api.acme.get", "{}").await.unwrap();
+    assert!(next.headers.unwrap().get(headers::SERVICE_ERROR).is_none(), "the only place is free");
+    assert_eq!(s.gate.available_permits(), 1);
 }
 
 #[tokio::test]

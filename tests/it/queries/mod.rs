@@ -1,0 +1,3 @@
+//! The query plane: what a query costs, what it promises, and what becomes of it when things break.
+
+mod plane;
