@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! queries ── which verb, which bounds
-//!   look ── get, children        hot ── pages that many ask for: one read for all of them
+//!   look ── get, many, tree, children        hot ── pages that many ask for: one read for all of them
 //!   act ── submit, cancel …      ask ── the owner's loop, here or elsewhere
 //! ```
 //!
@@ -32,7 +32,7 @@ use crate::{
     task::{Code, MAX_PAYLOAD_BYTES, Refusal, TaskKey, TenantName},
     telemetry::names,
     wire::{
-        api::{EventsRequest, ListRequest, verb},
+        api::{CountRequest, EventsRequest, ListRequest, verb},
         codec::Format,
         subjects::Shard,
     },
@@ -93,6 +93,9 @@ impl Queries {
             verb::SUBMIT => reply(query, &self.submit(tenant, body(query)?).await?),
             verb::GET => reply(query, &self.get(tenant, body(query)?).await?),
             verb::LIST => self.hot(query, |queries, query| async move { queries.list(&query).await }).await,
+            verb::MANY => reply(query, &self.many(tenant, body(query)?).await?),
+            verb::COUNT => self.hot(query, |queries, query| async move { queries.count(&query).await }).await,
+            verb::TREE => reply(query, &self.tree(tenant, body(query)?).await?),
             verb::CHILDREN => reply(query, &self.children(tenant, body(query)?).await?),
             verb::EVENTS => {
                 let request: EventsRequest = body(query)?;
@@ -117,6 +120,11 @@ impl Queries {
 
     async fn stats(&self, query: &Query) -> Answer {
         reply(query, &self.index.stats(&query.tenant).await.map_err(store_refusal)?)
+    }
+
+    async fn count(&self, query: &Query) -> Answer {
+        let request: CountRequest = body_or_default(query)?;
+        reply(query, &self.index.count(&query.tenant, &request).await.map_err(read_refusal)?)
     }
 
     /// A page that many may ask for at once: one read serves all who ask the same.

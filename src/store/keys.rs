@@ -13,6 +13,7 @@
 //! | `sv:{<tenant>}:i:s:<state>` | sorted set | by state | as above |
 //! | `sv:{<tenant>}:i:a:<agent>` | sorted set | by agent, without cancelled | as above |
 //! | `sv:{<tenant>}:i:r:<root>` | sorted set | a tree of two or more, without cancelled | as above |
+//! | `sv:{<tenant>}:i:p:<parent>` | sorted set | a task's children, without cancelled | as above |
 //! | `sv:{<tenant>}:i:done` | sorted set | ids of terminal tasks by end, what retention works on | retained tasks |
 //! | `sv:{shard-<n>}:i` | hash | layout, generation, epoch, flush, seq: the restart point; at: until when it shows everything | one per shard |
 //! | `sv:{shard-<n>}:due` | sorted set | tenants by the time their oldest terminal task is due to go | tenants with terminal tasks |
@@ -79,6 +80,11 @@ pub fn agent(tenant: &TenantName, agent: &AgentName) -> String {
 /// See the module's table.
 pub fn tree(tenant: &TenantName, root: &TaskId) -> String {
     format!("{}r:{root}", index_prefix(tenant))
+}
+
+/// See the module's table.
+pub fn parent(tenant: &TenantName, parent: &TaskId) -> String {
+    format!("{}p:{parent}", index_prefix(tenant))
 }
 
 /// See the module's table.

@@ -2,12 +2,23 @@
 
 use std::time::Duration;
 
-use super::{Ask, INDEX_LAG, Queries, Told, nonsense, not_found, within};
+use futures_util::{StreamExt, stream};
+
+use super::{
+    Ask, INDEX_LAG, Queries, Told, nonsense, not_found, read_refusal, store_refusal, within,
+};
 use crate::{
     coordinator::calls::OwnerCall,
-    task::{Code, Phase, Refusal, TaskKey, TenantName},
-    wire::api::{ChildrenPage, ChildrenRequest, GetRequest, TaskView},
+    task::{Code, Phase, Refusal, TaskId, TaskKey, TenantName},
+    wire::api::{
+        ChildrenPage, ChildrenRequest, GetRequest, ManyReply, ManyRequest, TaskView, TreePage, TreeRequest,
+    },
 };
+
+/// Tasks that may be asked for at once.
+const MAX_MANY: usize = 100;
+/// Questions to the owner at once, for one query.
+const OWNER_AT_ONCE: usize = 8;
 
 impl Queries {
     pub(super) async fn get(&self, tenant: &TenantName, request: GetRequest) -> Result<TaskView, Refusal> {
@@ -54,6 +65,53 @@ impl Queries {
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(100));
+        }
+    }
+
+    /// Several tasks: the index in one round trip, and the owner for those that are not in it.
+    pub(super) async fn many(&self, tenant: &TenantName, request: ManyRequest) -> Result<ManyReply, Refusal> {
+        let asked = request.tasks.len();
+        if asked == 0 || asked > MAX_MANY {
+            let message = format!("{asked} tasks are not within 1 to {MAX_MANY}");
+            return Err(Refusal::over(Code::BadQuery, message, asked as u64, MAX_MANY as u64));
+        }
+        let found = self.index.get_many(tenant, &request.tasks, false).await.map_err(store_refusal)?;
+        let look = |(task, found): (TaskId, Option<TaskView>)| async move {
+            match found {
+                Some(view) => (task, Ok(Some(view))),
+                None => {
+                    let key = TaskKey { tenant: tenant.clone(), id: task };
+                    let told = self.view(&key).await;
+                    (key.id, told)
+                }
+            }
+        };
+        let mut all = stream::iter(request.tasks.into_iter().zip(found).map(look)).buffered(OWNER_AT_ONCE);
+        let mut reply = ManyReply::default();
+        while let Some((task, told)) = all.next().await {
+            match told {
+                Ok(Some(view)) => reply.tasks.push(TaskView { result: None, ..view }),
+                Ok(None) => reply.missing.push(task),
+                Err(_) => reply.unknown.push(task),
+            }
+        }
+        Ok(reply)
+    }
+
+    /// A page of the tree that a task belongs to.
+    pub(super) async fn tree(&self, tenant: &TenantName, request: TreeRequest) -> Result<TreePage, Refusal> {
+        let (task, scan) = (&request.task, *self.scan.borrow());
+        let page = self.index.tree(tenant, task, request.limit, request.cursor.as_deref(), scan).await;
+        match page.map_err(read_refusal)? {
+            Some(page) => Ok(page),
+            None => {
+                let key = TaskKey { tenant: tenant.clone(), id: request.task };
+                match self.view(&key).await? {
+                    None => Err(not_found(&key)),
+                    Some(_) => Err(Refusal::new(Code::Unavailable, format!("{} is not in the index yet", key.id))
+                        .retry_after(250)),
+                }
+            }
         }
     }
 

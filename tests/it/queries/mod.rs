@@ -1,3 +1,5 @@
 //! The query plane: what a query costs, what it promises, and what becomes of it when things break.
 
+mod config;
 mod plane;
+mod reads;
