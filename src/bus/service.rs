@@ -28,7 +28,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     task::{Code, Millis, Refusal, TenantName},
-    wire::{Format, api::verb, headers, subjects},
+    wire::{Format, api::verb, headers, schema, subjects},
 };
 
 mod stats;
@@ -295,11 +295,17 @@ where
 }
 
 fn endpoint(verb: &str) -> Value {
+    let mut metadata = json!({"format": "application/json, application/msgpack"});
+    if let Some((request, answer)) = schema::of(verb) {
+        // Values of metadata are texts.
+        metadata["request_schema"] = json!(request.to_string());
+        metadata["response_schema"] = json!(answer.to_string());
+    }
     json!({
         "name": verb,
         "subject": endpoint_subject(verb),
         "queue_group": SERVICE,
-        "metadata": {"format": "application/json, application/msgpack"},
+        "metadata": metadata,
     })
 }
 

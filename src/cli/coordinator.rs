@@ -326,7 +326,8 @@ fn scan(settings: &Settings) -> ScanLimits {
     }
 }
 
-fn events(settings: &Settings) -> EventPolicy {
+/// How events are kept.
+pub fn events(settings: &Settings) -> EventPolicy {
     EventPolicy { maxlen: settings.redis.stream_maxlen, ttl_seconds: settings.redis.stream_ttl_seconds }
 }
 

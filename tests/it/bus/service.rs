@@ -92,6 +92,23 @@ async fn the_service_is_discovered_and_counts_each_request_once() {
 }
 
 #[tokio::test]
+async fn every_endpoint_says_what_it_takes_and_gives() {
+    let s = served(4).await;
+    let info = json(&request(&s.client, "$SRV.INFO.selvedge", "").await.unwrap());
+    assert!(info.to_string().len() < 64 * 1024, "it fits into a message of any server");
+    for endpoint in info["endpoints"].as_array().unwrap() {
+        for which in ["request_schema", "response_schema"] {
+            let text = endpoint["metadata"][which].as_str().unwrap_or_else(|| panic!("{endpoint}"));
+            let schema: Value = serde_json::from_str(text).unwrap();
+            assert_eq!(schema["type"], "object", "{endpoint}");
+        }
+    }
+    // A client library's own reading of it.
+    let info: async_nats::service::Info = serde_json::from_value(info).unwrap();
+    assert!(info.endpoints.iter().all(|endpoint| endpoint.queue_group == "selvedge"));
+}
+
+#[tokio::test]
 async fn answers_come_in_kind_and_refusals_with_headers_and_body() {
     let s = served(4).await;
     let answer = request(&s.client, "sv.api.acme.get", r#"{"a":1}"#).await.unwrap();

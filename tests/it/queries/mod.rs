@@ -1,5 +1,7 @@
 //! The query plane: what a query costs, what it promises, and what becomes of it when things break.
 
+mod cluster;
 mod config;
+mod keys;
 mod plane;
 mod reads;
