@@ -23,7 +23,7 @@ use crate::{
         service::{Answer, Query},
     },
     client::Client,
-    flow::input::unreadable,
+    flow::{input::unreadable, load::Load},
     store::{
         StoreError,
         events::EventStore,
@@ -74,6 +74,8 @@ pub struct Queries {
     pub shard: Shard,
     /// Pages that many ask for.
     pub hot: Hot,
+    /// How much work there is, as the owner in this process sees it.
+    pub loads: watch::Receiver<Load>,
 }
 
 impl Queries {

@@ -7,8 +7,8 @@ use super::{OWNER_ANSWER, Queries, changing, nonsense};
 use crate::{
     bus::AskError,
     coordinator::calls::OwnerCall,
-    flow::{input::unreadable, operate::Change},
-    task::{Code, Refusal, TaskKey},
+    flow::{input::unreadable, load::AgentLoad, operate::Change},
+    task::{AgentName, Code, Refusal, TaskKey},
     wire::{
         api::{ChildrenPage, TaskView},
         codec, subjects,
@@ -25,6 +25,8 @@ pub enum Ask {
     Children(TaskKey, u32, u32, bool),
     /// Whether a change of limits is journaled; also asked by whoever made it.
     Applied(Change),
+    /// How much work an agent has.
+    Load(AgentName),
 }
 
 /// The owner's answer to [`Ask`].
@@ -37,6 +39,8 @@ pub enum Told {
     Children(Option<ChildrenPage>),
     /// Whether it is.
     Applied(bool),
+    /// How much.
+    Load(Box<AgentLoad>),
     /// Not now, or never.
     Refused(Refusal),
 }
@@ -51,7 +55,7 @@ impl Queries {
         match self.elsewhere(Ask::View(key.clone())).await? {
             Told::View(view) => Ok(view.map(|view| *view)),
             Told::Refused(refusal) => Err(refusal),
-            Told::Children(_) | Told::Applied(_) => Err(nonsense()),
+            Told::Children(_) | Told::Applied(_) | Told::Load(_) => Err(nonsense()),
         }
     }
 
@@ -64,8 +68,25 @@ impl Queries {
         match self.elsewhere(Ask::Applied(change)).await? {
             Told::Applied(applied) => Ok(applied),
             Told::Refused(refusal) => Err(refusal),
-            Told::View(_) | Told::Children(_) => Err(nonsense()),
+            Told::View(_) | Told::Children(_) | Told::Load(_) => Err(nonsense()),
         }
+    }
+
+    /// How much work an agent has, as its owner saw it last: some seconds ago at most.
+    pub async fn load(&self, agent: AgentName) -> Result<AgentLoad, Refusal> {
+        if let Some(load) = self.own_load(&agent) {
+            return Ok(load);
+        }
+        match self.elsewhere(Ask::Load(agent)).await? {
+            Told::Load(load) => Ok(*load),
+            Told::Refused(refusal) => Err(refusal),
+            Told::View(_) | Told::Children(_) | Told::Applied(_) => Err(nonsense()),
+        }
+    }
+
+    fn own_load(&self, agent: &AgentName) -> Option<AgentLoad> {
+        let load = || self.loads.borrow().agents.get(agent).cloned().unwrap_or_default();
+        self.owner.is_owner().then(load)
     }
 
     pub(super) async fn elsewhere(&self, ask: Ask) -> Result<Told, Refusal> {
@@ -105,6 +126,10 @@ impl Queries {
                     Ok(Some(Err(refusal))) | Err(refusal) => Told::Refused(refusal),
                 }
             }
+            Ok(Ask::Load(agent)) => match self.own_load(&agent) {
+                Some(load) => Told::Load(Box::new(load)),
+                None => Told::Refused(changing()),
+            },
             Err(error) => Told::Refused(unreadable(&error)),
         };
         codec::pack(&told)

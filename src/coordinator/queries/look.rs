@@ -128,7 +128,7 @@ impl Queries {
             None => match self.elsewhere(Ask::Children(key.clone(), after, limit, results)).await? {
                 Told::Children(page) => page,
                 Told::Refused(refusal) => return Err(refusal),
-                Told::View(_) | Told::Applied(_) => return Err(nonsense()),
+                Told::View(_) | Told::Applied(_) | Told::Load(_) => return Err(nonsense()),
             },
         };
         page.ok_or_else(|| not_found(&key))
