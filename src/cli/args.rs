@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::failure::EXIT_CODES;
 use super::nats_args::NatsArgs;
 use super::{
-    agent, bench, cancel, completions, config, coordinator, dead, demo, dev, doctor, get, list, nats, pause,
+    agent, bench, cancel, completions, config, coordinator, dead, demo, dev, doctor, get, index, list, nats, pause,
     plan, schedule, submit, tenant, watch,
 };
 use crate::config::{Loaded, Log, LogFilter, Origin, Sources, all as options};
@@ -111,6 +111,8 @@ pub enum Command {
     Nats(nats::NatsCommandArgs),
     /// Check whether a deployment is fit
     Doctor(doctor::DoctorArgs),
+    /// Compare the index in Redis with the journal, or have it written anew
+    Index(index::IndexArgs),
     /// Check, show or begin a configuration
     Config(config::ConfigArgs),
     /// Measure the fabric against a bare loop, on servers of its own
@@ -156,7 +158,7 @@ mod tests {
 
     use super::*;
     use crate::cli::{
-        agent, bench, cancel, coordinator, dead, demo, dev, doctor, get, list, nats, pause, plan, schedule,
+        agent, bench, cancel, coordinator, dead, demo, dev, doctor, get, index, list, nats, pause, plan, schedule,
         submit, tenant, watch,
     };
 
@@ -188,6 +190,7 @@ mod tests {
         Resume(pause::ResumeArgs),
         Nats(nats::NatsCommandArgs),
         Doctor(doctor::DoctorArgs),
+        Index(index::IndexArgs),
         Bench(bench::args::BenchArgs),
     }
 

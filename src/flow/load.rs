@@ -105,14 +105,20 @@ pub fn load(state: &State, live: &Live) -> Load {
             };
             let age = since.map(|since| Millis::from(now.saturating_sub(since)) * 1_000);
             of.queued += queued;
-            of.blocked[why as usize] += queued;
+            // Beyond the tenant's cap a free slot would not help.
+            let room = u64::from(tenant.plan.in_flight.saturating_sub(tenant.in_flight));
+            let runnable = if why == Blocked::Slots { queued.min(room) } else { queued };
+            of.blocked[why as usize] += runnable;
+            of.blocked[Blocked::InFlight as usize] += queued - runnable;
             of.oldest = of.oldest.max(age);
             let tenant = load.tenants.entry(state.tenant_name(number).clone()).or_default();
             tenant.queued += queued;
             tenant.running += running;
             tenant.oldest = tenant.oldest.max(age);
         }
-        of.runnable = of.blocked[Blocked::Slots as usize];
+        let cap = agent.settings.as_ref().and_then(|own| own.settings.in_flight);
+        let room = cap.map_or(u64::MAX, |cap| u64::from(cap.saturating_sub(queue.in_flight())));
+        of.runnable = of.blocked[Blocked::Slots as usize].min(room);
     }
     for (name, size) in live.agents() {
         load.agents.entry(name.clone()).or_default().size = size;

@@ -18,8 +18,13 @@ use crate::task::Payload;
 pub async fn run(args: BenchAgentArgs, ctx: Command) -> Result<ExitCode> {
     let link = Link::connect(&ctx.nats()?, &format!("selvedge-bench/{}", args.name)).await?;
     // As the floor's: 8 bytes of result, so that a start can be told without another message.
-    let handler = |_: Ctx, _: Payload| async {
-        Ok::<_, AgentError>(Payload::Bytes(Bytes::copy_from_slice(&clock::now().to_le_bytes())))
+    let events = args.events;
+    let handler = move |ctx: Ctx, _: Payload| async move {
+        let result = Payload::Bytes(Bytes::copy_from_slice(&clock::now().to_le_bytes()));
+        for _ in 0..events {
+            ctx.emit_raw("token", result.clone()).await?;
+        }
+        Ok::<_, AgentError>(result)
     };
     let agent = Agent::raw(&args.name, handler)?.slots(args.slots).drain_timeout(Duration::from_secs(3));
     agent.run_until(link, ctx.stop).await?;

@@ -57,12 +57,34 @@ pub enum Case {
     Soak,
     /// The 10 newest of 1,000, 100,000 and 1,000,000 tasks
     List,
+    /// A page of 10 from 1,000 to 1,000,000 tasks, read and kept, beside bare requests and fetching 200
+    Query,
+    /// 4,000 lists a second while tasks run at full speed, beside burning as much CPU
+    Pollers,
+    /// Events into Redis beside a bare loop, and from being emitted to a watcher
+    Events,
+    /// 1,000,000 tasks of 10 events through a retention of 10,000: memory of Redis at the end
+    Retention,
+    /// 500,000 tasks in the index, and Redis forgets everything: how fast it is whole again
+    Rebuild,
 }
 
 impl Case {
     /// The cases, in the order they are run.
-    pub const EACH: [Case; 7] =
-        [Case::Throughput, Case::Latency, Case::Memory, Case::Start, Case::Overload, Case::Soak, Case::List];
+    pub const EACH: [Case; 12] = [
+        Case::Throughput,
+        Case::Latency,
+        Case::Memory,
+        Case::Start,
+        Case::Overload,
+        Case::Soak,
+        Case::List,
+        Case::Query,
+        Case::Pollers,
+        Case::Events,
+        Case::Retention,
+        Case::Rebuild,
+    ];
 
     /// As it is called on the command line and in figures.
     pub fn name(self) -> &'static str {
@@ -75,6 +97,11 @@ impl Case {
             Case::Overload => "overload",
             Case::Soak => "soak",
             Case::List => "list",
+            Case::Query => "query",
+            Case::Pollers => "pollers",
+            Case::Events => "events",
+            Case::Retention => "retention",
+            Case::Rebuild => "rebuild",
         }
     }
 }
@@ -115,6 +142,10 @@ pub struct BenchAgentArgs {
     /// Tasks it runs at once
     #[arg(long, default_value_t = 256)]
     pub slots: u32,
+
+    /// Events each task emits
+    #[arg(long, default_value_t = 0)]
+    pub events: u32,
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ pub mod agent;
 pub mod args;
 mod clock;
 mod counters;
+mod events;
 mod figure;
 mod floor;
 mod latency;
@@ -21,7 +22,11 @@ mod load;
 mod memory;
 mod overload;
 mod pace;
+mod pollers;
 mod probes;
+mod query;
+mod rebuild;
+mod retention;
 mod rig;
 mod soak;
 mod start;
@@ -85,6 +90,11 @@ impl Bench {
             Case::Overload => overload::run(self, report).await,
             Case::Soak => soak::run(self, report).await,
             Case::List => list::run(self, report).await,
+            Case::Query => query::run(self, report).await,
+            Case::Pollers => pollers::run(self, report).await,
+            Case::Events => events::run(self, report).await,
+            Case::Retention => retention::run(self, report).await,
+            Case::Rebuild => rebuild::run(self, report).await,
         }
     }
 }

@@ -4,4 +4,7 @@ mod cluster;
 mod config;
 mod keys;
 mod plane;
+mod rebuild;
+mod scale;
+mod watchers;
 mod reads;
