@@ -211,7 +211,10 @@ where
             let answer = match tokio::time::timeout(within, (service.handler)(query)).await {
                 Ok(answer) => answer,
                 Err(_) => {
-                    let text = format!("not answered within {} ms; asking again at once makes it worse", within.as_millis());
+                    let text = format!(
+                        "not answered within {} ms; asking again at once makes it worse",
+                        within.as_millis()
+                    );
                     Err(Refusal::new(Code::TimedOut, text))
                 }
             };

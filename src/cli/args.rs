@@ -9,8 +9,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::failure::EXIT_CODES;
 use super::nats_args::NatsArgs;
 use super::{
-    agent, bench, cancel, completions, config, coordinator, dead, demo, dev, doctor, get, index, list, nats, pause,
-    plan, schedule, submit, tenant, watch,
+    agent, bench, cancel, completions, config, coordinator, dead, demo, dev, doctor, get, index, list, nats,
+    pause, plan, schedule, submit, tenant, watch,
 };
 use crate::config::{Loaded, Log, LogFilter, Origin, Sources, all as options};
 
@@ -158,8 +158,8 @@ mod tests {
 
     use super::*;
     use crate::cli::{
-        agent, bench, cancel, coordinator, dead, demo, dev, doctor, get, index, list, nats, pause, plan, schedule,
-        submit, tenant, watch,
+        agent, bench, cancel, coordinator, dead, demo, dev, doctor, get, index, list, nats, pause, plan,
+        schedule, submit, tenant, watch,
     };
 
     /// Every verb's arguments, whether or not the verb is wired up.

@@ -84,9 +84,11 @@ async fn open(ctx: &Ctx) -> Result<store::Connection> {
 }
 
 async fn verify(ctx: Ctx) -> Result<ExitCode> {
-    let connection = bus::connect(&ctx.nats()?, "selvedge-index").await.map_err(|error| nats_failure(&error))?;
+    let connection =
+        bus::connect(&ctx.nats()?, "selvedge-index").await.map_err(|error| nats_failure(&error))?;
     let js = connection.jetstream();
-    let (reader, snapshots) = (JournalReader::new(js, Shard(0)).await?, SnapshotStore::new(js, Shard(0)).await?);
+    let (reader, snapshots) =
+        (JournalReader::new(js, Shard(0)).await?, SnapshotStore::new(js, Shard(0)).await?);
     let (mut engine, _) = start::engine(&reader, &snapshots, Shard(0), &Heartbeat::default()).await?;
     let index = IndexReader::new(open(&ctx).await?, Shard(0));
     let mut found = Verified { ok: false, seq: 0, tasks: 0, dropped: 0, differs: BTreeMap::new() };
@@ -132,8 +134,7 @@ async fn replay(reader: &JournalReader, engine: &mut Engine<Handle>) -> Result<(
 
 async fn compare(engine: &Engine<Handle>, index: &IndexReader) -> Result<Verified> {
     let state = engine.state();
-    let mut found =
-        Verified { ok: false, seq: engine.seq(), tasks: 0, dropped: 0, differs: BTreeMap::new() };
+    let mut found = Verified { ok: false, seq: engine.seq(), tasks: 0, dropped: 0, differs: BTreeMap::new() };
     let mut by_tenant: BTreeMap<TenantName, Vec<TaskId>> = BTreeMap::new();
     for (_, task) in state.tasks().iter().filter(|(_, task)| !task.tombstone) {
         let key = state.key_of(task);
@@ -169,7 +170,9 @@ async fn compare(engine: &Engine<Handle>, index: &IndexReader) -> Result<Verifie
 /// The first field that is not the same, results left out.
 fn difference(view: &TaskView, shown: &TaskView) -> Option<String> {
     let fields = |view: &TaskView| serde_json::to_value(TaskView { result: None, ..view.clone() });
-    let (Ok(mine), Ok(theirs)) = (fields(view), fields(shown)) else { return Some("its encoding".to_owned()) };
+    let (Ok(mine), Ok(theirs)) = (fields(view), fields(shown)) else {
+        return Some("its encoding".to_owned());
+    };
     let (mine, theirs) = (mine.as_object()?, theirs.as_object()?);
     let names = mine.keys().chain(theirs.keys());
     names.into_iter().find(|name| mine.get(*name) != theirs.get(*name)).cloned()
@@ -201,8 +204,7 @@ async fn rebuild(ctx: Ctx) -> Result<ExitCode> {
         }
     };
     let told = json!({"generation": point.generation.to_string(), "seq": point.seq});
-    ctx.output.either(&told, |_| {
-        format!("the index was written anew, up to journal sequence {}\n", point.seq)
-    })?;
+    ctx.output
+        .either(&told, |_| format!("the index was written anew, up to journal sequence {}\n", point.seq))?;
     Ok(Exit::Ok.into())
 }

@@ -8,9 +8,9 @@ use crate::{
     task::{AgentName, Code, Millis, Phase, Refusal, TaskId},
     wire::{
         api::{
-            CancelRequest, ChildrenPage, ChildrenRequest, CountReply, CountRequest, EventsPage, EventsRequest,
-            GetRequest, ListRequest, ManyReply, ManyRequest, PauseRequest, RetryRequest, StatsReply, TaskPage,
-            TaskReply, TaskView, TreePage, TreeRequest, verb,
+            CancelRequest, ChildrenPage, ChildrenRequest, CountReply, CountRequest, EventsPage,
+            EventsRequest, GetRequest, ListRequest, ManyReply, ManyRequest, PauseRequest, RetryRequest,
+            StatsReply, TaskPage, TaskReply, TaskView, TreePage, TreeRequest, verb,
         },
         codec, headers, subjects,
     },

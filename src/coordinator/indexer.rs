@@ -248,7 +248,17 @@ impl Indexer {
         health: watch::Sender<IndexHealth>,
         options: IndexerOptions,
     ) -> Self {
-        Self { connection, shard, epoch, owner, archive: None, hot: Hot::default(), health, options, failures: 0 }
+        Self {
+            connection,
+            shard,
+            epoch,
+            owner,
+            archive: None,
+            hot: Hot::default(),
+            health,
+            options,
+            failures: 0,
+        }
     }
 
     /// Fills a new index from here first.

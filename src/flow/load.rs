@@ -198,7 +198,11 @@ mod tests {
     fn a_task_that_is_late_calls_for_one_more_though_the_average_says_no() {
         let late = AgentLoad { oldest: Some(31_000), service: Some(1), ..load(3, 4, 1) };
         assert_eq!(SCALE.desired(&late), 2);
-        assert_eq!(SCALE.desired(&AgentLoad { oldest: Some(29_000), ..late.clone() }), 2, "4 run, and one more slot");
+        assert_eq!(
+            SCALE.desired(&AgentLoad { oldest: Some(29_000), ..late.clone() }),
+            2,
+            "4 run, and one more slot"
+        );
         let room = AgentLoad { size: AgentSize { free: 1, ..late.size }, ..late };
         assert_eq!(SCALE.desired(&room), 2);
     }

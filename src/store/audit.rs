@@ -74,8 +74,11 @@ pub async fn audit(connection: &Connection, shard: Shard, policy: EventPolicy) -
     let mut seen = HashSet::new();
     let mut scan = Scan::begin(&connection, keys::OUR_PATTERN, STEP).await?;
     while let Some(found) = scan.next(&connection).await? {
-        let found: Vec<(String, Kind)> =
-            found.into_iter().filter(|key| seen.insert(key.clone())).map(|key| (key.clone(), keys::kind(&key))).collect();
+        let found: Vec<(String, Kind)> = found
+            .into_iter()
+            .filter(|key| seen.insert(key.clone()))
+            .map(|key| (key.clone(), keys::kind(&key)))
+            .collect();
         audit.keys += found.len() as u64;
         let unknown = found.iter().filter_map(|(_, kind)| match kind {
             Kind::Meta(tenant) | Kind::Hash(tenant) | Kind::Set(tenant) => Some(tenant.clone()),
@@ -113,7 +116,10 @@ pub async fn audit(connection: &Connection, shard: Shard, policy: EventPolicy) -
                 Kind::Hash(tenant) | Kind::Set(tenant) => match tenants.get(&tenant) {
                     Some(of) if of.generation.is_some() => {
                         if length > of.records + SLACK {
-                            audit.found(&key, format!("{length} entries, the tenant has {} tasks", of.records));
+                            audit.found(
+                                &key,
+                                format!("{length} entries, the tenant has {} tasks", of.records),
+                            );
                         }
                     }
                     _ => audit.found(&key, "its tenant has no meta hash: nobody looks after it"),
@@ -170,7 +176,8 @@ async fn sizes(connection: &mut Connection, found: &[(String, Kind)]) -> Result<
         pipeline.cmd(length).arg(key).cmd("TTL").arg(key);
     }
     let numbers: Vec<i64> = pipeline.query_async(connection).await?;
-    let numbers = numbers.chunks_exact(2).map(|pair| [pair[0], pair[1]].map(|n| u64::try_from(n).unwrap_or(0)));
+    let numbers =
+        numbers.chunks_exact(2).map(|pair| [pair[0], pair[1]].map(|n| u64::try_from(n).unwrap_or(0)));
     // What went between the two looks has a length of 0, and is nobody's concern.
     let expired = |((_, kind), [length, _]): &Sized| *length == 0 && matches!(kind, Kind::Events);
     Ok(found.iter().cloned().zip(numbers).filter(|one| !expired(one)).collect())

@@ -273,7 +273,9 @@ fn cluster(options: &RedisOptions) -> Result<ClusterClient, Error> {
         let root_cert = options.tls_ca.as_deref().map(read).transpose()?;
         builder = builder.certs(TlsCertificates { client_tls, root_cert });
     }
-    builder.build().map_err(|_| bad("not a usable Redis URL, or the TLS files do not fit together".to_owned()))
+    builder
+        .build()
+        .map_err(|_| bad("not a usable Redis URL, or the TLS files do not fit together".to_owned()))
 }
 
 fn manager_config(options: &RedisOptions) -> ConnectionManagerConfig {

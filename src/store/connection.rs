@@ -61,7 +61,9 @@ impl Connection {
         let found = late.found.get_or_try_init(|| open(&late.options)).await;
         match found {
             Ok(Connection(kind)) => Ok(kind.clone()),
-            Err(error) => Err(RedisError::from((ErrorKind::Io, "there is no usable Redis", error.to_string()))),
+            Err(error) => {
+                Err(RedisError::from((ErrorKind::Io, "there is no usable Redis", error.to_string())))
+            }
         }
     }
 
@@ -113,7 +115,9 @@ impl Kind {
     async fn several(&mut self, pipeline: &Pipeline, offset: usize, count: usize) -> RedisResult<Vec<Value>> {
         match self {
             Self::Single(single) => single.req_packed_commands(pipeline, offset, count).await,
-            Self::Cluster(cluster) if offset > 0 => cluster.req_packed_commands(pipeline, offset, count).await,
+            Self::Cluster(cluster) if offset > 0 => {
+                cluster.req_packed_commands(pipeline, offset, count).await
+            }
             Self::Cluster(cluster) => split(cluster, pipeline).await,
             Self::Late(_) => Err(RedisError::from((ErrorKind::Io, "there is no usable Redis"))),
         }
@@ -165,10 +169,13 @@ async fn split(cluster: &ClusterConnection, pipeline: &Pipeline) -> RedisResult<
         places.push(i);
         commands = i + 1;
     }
-    let asked = parts.into_values().map(|(part, places)| {
-        let mut cluster = cluster.clone();
-        async move { Ok::<_, RedisError>((cluster.req_packed_commands(&part, 0, places.len()).await?, places)) }
-    });
+    let asked =
+        parts.into_values().map(|(part, places)| {
+            let mut cluster = cluster.clone();
+            async move {
+                Ok::<_, RedisError>((cluster.req_packed_commands(&part, 0, places.len()).await?, places))
+            }
+        });
     let mut answers = vec![Value::Nil; commands];
     for (values, places) in try_join_all(asked).await? {
         for (value, place) in values.into_iter().zip(places) {
@@ -185,7 +192,8 @@ fn hash_tag(cmd: &Cmd) -> &[u8] {
         _ => None,
     });
     let name = args.next().unwrap_or_default();
-    let skipped = if name.eq_ignore_ascii_case(b"EVALSHA") || name.eq_ignore_ascii_case(b"EVAL") { 2 } else { 0 };
+    let skipped =
+        if name.eq_ignore_ascii_case(b"EVALSHA") || name.eq_ignore_ascii_case(b"EVAL") { 2 } else { 0 };
     let key = args.nth(skipped).unwrap_or_default();
     let Some(from) = key.iter().position(|byte| *byte == b'{') else { return key };
     match key[from..].iter().position(|byte| *byte == b'}') {

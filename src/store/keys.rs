@@ -217,12 +217,15 @@ mod tests {
             assert_eq!(of(key), Kind::Hash(t.clone()));
         }
         let agent = agent(&t, &AgentName::new("a").unwrap());
-        for key in [shown(&t), done(&t), state(&t, Phase::Failed), agent, tree(&t, &task), parent(&t, &task)] {
+        for key in [shown(&t), done(&t), state(&t, Phase::Failed), agent, tree(&t, &task), parent(&t, &task)]
+        {
             assert_eq!(of(key), Kind::Set(t.clone()));
         }
         assert_eq!(of(events(&TaskKey { tenant: t, id: task })), Kind::Events);
         assert_eq!((of(restart_point(Shard(0))), of(due(Shard(3)))), (Kind::OfShard, Kind::OfShard));
-        for key in ["sv:{acme}:i:q", "sv:{acme}:i:s:asleep", "sv:{acme}:x", "sv:{A}:i:t", "sv:acme", "sv:{acme}:e:"] {
+        for key in
+            ["sv:{acme}:i:q", "sv:{acme}:i:s:asleep", "sv:{acme}:x", "sv:{A}:i:t", "sv:acme", "sv:{acme}:e:"]
+        {
             assert_eq!(kind(key), Kind::Unknown, "{key}");
         }
     }

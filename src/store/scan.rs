@@ -13,7 +13,11 @@ pub struct Scan {
 
 impl Scan {
     /// Looks at about `step` keys at a time.
-    pub async fn begin(connection: &Connection, pattern: &'static str, step: usize) -> Result<Self, StoreError> {
+    pub async fn begin(
+        connection: &Connection,
+        pattern: &'static str,
+        step: usize,
+    ) -> Result<Self, StoreError> {
         Ok(Self { pattern, step, nodes: connection.nodes().await?, cursor: 0 })
     }
 

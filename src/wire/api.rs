@@ -39,9 +39,8 @@ pub mod verb {
     /// A page of a whole tree, oldest first.
     pub const TREE: &str = "tree";
     /// All of them.
-    pub const ALL: [&str; 13] = [
-        SUBMIT, GET, LIST, CHILDREN, EVENTS, CANCEL, RETRY, PAUSE, RESUME, STATS, MANY, COUNT, TREE,
-    ];
+    pub const ALL: [&str; 13] =
+        [SUBMIT, GET, LIST, CHILDREN, EVENTS, CANCEL, RETRY, PAUSE, RESUME, STATS, MANY, COUNT, TREE];
     /// Those that wait for a decision of the owner's.
     pub const DECIDED: [&str; 5] = [SUBMIT, CANCEL, RETRY, PAUSE, RESUME];
 }

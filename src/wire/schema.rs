@@ -109,7 +109,9 @@ mod tests {
             "integer" => value.is_u64(),
             "boolean" => value.is_boolean(),
             "object" => value.is_object(),
-            "array" => value.as_array().is_some_and(|items| items.iter().all(|item| fits(item, &schema["items"]))),
+            "array" => {
+                value.as_array().is_some_and(|items| items.iter().all(|item| fits(item, &schema["items"])))
+            }
             _ => false,
         };
         schema["type"].as_str().is_none_or(kind)

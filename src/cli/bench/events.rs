@@ -95,7 +95,16 @@ async fn loop_bare(rig: &mut Rig, tenant: &TenantName, events: u64) -> Result<f6
             let key = crate::store::keys::events(&key);
             let id = format!("1-{}", n as usize / TASKS + 1);
             let body = event(1);
-            pipeline.cmd("XADD").arg(&key).arg("MAXLEN").arg("~").arg(10_000).arg(id).arg("e").arg(&body[..]).ignore();
+            pipeline
+                .cmd("XADD")
+                .arg(&key)
+                .arg("MAXLEN")
+                .arg("~")
+                .arg(10_000)
+                .arg(id)
+                .arg("e")
+                .arg(&body[..])
+                .ignore();
             touched.push(key);
         }
         touched.sort();
@@ -128,7 +137,9 @@ async fn watched(rig: &Rig, tenant: &TenantName, run: u16, events: u64) -> Resul
                         let emitted = clock::read(event.data.as_bytes()).unwrap_or(0);
                         nanos.push(clock::now().saturating_sub(emitted));
                     }
-                    Some(Ok(WatchItem::Gap { from, to, .. })) => anyhow::bail!("events {from} to {to} are lost"),
+                    Some(Ok(WatchItem::Gap { from, to, .. })) => {
+                        anyhow::bail!("events {from} to {to} are lost")
+                    }
                     Some(Ok(_)) => {}
                     Some(Err(error)) => return Err(error.into()),
                     None => anyhow::bail!("a watch ended"),

@@ -93,7 +93,8 @@ impl Polls {
         let mut polls = Polls { stop, answered, refused, working: JoinSet::new() };
         for n in 0..POLLERS {
             let client = rig.tenant(n % TENANTS);
-            let (stop, answered, refused) = (polls.stop.clone(), polls.answered.clone(), polls.refused.clone());
+            let (stop, answered, refused) =
+                (polls.stop.clone(), polls.answered.clone(), polls.refused.clone());
             polls.working.spawn(async move {
                 // Not all at the same moment.
                 tokio::time::sleep(EVERY.mul_f64(n as f64 / POLLERS as f64)).await;

@@ -52,7 +52,8 @@ pub async fn run(bench: &Bench, report: &mut Report) -> Result<()> {
     let rate = tasks as f64 / begin.elapsed().as_secs_f64();
     report.add(CASE, Figure::once(format!("{tasks} tasks of {EVENTS} events"), "1/s", rate))?;
     let (Some(first), Some(last)) = (marks.first(), marks.last()) else { return Ok(()) };
-    let figure = Figure::once(format!("Redis, used_memory, beside that after {}", tasks / PARTS), "MB", *last);
+    let figure =
+        Figure::once(format!("Redis, used_memory, beside that after {}", tasks / PARTS), "MB", *last);
     report.add(CASE, figure.against(&[*first]).target(Target::RatioAtMost(1.1)))?;
     report.add(CASE, Figure::over("Redis, used_memory, largest of each part", "MB", &largest))?;
     rig.stop().await;

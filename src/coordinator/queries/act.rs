@@ -9,7 +9,8 @@ use crate::{
     bus::StoreError as BusStoreError,
     flow::operate::Change,
     task::{
-        BodyHash, Code, MAX_PAYLOAD_BYTES, Millis, Phase, Refusal, TaskId, TaskKey, TenantName, keyed_id, retry_id,
+        BodyHash, Code, MAX_PAYLOAD_BYTES, Millis, Phase, Refusal, TaskId, TaskKey, TenantName, keyed_id,
+        retry_id,
     },
     wire::{
         VERSION,
@@ -21,7 +22,11 @@ use crate::{
 };
 
 impl Queries {
-    pub(super) async fn submit(&self, tenant: &TenantName, request: SubmitRequest) -> Result<TaskReply, Refusal> {
+    pub(super) async fn submit(
+        &self,
+        tenant: &TenantName,
+        request: SubmitRequest,
+    ) -> Result<TaskReply, Refusal> {
         if request.input.len() > MAX_PAYLOAD_BYTES {
             let (actual, limit) = (request.input.len() as u64, MAX_PAYLOAD_BYTES as u64);
             let message = format!("the input has {actual} bytes, at most {limit} are taken");
@@ -61,7 +66,11 @@ impl Queries {
         Ok(TaskReply { task, state: Some(done.state), refusal: done.refusal })
     }
 
-    pub(super) async fn cancel(&self, tenant: &TenantName, request: CancelRequest) -> Result<TaskReply, Refusal> {
+    pub(super) async fn cancel(
+        &self,
+        tenant: &TenantName,
+        request: CancelRequest,
+    ) -> Result<TaskReply, Refusal> {
         let mut hints = self.hints(tenant, &request.task).await?;
         let cmd = Cmd { v: VERSION, op: CmdOp::Cancel { reason: request.reason } };
         self.publish(&subjects::cmd(tenant, &request.task, &TaskId::fresh()), codec::pack(&cmd)).await?;
@@ -87,7 +96,11 @@ impl Queries {
         }
     }
 
-    pub(super) async fn retry(&self, tenant: &TenantName, request: RetryRequest) -> Result<TaskReply, Refusal> {
+    pub(super) async fn retry(
+        &self,
+        tenant: &TenantName,
+        request: RetryRequest,
+    ) -> Result<TaskReply, Refusal> {
         let dead = TaskKey { tenant: tenant.clone(), id: request.task };
         match self.view(&dead).await? {
             None => return Err(not_found(&dead)),
@@ -136,7 +149,11 @@ impl Queries {
         Ok(TaskReply { task: key.id, state: view.map(|view| view.state), refusal: None })
     }
 
-    pub(super) async fn hints(&self, tenant: &TenantName, task: &TaskId) -> Result<crate::bus::Subscription, Refusal> {
+    pub(super) async fn hints(
+        &self,
+        tenant: &TenantName,
+        task: &TaskId,
+    ) -> Result<crate::bus::Subscription, Refusal> {
         self.link
             .main
             .subscribe(subjects::done(tenant, task))

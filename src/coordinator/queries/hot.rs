@@ -135,7 +135,12 @@ impl Hot {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn find(&self, tenant: &TenantName, question: &Question, read: impl FnOnce() -> BoxFuture<'static, Answer>) -> Found {
+    fn find(
+        &self,
+        tenant: &TenantName,
+        question: &Question,
+        read: impl FnOnce() -> BoxFuture<'static, Answer>,
+    ) -> Found {
         let mut pages = self.lock();
         pages.asked += 1;
         if pages.asked.is_multiple_of(SWEEP_EVERY) {
@@ -153,7 +158,8 @@ impl Hot {
             return Found::Use(body);
         }
         // A reading from before the last commit would bring what is past.
-        let running = page.reading.as_ref().filter(|(began, _)| *began == version).map(|(_, reading)| reading.clone());
+        let running =
+            page.reading.as_ref().filter(|(began, _)| *began == version).map(|(_, reading)| reading.clone());
         let reading = match (running, kept) {
             (Some(_), Some(body)) => return Found::Use(body),
             (Some(reading), None) => return Found::Wait(reading),
@@ -189,7 +195,14 @@ impl Hot {
         reading.boxed().shared()
     }
 
-    fn keep(&self, tenant: &TenantName, question: Question, version: u64, read_at: Instant, body: Option<&Bytes>) {
+    fn keep(
+        &self,
+        tenant: &TenantName,
+        question: Question,
+        version: u64,
+        read_at: Instant,
+        body: Option<&Bytes>,
+    ) {
         let mut pages = self.lock();
         pages.forget(tenant, &question, version);
         let Some(body) = body else { return };
@@ -210,7 +223,9 @@ impl Hot {
 impl Pages {
     /// Takes out what is kept of a question, and the reading that brought something newer.
     fn forget(&mut self, tenant: &TenantName, question: &Question, version: u64) {
-        let Some(page) = self.tenants.get_mut(tenant).and_then(|of| of.pages.get_mut(question)) else { return };
+        let Some(page) = self.tenants.get_mut(tenant).and_then(|of| of.pages.get_mut(question)) else {
+            return;
+        };
         if page.reading.as_ref().is_some_and(|(began, _)| *began == version) {
             page.reading = None;
         }
@@ -231,7 +246,8 @@ impl Pages {
             let version = of.version;
             of.pages.retain(|question, page| {
                 page.kept.take_if(|kept| kept.version != version || kept.read_at.elapsed() > STALE);
-                bytes += page.kept.as_ref().map_or(0, |kept| kept.body.len() + question.body.len() + OVERHEAD);
+                bytes +=
+                    page.kept.as_ref().map_or(0, |kept| kept.body.len() + question.body.len() + OVERHEAD);
                 // A reading that nobody waits for any more goes nowhere.
                 page.reading.take_if(|(_, reading)| reading.strong_count().is_none_or(|holders| holders < 2));
                 page.kept.is_some() || page.reading.is_some()
@@ -335,8 +351,12 @@ mod tests {
     #[tokio::test]
     async fn a_refusal_is_told_and_not_kept() {
         let hot = Hot::default();
-        let query =
-            Query { tenant: TenantName::new("a").unwrap(), verb: "list", format: Format::Json, body: Bytes::new() };
+        let query = Query {
+            tenant: TenantName::new("a").unwrap(),
+            verb: "list",
+            format: Format::Json,
+            body: Bytes::new(),
+        };
         let no = || async { Err(Refusal::new(Code::Unavailable, "no")) };
         assert!(hot.page(&query, no).await.is_err());
         let yes = || async { Ok(Bytes::from_static(b"yes")) };

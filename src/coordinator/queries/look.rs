@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 
-use super::{
-    Ask, INDEX_LAG, Queries, Told, nonsense, not_found, read_refusal, store_refusal, within,
-};
+use super::{Ask, INDEX_LAG, Queries, Told, nonsense, not_found, read_refusal, store_refusal, within};
 use crate::{
     coordinator::calls::OwnerCall,
     task::{Code, Phase, Refusal, TaskId, TaskKey, TenantName},
@@ -108,14 +106,20 @@ impl Queries {
                 let key = TaskKey { tenant: tenant.clone(), id: request.task };
                 match self.view(&key).await? {
                     None => Err(not_found(&key)),
-                    Some(_) => Err(Refusal::new(Code::Unavailable, format!("{} is not in the index yet", key.id))
-                        .retry_after(250)),
+                    Some(_) => {
+                        Err(Refusal::new(Code::Unavailable, format!("{} is not in the index yet", key.id))
+                            .retry_after(250))
+                    }
                 }
             }
         }
     }
 
-    pub(super) async fn children(&self, tenant: &TenantName, request: ChildrenRequest) -> Result<ChildrenPage, Refusal> {
+    pub(super) async fn children(
+        &self,
+        tenant: &TenantName,
+        request: ChildrenRequest,
+    ) -> Result<ChildrenPage, Refusal> {
         let limit = within(request.limit, 100, 1_000)?;
         let key = TaskKey { tenant: tenant.clone(), id: request.task };
         let (after, results) = (request.after, request.results);

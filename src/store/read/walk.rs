@@ -48,8 +48,12 @@ impl IndexReader {
                 let (count, stored, exists, as_of): Found = pipeline.query_async(&mut connection).await?;
                 let others = Phase::ALL.map(|phase| Some(phase).filter(|phase| *phase != Phase::Cancelled));
                 let states: Vec<Phase> = others.into_iter().flatten().collect();
-                let filter =
-                    Filter { states: &states, since: request.since, until: request.until, ..Filter::default() };
+                let filter = Filter {
+                    states: &states,
+                    since: request.since,
+                    until: request.until,
+                    ..Filter::default()
+                };
                 let itself = match stored.filter(|_| exists == 0) {
                     Some(stored) => record::split(&stored)?.0.fits(root, &filter),
                     None => false,
@@ -77,8 +81,11 @@ impl IndexReader {
         }
         let limit = limits.ids(0, limit, false);
         let mut connection = self.connection.clone();
-        let stored: Option<Vec<u8>> =
-            redis::cmd("HGET").arg(keys::records(tenant)).arg(task.as_str()).query_async(&mut connection).await?;
+        let stored: Option<Vec<u8>> = redis::cmd("HGET")
+            .arg(keys::records(tenant))
+            .arg(task.as_str())
+            .query_async(&mut connection)
+            .await?;
         let Some(stored) = stored else { return Ok(None) };
         let (header, _) = record::split(&stored)?;
         let root = match header.root {
@@ -86,7 +93,10 @@ impl IndexReader {
             Some(root) => TaskId::new(root).map_err(|e| crate::store::StoreError::Corrupt(e.to_string()))?,
         };
         // Pages of one tree are one list, whichever of its tasks was asked for.
-        let id = ListId::of(tenant, &ListRequest { root: Some(root.clone()), limit: None, ..ListRequest::default() });
+        let id = ListId::of(
+            tenant,
+            &ListRequest { root: Some(root.clone()), limit: None, ..ListRequest::default() },
+        );
         let after = match cursor {
             None => "-".to_owned(),
             Some(cursor) => format!("({}", id.member(cursor).ok_or_else(foreign_cursor)?),
@@ -102,7 +112,8 @@ impl IndexReader {
             .arg(0)
             .arg(u64::from(limit) + 1);
         pipeline.cmd("HGET").arg(keys::restart_point(self.shard)).arg("at");
-        let (mut members, as_of): (Vec<String>, Option<Millis>) = pipeline.query_async(&mut connection).await?;
+        let (mut members, as_of): (Vec<String>, Option<Millis>) =
+            pipeline.query_async(&mut connection).await?;
         let more = members.len() > limit as usize;
         members.truncate(limit as usize);
         if members.is_empty() && cursor.is_none() && header.state != Phase::Cancelled {
@@ -150,7 +161,8 @@ mod tests {
         let states = vec![Phase::Failed, Phase::Failed, Phase::Queued];
         let request = CountRequest { states: states.clone(), ..CountRequest::default() };
         assert_eq!(count_sets(&tenant, &request).unwrap().len(), 2);
-        let both = CountRequest { states, agent: Some(AgentName::new("a").unwrap()), ..CountRequest::default() };
+        let both =
+            CountRequest { states, agent: Some(AgentName::new("a").unwrap()), ..CountRequest::default() };
         assert_eq!(count_sets(&tenant, &both).unwrap_err().code, Code::BadQuery);
         assert_eq!(range(Some(5), Some(5)).unwrap_err().code, Code::BadQuery);
         assert_eq!(range(Some(1), Some(16)).unwrap(), ("(00000000010".to_owned(), "[00000000001".to_owned()));

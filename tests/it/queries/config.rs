@@ -12,7 +12,8 @@ async fn scan_limits_change_at_a_hangup_and_a_mistake_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("selvedge.toml");
     let write = |cap: &str| {
-        std::fs::write(&file, format!("[redis]\ntms_max_index_scan = {cap}\ntms_list_scan_buffer = 3\n")).unwrap()
+        std::fs::write(&file, format!("[redis]\ntms_max_index_scan = {cap}\ntms_list_scan_buffer = 3\n"))
+            .unwrap()
     };
     write("7");
     let mut command = selvedge(dir.path());
@@ -31,7 +32,8 @@ async fn scan_limits_change_at_a_hangup_and_a_mistake_changes_nothing() {
     }
     let (states, agent) = ([Phase::Queued, Phase::Running], AgentName::new("nobody").unwrap());
     let scanned = |limit: u32| {
-        let list = states.iter().fold(client.list().agent(&agent).limit(limit), |list, state| list.state(*state));
+        let list =
+            states.iter().fold(client.list().agent(&agent).limit(limit), |list, state| list.state(*state));
         async move { list.page().await.unwrap().scanned }
     };
     until("all are indexed", || async { (client.stats().await.ok()?.total == 30).then_some(()) }).await;

@@ -2,12 +2,7 @@
 
 use selvedge::{
     agent::{Agent, AgentError, Ctx},
-    store::{
-        audit::audit,
-        connect::connect,
-        events::EventPolicy,
-        keys,
-    },
+    store::{audit::audit, connect::connect, events::EventPolicy, keys},
     task::{Phase, TaskKey},
     wire::subjects::Shard,
 };
@@ -36,9 +31,9 @@ async fn every_key_is_capped_or_expires_also_of_a_task_that_never_ends_and_docto
     client.submit("quick", &2).await.unwrap().result::<u64>().await.unwrap();
     let (connection, _) = connect(&fabric.stack.redis_options()).await.unwrap();
     let look = || audit(&connection, Shard(0), EventPolicy::default());
-    let found = until("both have events", || async { look().await.ok().filter(|found| found.streams == 2) }).await;
+    let whole = || async { look().await.ok().filter(|found| (found.streams, found.tenants) == (2, 1)) };
+    let found = until("both have events, and the tenant an index", whole).await;
     assert!(found.unbounded.is_empty(), "{:?}", found.unbounded);
-    assert_eq!(found.tenants, 1);
     assert_eq!(task.get().await.unwrap().state, Phase::Running);
 
     let ran = Cli::on(&fabric.stack).run(&["doctor"]).await;

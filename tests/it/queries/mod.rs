@@ -4,7 +4,7 @@ mod cluster;
 mod config;
 mod keys;
 mod plane;
+mod reads;
 mod rebuild;
 mod scale;
 mod watchers;
-mod reads;

@@ -105,11 +105,8 @@ async fn children_are_listed_from_their_parents_own_set_and_a_range_of_time_is_e
     // A cursor is of its own range.
     let page = ListRequest { limit: Some(5), ..ranged.clone() };
     let next = index.reader.list(&acme(), &page, LIMITS).await.unwrap().next;
-    let rest = index
-        .reader
-        .list(&acme(), &ListRequest { cursor: next.clone(), ..page }, LIMITS)
-        .await
-        .unwrap();
+    let rest =
+        index.reader.list(&acme(), &ListRequest { cursor: next.clone(), ..page }, LIMITS).await.unwrap();
     assert_eq!((rest.tasks.len(), rest.next), (5, None));
     let other = ListRequest { since: Some(1), cursor: next, ..ListRequest::default() };
     assert!(matches!(
@@ -156,8 +153,7 @@ async fn a_tree_is_walked_oldest_first_in_pages_that_read_what_they_return() {
     let (mut seen, mut cursor): (Vec<TaskId>, _) = (Vec::new(), None);
     loop {
         let (below, after) = (id("g07"), cursor.as_deref());
-        let (page, calls) =
-            index.counted(index.reader.tree(&acme(), &below, Some(150), after, LIMITS)).await;
+        let (page, calls) = index.counted(index.reader.tree(&acme(), &below, Some(150), after, LIMITS)).await;
         let page = page.unwrap().unwrap();
         assert_eq!(page.root, id("r"));
         assert_eq!((calls["zrange"], calls["hmget"]), (1, 1), "{calls:?}");

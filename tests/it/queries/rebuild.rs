@@ -9,7 +9,11 @@ use selvedge::{
 };
 
 use crate::cli::Cli;
-use crate::harness::{Stack, fabric::{Fabric, eventually, unbound}, until};
+use crate::harness::{
+    Stack,
+    fabric::{Fabric, eventually, unbound},
+    until,
+};
 use crate::sdk::python::packages;
 
 /// The journal folded by `tests/index_check.py`, against the index.

@@ -6,7 +6,7 @@ use selvedge::{
     task::TaskId,
 };
 
-use crate::harness::fabric::{Fabric, eventually};
+use crate::harness::fabric::{Fabric, eventually, unbound};
 
 const EVENTS: u32 = 3_000;
 
@@ -55,6 +55,7 @@ async fn a_watcher_that_does_not_look_slows_nobody_and_then_sees_each_event_once
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_watchers_of_one_process_open_no_connection_of_their_own() {
     let fabric = Fabric::start().await;
+    fabric.plan("acme", unbound()).await;
     let client = fabric.client("acme").await;
     fabric.agent(Agent::new("talk", talk).unwrap().slots(8)).await;
     let mut c = redis::Client::open(fabric.stack.redis.url()).unwrap();
