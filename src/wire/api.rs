@@ -383,7 +383,7 @@ pub struct CountReply {
 pub struct TreeRequest {
     /// A task of the tree.
     pub task: TaskId,
-    /// At most this many, 1 to 200; 100 if absent.
+    /// At most this many, 1 to 100; 100 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
     /// Go on where a page ended (its `next`).

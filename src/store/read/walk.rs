@@ -16,7 +16,7 @@ use crate::{
 /// Tasks on a page of a tree if the request names no limit.
 const DEFAULT_TREE: u32 = 100;
 /// Most tasks on a page of a tree.
-const MAX_TREE: u32 = 200;
+const MAX_TREE: u32 = 100;
 
 impl IndexReader {
     /// How many tasks one filter fits: the size of its set, or of a part of it. One round trip, no scan.

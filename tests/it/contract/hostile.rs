@@ -245,7 +245,7 @@ async fn every_verb_refuses_every_bad_question_in_its_own_encoding() {
         (verb::MANY, json!({"tasks": []}), Code::BadQuery),
         (verb::MANY, json!({"tasks": vec!["t"; 101]}), Code::BadQuery),
         (verb::TREE, json!({"task": "nobody-knows"}), Code::NotFound),
-        (verb::TREE, json!({"task": "nobody-knows", "limit": 201}), Code::BadQuery),
+        (verb::TREE, json!({"task": "nobody-knows", "limit": 101}), Code::BadQuery),
         (verb::EVENTS, json!({"task": "t", "limit": 1_001}), Code::BadQuery),
         (verb::CHILDREN, json!({"task": "t", "limit": 0}), Code::BadQuery),
         (verb::SUBMIT, json!({"agent": "a", "task": "t", "key": "k"}), Code::BadQuery),

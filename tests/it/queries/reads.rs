@@ -153,11 +153,11 @@ async fn a_tree_is_walked_oldest_first_in_pages_that_read_what_they_return() {
     let (mut seen, mut cursor): (Vec<TaskId>, _) = (Vec::new(), None);
     loop {
         let (below, after) = (id("g07"), cursor.as_deref());
-        let (page, calls) = index.counted(index.reader.tree(&acme(), &below, Some(150), after, LIMITS)).await;
+        let (page, calls) = index.counted(index.reader.tree(&acme(), &below, Some(80), after, LIMITS)).await;
         let page = page.unwrap().unwrap();
         assert_eq!(page.root, id("r"));
         assert_eq!((calls["zrange"], calls["hmget"]), (1, 1), "{calls:?}");
-        assert!(page.tasks.len() <= 150);
+        assert!(page.tasks.len() <= 80);
         seen.extend(page.tasks.into_iter().map(|view| view.task));
         cursor = page.next;
         if cursor.is_none() {
@@ -169,7 +169,7 @@ async fn a_tree_is_walked_oldest_first_in_pages_that_read_what_they_return() {
     assert_eq!((alone.tasks.len(), alone.next), (1, None));
     assert!(index.reader.tree(&acme(), &id("nobody"), None, None, LIMITS).await.unwrap().is_none());
     let narrow = ScanLimits { cap: 7, buffer: 0 };
-    let page = index.reader.tree(&acme(), &id("r"), Some(200), None, narrow).await.unwrap().unwrap();
+    let page = index.reader.tree(&acme(), &id("r"), Some(100), None, narrow).await.unwrap().unwrap();
     assert_eq!(page.tasks.len(), 7, "the cap holds here too");
 }
 
