@@ -423,6 +423,7 @@ proptest! {
         survives(&GetRequest { task: task.clone(), min_rev });
         survives(&ListRequest {
             states: states.clone(), agent: more.then(|| agent.clone()), root: some_task.clone(),
+            parent: some_task.clone(), since: more.then_some(7), until: min_rev,
             limit: more.then_some(limit), offset: Some(offset), cursor: more.then(|| text.clone()),
         });
         survives(&ChildrenRequest { task: task.clone(), after: offset, limit: Some(limit), results: more });
@@ -435,6 +436,12 @@ proptest! {
         survives(&EventsPage { events: vec![event], more });
         survives(&CancelRequest { task: task.clone(), reason: text.clone() });
         survives(&RetryRequest { task, nonce: some_task });
+        survives(&ManyRequest { tasks: vec![view.task.clone(); 2] });
+        survives(&ManyReply { tasks: vec![view.clone()], missing: vec![view.task.clone()], unknown: vec![] });
+        survives(&CountRequest { states: states.clone(), since: min_rev, ..CountRequest::default() });
+        survives(&CountReply { count: u64::from(limit), as_of: min_rev });
+        survives(&TreeRequest { task: view.task.clone(), limit: Some(limit), cursor: more.then(|| text.clone()) });
+        survives(&TreePage { root: view.root.clone(), tasks: vec![view.clone()], next: None, as_of: min_rev });
         survives(&StatsReply { states: [(text, u64::from(limit))].into(), total: u64::from(offset), as_of: more.then_some(7) });
     }
 

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::acks::Acks;
+use crate::wire::headers;
 
 /// A message as it came.
 pub type Message = async_nats::Message;
@@ -114,14 +115,16 @@ impl Lane {
         self.0.nats.flush().await.map_err(|e| BusError::Closed(e.to_string()))
     }
 
-    /// Asks and waits for one answer.
+    /// Asks and waits for one answer. Says how long it waits, so that nobody works for it longer.
     pub async fn ask(
         &self,
         subject: impl Into<String>,
         body: Bytes,
         within: Duration,
     ) -> Result<Message, AskError> {
-        let request = Request::new().payload(body).timeout(Some(within));
+        let mut said = async_nats::HeaderMap::new();
+        said.insert(headers::WITHIN_MS, within.as_millis().to_string());
+        let request = Request::new().payload(body).headers(said).timeout(Some(within));
         // The bound inside covers the answer, the one outside a connection that takes nothing.
         let answer = tokio::time::timeout(within, self.0.nats.send_request(subject.into(), request));
         match answer.await {

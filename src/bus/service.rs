@@ -2,12 +2,14 @@
 //!
 //! Discovery (`$SRV.PING|INFO|STATS`) and replies are done by hand: the client library's service
 //! counts every reply as a request and sends errors without a body. Requests run at once up to a
-//! bound, beyond it they are shed with `BUSY`; nothing queues here. What a verb means is the
-//! handler's business.
+//! bound, beyond it they are shed with `BUSY`; nothing queues here. Each has a deadline, the asker's own if
+//! that is earlier: then the work for it is dropped, and nobody waits for an asker who has gone. What a verb
+//! means is the handler's business.
 //!
 //! ```text
 //! sv.api.<tenant>.<verb> --> permit? --> handler --> reply, encoded in kind
-//!                              \--> BUSY, retry_after_ms
+//!                              \           \--> TIMED_OUT, the handler is dropped
+//!                               \--> BUSY, retry_after_ms
 //! ```
 
 use std::{
@@ -26,7 +28,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     task::{Code, Millis, Refusal, TenantName},
-    wire::{Format, api::verb, headers, subjects},
+    wire::{Format, api::verb, headers, schema, subjects},
 };
 
 mod stats;
@@ -59,6 +61,10 @@ pub type Answer = Result<Bytes, Refusal>;
 pub struct ServiceConfig {
     /// Requests handled at once; more are shed.
     pub concurrency: usize,
+    /// How long a request may take.
+    pub deadline: Duration,
+    /// How long one may take that waits for a decision ([`verb::DECIDED`]).
+    pub decision_deadline: Duration,
     /// SemVer.
     pub version: String,
     /// Shown by `nats micro info`.
@@ -69,6 +75,8 @@ impl Default for ServiceConfig {
     fn default() -> Self {
         Self {
             concurrency: 64,
+            deadline: Duration::from_secs(4),
+            decision_deadline: Duration::from_secs(12),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             metadata: BTreeMap::from([("protocol".to_owned(), crate::wire::VERSION.to_string())]),
         }
@@ -197,12 +205,33 @@ where
             return self.answer(verb, &message, format, Err(refusal), begun).await;
         };
         let service = Arc::clone(self);
+        let within = self.within(verb, &message);
         running.spawn(async move {
             let query = Query { tenant, verb, format, body: message.payload.clone() };
-            let answer = (service.handler)(query).await;
+            let answer = match tokio::time::timeout(within, (service.handler)(query)).await {
+                Ok(answer) => answer,
+                Err(_) => {
+                    let text = format!(
+                        "not answered within {} ms; asking again at once makes it worse",
+                        within.as_millis()
+                    );
+                    Err(Refusal::new(Code::TimedOut, text))
+                }
+            };
             service.answer(verb, &message, format, answer, begun).await;
             drop(permit);
         });
+    }
+
+    /// How long this request may take: as long as its asker waits, and never beyond the deadline.
+    fn within(&self, verb: &str, message: &Message) -> Duration {
+        let most = match verb::DECIDED.contains(&verb) {
+            true => self.config.decision_deadline,
+            false => self.config.deadline,
+        };
+        let said = message.headers.as_ref().and_then(|all| all.get(headers::WITHIN_MS));
+        let asked = said.and_then(|ms| ms.as_str().parse().ok()).map(Duration::from_millis);
+        asked.unwrap_or(most).min(most)
     }
 
     async fn answer(
@@ -269,11 +298,17 @@ where
 }
 
 fn endpoint(verb: &str) -> Value {
+    let mut metadata = json!({"format": "application/json, application/msgpack"});
+    if let Some((request, answer)) = schema::of(verb) {
+        // Values of metadata are texts.
+        metadata["request_schema"] = json!(request.to_string());
+        metadata["response_schema"] = json!(answer.to_string());
+    }
     json!({
         "name": verb,
         "subject": endpoint_subject(verb),
         "queue_group": SERVICE,
-        "metadata": {"format": "application/json, application/msgpack"},
+        "metadata": metadata,
     })
 }
 

@@ -9,8 +9,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::failure::EXIT_CODES;
 use super::nats_args::NatsArgs;
 use super::{
-    agent, bench, cancel, completions, config, coordinator, dead, demo, dev, doctor, get, list, nats, pause,
-    plan, schedule, submit, tenant, tenants, watch, why,
+    agent, bench, cancel, completions, config, coordinator, dead, demo, dev, doctor, get, index, list, nats,
+    pause, plan, schedule, submit, tenant, tenants, watch, why,
 };
 use crate::config::{Loaded, Log, LogFilter, Origin, Sources, all as options};
 
@@ -115,6 +115,8 @@ pub enum Command {
     Nats(nats::NatsCommandArgs),
     /// Check whether a deployment is fit
     Doctor(doctor::DoctorArgs),
+    /// Compare the index in Redis with the journal, or have it written anew
+    Index(index::IndexArgs),
     /// Check, show or begin a configuration
     Config(config::ConfigArgs),
     /// Measure the fabric against a bare loop, on servers of its own
@@ -160,8 +162,8 @@ mod tests {
 
     use super::*;
     use crate::cli::{
-        agent, bench, cancel, coordinator, dead, demo, dev, doctor, get, list, nats, pause, plan, schedule,
-        submit, tenant, tenants, watch, why,
+        agent, bench, cancel, coordinator, dead, demo, dev, doctor, get, index, list, nats, pause, plan,
+        schedule, submit, tenant, tenants, watch, why,
     };
 
     /// Every verb's arguments, whether or not the verb is wired up.
@@ -194,6 +196,7 @@ mod tests {
         Resume(pause::ResumeArgs),
         Nats(nats::NatsCommandArgs),
         Doctor(doctor::DoctorArgs),
+        Index(index::IndexArgs),
         Bench(bench::args::BenchArgs),
     }
 

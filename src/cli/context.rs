@@ -21,6 +21,8 @@ pub struct Ctx {
     /// The flags every command has.
     pub globals: GlobalArgs,
     loaded: std::result::Result<Loaded, ConfigError>,
+    /// What it was read from.
+    sources: Sources,
 }
 
 impl Ctx {
@@ -28,13 +30,18 @@ impl Ctx {
     pub fn new(globals: GlobalArgs, command: &Command, stop: CancellationToken) -> Self {
         let mut sources = Sources::of_process(globals.config.clone());
         command.put(&mut sources);
-        let loaded = load(&globals, sources);
-        Ctx { output: Output { json: globals.json }, stop, globals, loaded }
+        let loaded = load(&globals, sources.clone());
+        Ctx { output: Output { json: globals.json }, stop, globals, loaded, sources }
     }
 
     /// The configuration.
     pub fn settings(&self) -> Result<&Settings> {
         Ok(&self.loaded()?.settings)
+    }
+
+    /// Reads the configuration's file once more. Flags and the environment are as they were at the start.
+    pub fn read_again(&self) -> std::result::Result<Loaded, ConfigError> {
+        load(&self.globals, self.sources.clone())
     }
 
     /// How to reach NATS, everything considered: flags, variables, file and context.

@@ -18,6 +18,7 @@ use super::connect;
 use super::context::Ctx;
 use super::failure::known::{api_failure, nats_failure, redis_failure};
 use super::failure::{Exit, Failure};
+use super::signals::Hangups;
 use super::target::duration;
 use crate::bus::{ErrorKind, NatsOptions, provision};
 use crate::config::{self, Provision, Setting, Settings, Sources, UnknownTenants};
@@ -40,7 +41,9 @@ Examples:
   selvedge coordinator --provision check        (streams are made by somebody else)
 
 Start as many as you like: one owns the shard, the others follow and take over. SIGTERM drains within --drain-timeout;
-a second one ends at once. Everything else is set in selvedge.toml, see `selvedge config template`.")]
+a second one ends at once. SIGHUP reads selvedge.toml again: redis.tms_max_index_scan, redis.tms_list_scan_buffer,
+redis.stream_maxlen and redis.stream_ttl_seconds apply at once, everything else at the next start.
+Everything else is set in selvedge.toml, see `selvedge config template`.")]
 pub struct CoordinatorArgs {
     /// Name in logs and connection lists [default: host name and process id]
     #[arg(long, value_name = "NAME")]
@@ -101,7 +104,9 @@ pub async fn run(_args: CoordinatorArgs, ctx: Ctx) -> Result<ExitCode> {
         () = ctx.stop.cancelled() => return Ok(Exit::Ok.into()),
     };
     fits(settings.coordinator.max_payload_bytes, connections.link.main.max_payload())?;
-    let options = Options { metrics: Arc::new(move || metrics.render()), ..options(settings, id.clone()) };
+    let (live, options) = options(settings, id.clone());
+    let options = Options { metrics: Arc::new(move || metrics.render()), ..options };
+    let reloading = tokio::spawn(follow_the_file(ctx.clone(), live));
     let (up, is_up) = oneshot::channel();
     let running = coordinate(options, connections, Some(up), ctx.stop.clone());
     let announce = async {
@@ -134,6 +139,7 @@ pub async fn run(_args: CoordinatorArgs, ctx: Ctx) -> Result<ExitCode> {
     };
     done.cancel();
     upkeep.abort();
+    reloading.abort();
     ended.map(|()| Exit::Ok.into())
 }
 
@@ -209,11 +215,55 @@ fn failure(error: CoordinatorError) -> Failure {
     }
 }
 
-/// The configuration as the coordinator takes it.
-fn options(settings: &Settings, id: String) -> Options {
+/// What may change while a coordinator runs.
+struct Live {
+    scan: watch::Sender<ScanLimits>,
+    events: watch::Sender<EventPolicy>,
+}
+
+impl Live {
+    /// Takes over what is different now; says whether anything is.
+    fn take(&self, settings: &Settings) -> bool {
+        let (scan, events) = (scan(settings), events(settings));
+        let scans = self.scan.send_if_modified(|now| std::mem::replace(now, scan) != scan);
+        let kept = self.events.send_if_modified(|now| std::mem::replace(now, events) != events);
+        scans || kept
+    }
+}
+
+/// Reads the configuration's file again at every SIGHUP. With a mistake in it everything stays as it was.
+async fn follow_the_file(ctx: Ctx, live: Live) {
+    let Some(mut hangups) = Hangups::new() else { return };
+    while hangups.next().await {
+        match ctx.read_again() {
+            Ok(loaded) => {
+                let changed = live.take(&loaded.settings);
+                let scan = *live.scan.borrow();
+                let events = *live.events.borrow();
+                tracing::info!(
+                    changed,
+                    index_scan_ids = scan.cap,
+                    scan_buffer_ids = scan.buffer,
+                    stream_maxlen = events.maxlen,
+                    stream_ttl_seconds = events.ttl_seconds,
+                    "the configuration was read again; whatever else is different in it counts from the next start"
+                );
+            }
+            Err(error) => {
+                let what: Vec<String> = error.problems.iter().map(ToString::to_string).collect();
+                tracing::error!(mistakes = %what.join("; "), "the configuration was read again and is wrong; nothing was changed");
+            }
+        }
+    }
+}
+
+/// The configuration as the coordinator takes it, and how to change a part of it later.
+fn options(settings: &Settings, id: String) -> (Live, Options) {
     let own = &settings.coordinator;
-    let (scan, events) = (watch::channel(scan(settings)).1, watch::channel(events(settings)).1);
-    Options {
+    let (scan_now, scan) = watch::channel(scan(settings));
+    let (events_now, events) = watch::channel(events(settings));
+    let live = Live { scan: scan_now, events: events_now };
+    let options = Options {
         shard: Shard(u16::try_from(own.shard).unwrap_or(0)),
         policy: policy(own),
         provision: match own.provision {
@@ -231,7 +281,8 @@ fn options(settings: &Settings, id: String) -> Options {
         scan,
         events,
         ..Options::new(id)
-    }
+    };
+    (live, options)
 }
 
 fn policy(own: &config::Coordinator) -> Policy {
@@ -275,7 +326,8 @@ fn scan(settings: &Settings) -> ScanLimits {
     }
 }
 
-fn events(settings: &Settings) -> EventPolicy {
+/// How events are kept.
+pub fn events(settings: &Settings) -> EventPolicy {
     EventPolicy { maxlen: settings.redis.stream_maxlen, ttl_seconds: settings.redis.stream_ttl_seconds }
 }
 
@@ -300,7 +352,7 @@ mod tests {
     fn without_a_configuration_the_streams_are_those_in_the_repository() {
         let loaded = config::load(&Sources::default(), &|_| Ok(None)).unwrap();
         assert_eq!(sizing(&loaded.settings.coordinator), Sizing::default());
-        let options = options(&loaded.settings, "c".to_owned());
+        let (_, options) = options(&loaded.settings, "c".to_owned());
         assert_eq!(*options.scan.borrow(), ScanLimits::default());
         assert_eq!(*options.events.borrow(), EventPolicy::default());
         assert_eq!(options.policy.offer_timeout_ms, Policy::default().offer_timeout_ms);

@@ -10,7 +10,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::context::Ctx;
-use super::coordinator::sizing;
+use super::coordinator::{events, sizing};
 use super::failure::known::{api_failure, nats_failure, redis_failure};
 use super::failure::{Exit, Failure};
 use super::output::{human_bytes, human_duration, safe};
@@ -30,7 +30,8 @@ Examples:
   selvedge doctor --context production --json
 
 Checks the configuration, that NATS can be reached and is 2.15.1 or later, JetStream and its limits, the clock, rights,
-the streams and buckets, how full the journal and how old the newest snapshot is, and Redis with its eviction policy. It changes nothing. Each finding says what to do.
+the streams and buckets, how full the journal and how old the newest snapshot is, and Redis with its eviction policy and every key of ours in it:
+each must be capped or expire. It changes nothing. Each finding says what to do.
 Exits 0 if nothing is wrong, 69 if a server cannot be reached, 78 if something is set up wrongly, 1 otherwise.")]
 pub struct DoctorArgs {
     /// Treat warnings as failures
@@ -375,7 +376,7 @@ async fn rights(report: &mut Report, connection: &Connection) {
 async fn redis(report: &mut Report, ctx: &Ctx) -> Result<()> {
     let options = ctx.redis_options()?;
     match store::connect::connect(&options).await {
-        Ok((_, server)) => {
+        Ok((connection, server)) => {
             let memory = match server.maxmemory {
                 0 => "no memory limit".to_owned(),
                 bytes => format!("{} of memory", human_bytes(bytes)),
@@ -388,8 +389,41 @@ async fn redis(report: &mut Report, ctx: &Ctx) -> Result<()> {
                 server.policy
             );
             report.ok("redis", what);
+            keys(report, ctx, &connection).await?;
         }
         Err(error) => report.failure("redis", redis_failure(&error)),
+    }
+    Ok(())
+}
+
+/// Whether everything in Redis is bounded: looks at every key of ours.
+async fn keys(report: &mut Report, ctx: &Ctx, connection: &store::Connection) -> Result<()> {
+    let policy = events(ctx.settings()?);
+    let found = match store::audit::audit(connection, Shard(0), policy).await {
+        Ok(found) => found,
+        Err(error) => {
+            report.warn("redis keys", format!("not looked at: {error}"), "run it again when Redis answers");
+            return Ok(());
+        }
+    };
+    let store::audit::Audit { keys, streams, tenants, unbounded, unnamed } = found;
+    if unbounded.is_empty() {
+        let what = format!(
+            "{keys} keys: {streams} event streams, the index of {tenants} tenants; each is capped or expires"
+        );
+        report.ok("redis keys", what);
+    }
+    for (key, why) in &unbounded {
+        report.fail(
+            "redis keys",
+            format!("{key}: {why}"),
+            "delete it; if it comes again, tell us. An index comes back with `selvedge index rebuild`",
+            Exit::Failed,
+        );
+    }
+    if unnamed > 0 {
+        let what = format!("{unnamed} more keys that nothing bounds");
+        report.fail("redis keys", what, "delete those above and look again", Exit::Failed);
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! `selvedge list`.
 
 use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use clap::Args;
@@ -9,9 +10,9 @@ use super::context::Ctx;
 use super::failure::Exit;
 use super::output::{safe, table};
 use super::show;
-use super::target::TenantArg;
+use super::target::{TenantArg, duration};
 use crate::client::List;
-use crate::task::{AgentName, Phase, TaskId};
+use crate::task::{AgentName, Millis, Phase, TaskId};
 use crate::wire::api::TaskView;
 
 /// Arguments of `list`.
@@ -20,6 +21,7 @@ use crate::wire::api::TaskView;
 Examples:
   selvedge list
   selvedge list --state running,retrying --agent reader
+  selvedge list --state failed --since 1h
   selvedge list --tree 0190f3c2a1b37d4e8f60718293a4b5c6 --limit 100
   selvedge list --all --json | jq -r '.tasks[].task'
 
@@ -42,6 +44,18 @@ pub struct ListArgs {
     #[arg(long, value_name = "TASK")]
     pub tree: Option<TaskId>,
 
+    /// Only this task's children
+    #[arg(long, value_name = "TASK")]
+    pub parent: Option<TaskId>,
+
+    /// Only tasks created so long ago or later: 90s, 15m, 2h
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub since: Option<Duration>,
+
+    /// Only tasks created longer ago than that
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub until: Option<Duration>,
+
     /// Tasks per page, 1 to 100
     #[arg(short = 'n', long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub limit: u32,
@@ -59,13 +73,19 @@ pub struct ListArgs {
     pub all: bool,
 
     /// Print counts per state instead of tasks
-    #[arg(long, conflicts_with_all = ["state", "agent", "tree", "offset", "cursor", "all"])]
+    #[arg(long, conflicts_with_all = ["state", "agent", "tree", "parent", "since", "until", "offset", "cursor", "all"])]
     pub stats: bool,
 }
 
 fn phase(text: &str) -> Result<Phase, String> {
     let all = || Phase::ALL.map(Phase::as_str).join(", ");
     Phase::parse(text).ok_or_else(|| format!("expected one of {}", all()))
+}
+
+/// That long ago, Unix milliseconds.
+fn ago(past: Duration) -> Millis {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Millis::try_from(now.saturating_sub(past).as_millis()).unwrap_or(Millis::MAX)
 }
 
 /// Runs it.
@@ -88,6 +108,15 @@ pub async fn run(args: ListArgs, ctx: Ctx) -> Result<ExitCode> {
     }
     if let Some(root) = &args.tree {
         query = query.root(root);
+    }
+    if let Some(parent) = &args.parent {
+        query = query.parent(parent);
+    }
+    if let Some(since) = args.since {
+        query = query.since(ago(since));
+    }
+    if let Some(until) = args.until {
+        query = query.until(ago(until));
     }
     if let Some(offset) = args.offset {
         query = query.offset(offset);

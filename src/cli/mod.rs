@@ -30,6 +30,7 @@ pub mod dev;
 pub mod doctor;
 pub mod failure;
 pub mod get;
+pub mod index;
 pub mod limits;
 pub mod list;
 pub mod nats;
@@ -107,6 +108,7 @@ async fn start(cli: Cli, stop: CancellationToken) -> Result<ExitCode> {
         Command::Resume(args) => until(stop, pause::resume(args, ctx)).await,
         Command::Nats(args) => until(stop, nats::run(args, ctx)).await,
         Command::Doctor(args) => until(stop, doctor::run(args, ctx)).await,
+        Command::Index(args) => until(stop, index::run(args, ctx)).await,
         Command::Config(args) => until(stop, config::run(args, ctx)).await,
         Command::Completions(args) => until(stop, completions::run(args, ctx)).await,
     }

@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM: the first asks to stop, the second insists.
+//! SIGINT and SIGTERM: the first asks to stop, the second insists. SIGHUP asks to read the configuration again.
 
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,36 @@ pub fn cancel_on_signal(stop: CancellationToken) -> JoinHandle<()> {
         signals.next().await;
         std::process::exit(Exit::Interrupted as i32);
     })
+}
+
+/// SIGHUP, by convention: read your configuration again.
+pub struct Hangups {
+    #[cfg(unix)]
+    signal: tokio::signal::unix::Signal,
+}
+
+impl Hangups {
+    /// From now on a SIGHUP does not end the process. `None`: there is no such signal here, or it can't be watched.
+    pub fn new() -> Option<Self> {
+        #[cfg(unix)]
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()) {
+            Ok(signal) => Some(Hangups { signal }),
+            Err(error) => {
+                tracing::warn!(%error, "cannot watch for SIGHUP; the configuration is read at starts only");
+                None
+            }
+        }
+        #[cfg(not(unix))]
+        None
+    }
+
+    /// Waits for the next; false: there is none any more.
+    pub async fn next(&mut self) -> bool {
+        #[cfg(unix)]
+        return self.signal.recv().await.is_some();
+        #[cfg(not(unix))]
+        false
+    }
 }
 
 #[cfg(unix)]

@@ -5,11 +5,12 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{Client, Error, Result, TaskHandle};
 use crate::{
     bus::{AskError, Message},
-    task::{AgentName, Code, Phase, Refusal, TaskId},
+    task::{AgentName, Code, Millis, Phase, Refusal, TaskId},
     wire::{
         api::{
-            CancelRequest, ChildrenPage, ChildrenRequest, EventsPage, EventsRequest, GetRequest, ListRequest,
-            PauseRequest, RetryRequest, StatsReply, TaskPage, TaskReply, TaskView, Why, WhyRequest, verb,
+            CancelRequest, ChildrenPage, ChildrenRequest, CountReply, CountRequest, EventsPage,
+            EventsRequest, GetRequest, ListRequest, ManyReply, ManyRequest, PauseRequest, RetryRequest,
+            StatsReply, TaskPage, TaskReply, TaskView, TreePage, TreeRequest, Why, WhyRequest, verb,
         },
         codec, headers, subjects,
     },
@@ -82,6 +83,21 @@ impl Client {
         self.ask(verb::WHY, &WhyRequest { task: task.clone() }).await
     }
 
+    /// Several tasks, 100 at most, without their results.
+    pub async fn get_many(&self, tasks: &[TaskId]) -> Result<ManyReply> {
+        self.ask(verb::MANY, &ManyRequest { tasks: tasks.to_vec() }).await
+    }
+
+    /// How many tasks one filter fits.
+    pub async fn count(&self, request: &CountRequest) -> Result<CountReply> {
+        self.ask(verb::COUNT, request).await
+    }
+
+    /// A page of the tree that a task belongs to, oldest first; `cursor` is a former page's `next`.
+    pub async fn tree(&self, task: &TaskId, cursor: Option<String>) -> Result<TreePage> {
+        self.ask(verb::TREE, &TreeRequest { task: task.clone(), limit: None, cursor }).await
+    }
+
     /// Tasks in the index, counted by state.
     pub async fn stats(&self) -> Result<StatsReply> {
         #[derive(Serialize)]
@@ -147,6 +163,24 @@ impl List<'_> {
     /// Only this tree, by its root.
     pub fn root(mut self, root: &TaskId) -> Self {
         self.request.root = Some(root.clone());
+        self
+    }
+
+    /// Only this task's children.
+    pub fn parent(mut self, parent: &TaskId) -> Self {
+        self.request.parent = Some(parent.clone());
+        self
+    }
+
+    /// Only tasks created at this time or later, Unix milliseconds.
+    pub fn since(mut self, at: Millis) -> Self {
+        self.request.since = Some(at);
+        self
+    }
+
+    /// Only tasks created before this time, Unix milliseconds.
+    pub fn until(mut self, at: Millis) -> Self {
+        self.request.until = Some(at);
         self
     }
 

@@ -1,4 +1,5 @@
-//! The admin port: probes, metrics, version. Loopback by default; never touches NATS or Redis itself.
+//! The admin port: probes, metrics, version, how many instances an agent should have. Loopback by default; never touches
+//! NATS or Redis itself.
 //!
 //! `/livez` says whether the process's loop turns, and nothing else: an outage of NATS must not
 //! restart a fleet. `/readyz` says which named condition is not met and why. Others hand in a
@@ -18,13 +19,20 @@ use std::{
 
 use axum::{
     Router,
-    extract::State,
+    extract::{Path, Query, State, rejection::QueryRejection},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
-use serde::Serialize;
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 use tokio::{net::TcpListener, sync::watch};
+
+use super::queries::Queries;
+use crate::{
+    flow::load::{AgentLoad, Scale},
+    task::{AgentName, Code, Millis, Refusal},
+};
 
 /// When a loop last turned. The loop beats, `/livez` looks.
 #[derive(Debug, Clone)]
@@ -131,6 +139,20 @@ pub struct Admin {
     pub readiness: Readiness,
     /// Renders the metrics in the Prometheus text format.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// Knows how much work there is.
+    pub scale: Arc<dyn Loads>,
+}
+
+/// How much work an agent has.
+pub trait Loads: Send + Sync {
+    /// Asks the owner, wherever it is.
+    fn load(&self, agent: AgentName) -> BoxFuture<'_, Result<AgentLoad, Refusal>>;
+}
+
+impl Loads for Queries {
+    fn load(&self, agent: AgentName) -> BoxFuture<'_, Result<AgentLoad, Refusal>> {
+        Box::pin(Queries::load(self, agent))
+    }
 }
 
 /// The admin port could not be opened.
@@ -194,6 +216,7 @@ fn router(admin: Admin) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/version", get(version))
+        .route("/api/v1/scale/{agent}", get(scale))
         .with_state(admin)
 }
 
@@ -222,6 +245,78 @@ async fn readyz(State(admin): State<Admin>) -> Response {
     json(ready, &Ready { ready, conditions })
 }
 
+/// What a scaler may say about the agent it scales.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ScaleQuery {
+    /// Seconds within which what waits should have run; 30 if absent.
+    target: Option<u64>,
+    /// Slots of an instance, where none runs that could tell; 1 if absent.
+    slots: Option<u64>,
+    /// Instances at least; 0 if absent.
+    min: Option<u64>,
+    /// Instances at most; 1,000 if absent.
+    max: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Scaled {
+    agent: AgentName,
+    desired: u64,
+    instances: usize,
+    slots: u64,
+    queued: u64,
+    runnable: u64,
+    running: u64,
+    oldest_seconds: f64,
+    service_seconds: Option<f64>,
+    target_seconds: u64,
+}
+
+async fn scale(
+    State(admin): State<Admin>,
+    Path(agent): Path<String>,
+    query: Result<Query<ScaleQuery>, QueryRejection>,
+) -> Response {
+    let bad = |message: String| answer(StatusCode::BAD_REQUEST, &Refusal::new(Code::BadQuery, message));
+    let agent = match AgentName::new(&agent) {
+        Ok(agent) => agent,
+        Err(error) => return bad(error.to_string()),
+    };
+    let query = match query {
+        Ok(Query(query)) => query,
+        Err(error) => return bad(error.body_text()),
+    };
+    let target_seconds = query.target.unwrap_or(30).clamp(1, 86_400);
+    let scale = Scale {
+        target: target_seconds * 1_000,
+        slots: query.slots.unwrap_or(1),
+        min: query.min.unwrap_or(0),
+        max: query.max.unwrap_or(1_000),
+    };
+    let load = match admin.scale.load(agent.clone()).await {
+        Ok(load) => load,
+        // A scaler must tell "nobody knows" from "nothing to do".
+        Err(refusal) => return answer(StatusCode::SERVICE_UNAVAILABLE, &refusal),
+    };
+    let seconds = |ms: Millis| ms as f64 / 1_000.0;
+    answer(
+        StatusCode::OK,
+        &Scaled {
+            desired: scale.desired(&load),
+            agent,
+            instances: load.size.instances,
+            slots: load.size.slots,
+            queued: load.queued,
+            runnable: load.runnable,
+            running: load.running,
+            oldest_seconds: seconds(load.oldest.unwrap_or(0)),
+            service_seconds: load.service.map(seconds),
+            target_seconds,
+        },
+    )
+}
+
 async fn metrics(State(admin): State<Admin>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], (admin.metrics)()).into_response()
 }
@@ -239,7 +334,10 @@ async fn version() -> Response {
 }
 
 fn json(ok: bool, body: &impl Serialize) -> Response {
-    let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    answer(if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, body)
+}
+
+fn answer(status: StatusCode, body: &impl Serialize) -> Response {
     let headers = [(header::CONTENT_TYPE, crate::wire::headers::JSON)];
     (status, headers, crate::wire::Format::Json.encode(body)).into_response()
 }
@@ -265,7 +363,38 @@ mod tests {
             stuck_after,
             readiness: Readiness::new(&["nats", "journal"]),
             metrics: Arc::new(|| "selvedge_up 1\n".to_owned()),
+            scale: Arc::new(Twelve),
         }
+    }
+
+    /// Twelve tasks of a second wait at `reader`; of others the owner is not there to tell.
+    struct Twelve;
+
+    impl Loads for Twelve {
+        fn load(&self, agent: AgentName) -> BoxFuture<'_, Result<AgentLoad, Refusal>> {
+            let load = AgentLoad { queued: 12, runnable: 12, service: Some(1_000), ..AgentLoad::default() };
+            let told = match agent.as_str() {
+                "reader" => Ok(load),
+                _ => Err(Refusal::new(Code::Unknown, "no coordinator owns the shard now")),
+            };
+            Box::pin(std::future::ready(told))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_scaler_is_told_a_number_or_that_nobody_knows() {
+        let bound = Bound::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let (addr, admin) = (bound.addr(), admin(Duration::from_secs(60)));
+        let server = tokio::spawn(bound.serve(admin, std::future::pending()));
+        let answer = get(addr, "/api/v1/scale/reader?target=3&slots=2").await;
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains(r#""desired":2,"#), "{answer}");
+        assert!(get(addr, "/api/v1/scale/reader?target=3&max=1").await.contains(r#""desired":1,"#));
+        assert!(get(addr, "/api/v1/scale/writer").await.starts_with("HTTP/1.1 503"));
+        for bad in ["/api/v1/scale/No*", "/api/v1/scale/reader?target=-1", "/api/v1/scale/reader?traget=3"] {
+            let answer = get(addr, bad).await;
+            assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("BAD_QUERY"), "{bad}: {answer}");
+        }
+        server.abort();
     }
 
     #[tokio::test]

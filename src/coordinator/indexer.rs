@@ -45,6 +45,7 @@ use std::{collections::HashMap, time::Duration};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::queries::hot::Hot;
 use crate::{
     bus::{
         Clock,
@@ -222,6 +223,7 @@ pub struct Indexer {
     epoch: u64,
     owner: mpsc::Sender<IndexAsk>,
     archive: Option<Archive>,
+    hot: Hot,
     health: watch::Sender<IndexHealth>,
     options: IndexerOptions,
     failures: u32,
@@ -246,12 +248,27 @@ impl Indexer {
         health: watch::Sender<IndexHealth>,
         options: IndexerOptions,
     ) -> Self {
-        Self { connection, shard, epoch, owner, archive: None, health, options, failures: 0 }
+        Self {
+            connection,
+            shard,
+            epoch,
+            owner,
+            archive: None,
+            hot: Hot::default(),
+            health,
+            options,
+            failures: 0,
+        }
     }
 
     /// Fills a new index from here first.
     pub fn with_archive(self, archive: Archive) -> Self {
         Self { archive: Some(archive), ..self }
+    }
+
+    /// Tells these kept answers what was written.
+    pub fn with_hot(self, hot: Hot) -> Self {
+        Self { hot, ..self }
     }
 
     /// Runs until `stop`, or until the owner loop is gone or fenced off.
@@ -471,6 +488,8 @@ impl Indexer {
                 Ok(Written::Done(flushed)) => {
                     metrics::counter!(names::INDEX_WRITES).increment(flushed.applied);
                     metrics::counter!(names::INDEX_DROPPED).increment(flushed.dropped);
+                    let written = batch.writes.iter().map(|write| &write.view.tenant);
+                    self.hot.committed(written.chain(batch.gone.iter().map(|key| &key.tenant)));
                     self.recovered();
                     return Ok(true);
                 }

@@ -1,19 +1,21 @@
 //! What the owner did and knows, as metrics. Decides nothing, keeps only the names it has shown.
 //!
 //! Called by the owner's loop: [`Meters::count`] after every PubAck, [`Gauges::show`] every few seconds. Labels are agents,
-//! codes, states and outcomes, never a tenant, a task or an instance.
+//! codes, states and outcomes, and a bounded number of tenants; never a task or an instance.
 
 use std::collections::{BTreeSet, HashMap};
 
 use metrics::{Counter, Histogram, counter, gauge, histogram};
+use tokio::sync::watch;
 
 use super::intake::Handle;
 use crate::{
     flow::{
         engine::Engine,
         facts::{Fact, News},
+        load::{self, AgentLoad, Blocked, Load, TenantLoad},
     },
-    task::{AgentName, Code, Millis, Phase},
+    task::{AgentName, Code, Millis, Phase, TenantName},
     telemetry::names,
 };
 
@@ -127,14 +129,27 @@ impl Meters {
     }
 }
 
+/// Tenants with gauges of their own.
+const MAX_TENANTS: usize = 200;
+/// Under this name the others are summed up; no tenant can have it.
+const OTHER: &str = "_other";
+
 /// How much there is of everything, from time to time.
-#[derive(Default)]
 pub struct Gauges {
-    /// Agents with instances when last shown: without them they go to 0, once.
+    /// Agents with work or instances when last shown: without them they go to 0, once.
     agents: BTreeSet<AgentName>,
+    /// Tenants with gauges of their own, once and for all.
+    tenants: BTreeSet<TenantName>,
+    /// For whoever scales instances.
+    loads: watch::Sender<Load>,
 }
 
 impl Gauges {
+    /// Shows how much work there is to `loads` too.
+    pub fn new(loads: watch::Sender<Load>) -> Self {
+        Self { agents: BTreeSet::new(), tenants: BTreeSet::new(), loads }
+    }
+
     /// Shows what the engine knows.
     pub fn show(&mut self, engine: &mut Engine<Handle>, indexed: u64) {
         let (_, leases, _) = engine.live().sizes();
@@ -152,25 +167,60 @@ impl Gauges {
         gauge!(names::TASKS_REMEMBERED).set(state.tasks().len() as f64);
         gauge!(names::TENANTS).set(state.tenants().len() as f64);
         gauge!(names::BACKLOG).set(state.backlog() as f64);
-        for (agent, queue) in state.queues() {
-            gauge!(names::QUEUED, names::AGENT => text(agent)).set(queue.queued() as f64);
-        }
+        let load = load::load(state, engine.live());
         let mut gone = std::mem::take(&mut self.agents);
-        for (agent, size) in engine.live().agents() {
-            show_agent(agent, size.instances, size.slots, size.free);
+        for (agent, of) in &load.agents {
+            show_agent(agent, of);
             gone.remove(agent);
             self.agents.insert(agent.clone());
         }
         for agent in gone {
-            show_agent(&agent, 0, 0, 0);
+            show_agent(&agent, &AgentLoad::default());
+        }
+        self.show_tenants(&load);
+        self.loads.send_replace(load);
+    }
+
+    fn show_tenants(&mut self, load: &Load) {
+        let mut others = TenantLoad::default();
+        for (tenant, of) in &load.tenants {
+            if self.tenants.len() < MAX_TENANTS || self.tenants.contains(tenant) {
+                self.tenants.insert(tenant.clone());
+                continue;
+            }
+            others.queued += of.queued;
+            others.running += of.running;
+            others.oldest = others.oldest.max(of.oldest);
+        }
+        for tenant in &self.tenants {
+            show_tenant(tenant.as_str(), load.tenants.get(tenant).unwrap_or(&TenantLoad::default()));
+        }
+        if self.tenants.len() >= MAX_TENANTS {
+            show_tenant(OTHER, &others);
         }
     }
 }
 
-fn show_agent(agent: &AgentName, instances: usize, slots: u64, free: u64) {
-    gauge!(names::INSTANCES, names::AGENT => text(agent)).set(instances as f64);
-    gauge!(names::SLOTS, names::AGENT => text(agent)).set(slots as f64);
-    gauge!(names::SLOTS_FREE, names::AGENT => text(agent)).set(free as f64);
+fn show_agent(agent: &AgentName, load: &AgentLoad) {
+    let show = |name: &'static str, value: f64| gauge!(name, names::AGENT => text(agent)).set(value);
+    show(names::INSTANCES, load.size.instances as f64);
+    show(names::SLOTS, load.size.slots as f64);
+    show(names::SLOTS_FREE, load.size.free as f64);
+    show(names::QUEUED, load.queued as f64);
+    show(names::RUNNING, load.running as f64);
+    show(names::QUEUE_OLDEST, seconds(load.oldest.unwrap_or(0)));
+    show(names::SERVICE_TIME, seconds(load.service.unwrap_or(0)));
+    for (reason, tasks) in Blocked::ALL.into_iter().zip(load.blocked) {
+        let labels = [(names::AGENT, text(agent)), (names::REASON, reason.as_str().to_owned())];
+        gauge!(names::BLOCKED, &labels).set(tasks as f64);
+    }
+}
+
+fn show_tenant(tenant: &str, load: &TenantLoad) {
+    let show = |name: &'static str, value: f64| gauge!(name, names::TENANT => tenant.to_owned()).set(value);
+    show(names::TENANT_QUEUED, load.queued as f64);
+    show(names::TENANT_RUNNING, load.running as f64);
+    show(names::TENANT_OLDEST, seconds(load.oldest.unwrap_or(0)));
 }
 
 fn text(agent: &AgentName) -> String {
@@ -186,6 +236,27 @@ mod tests {
     use metrics_exporter_prometheus::PrometheusBuilder;
 
     use super::*;
+
+    #[test]
+    fn tenants_beyond_the_bound_are_summed_up() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        let mut load = Load::default();
+        for n in 0..300 {
+            let tenant = TenantName::new(&format!("t{n}")).unwrap();
+            load.tenants.insert(tenant, TenantLoad { queued: 2, running: 1, oldest: Some(5_000) });
+        }
+        metrics::with_local_recorder(&recorder, || {
+            let mut gauges = Gauges::new(watch::channel(Load::default()).0);
+            gauges.show_tenants(&load);
+            gauges.show_tenants(&load);
+        });
+        let text = handle.render();
+        let lines = text.lines().filter(|line| line.starts_with("selvedge_tenant_queued{"));
+        assert_eq!(lines.count(), 201);
+        assert!(text.contains("selvedge_tenant_queued{tenant=\"_other\"} 200"), "{text}");
+        assert!(text.contains("selvedge_tenant_oldest_seconds{tenant=\"_other\"} 5"), "{text}");
+    }
 
     #[test]
     fn facts_are_counted_under_agents_codes_and_states_only() {

@@ -37,6 +37,7 @@ use crate::{
     flow::{
         engine::{Engine, JournalError, Next},
         input::Input,
+        load::Load,
         state::Policy,
         tenants, why,
     },
@@ -123,6 +124,8 @@ pub struct Term {
     pub reports_before: Option<u64>,
     /// Where the journal's last acknowledged sequence is shown.
     pub head: watch::Sender<u64>,
+    /// How much work there is, every few seconds.
+    pub loads: watch::Sender<Load>,
     /// The loop turns.
     pub heartbeat: Heartbeat,
     /// Whether the journal takes appends.
@@ -149,7 +152,7 @@ pub async fn run(mut term: Term, mut engine: Engine<Handle>, idle: Millis) -> Te
         entropy: SystemEntropy::default(),
         feed: IndexFeed::default(),
         meters: measure::Meters::default(),
-        gauges: measure::Gauges::default(),
+        gauges: measure::Gauges::new(term.loads.clone()),
         base,
         start,
         last: start,

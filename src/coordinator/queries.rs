@@ -1,5 +1,11 @@
 //! The query plane: what `sv.api.<tenant>.<verb>` answers, beside the owner's loop and never in its way.
 //!
+//! ```text
+//! queries ── which verb, which bounds
+//!   look ── get, many, tree, children        hot ── pages that many ask for: one read for all of them
+//!   act ── submit, cancel …      ask ── the owner's loop, here or elsewhere
+//! ```
+//!
 //! Reads go to Redis; what is not indexed yet, and what only the owner knows, is asked of the owner:
 //! in this process over a channel, in another one over `sv.ask.<shard>`. Only the owner may say
 //! `NOT_FOUND`. `submit`, `cancel` and `retry` publish to INTAKE like everybody else and wait a
@@ -7,40 +13,38 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 
-use super::calls::{OwnerCall, OwnerHandle};
+use super::calls::OwnerHandle;
 use crate::{
     bus::{
-        AskError, Link, StoreError as BusStoreError,
+        Link,
         service::{Answer, Query},
     },
     client::Client,
-    flow::{input::unreadable, operate::Change, why},
+    flow::{input::unreadable, load::Load},
     store::{
         StoreError,
         events::EventStore,
         read::{IndexReader, ReadError, ScanLimits},
     },
-    task::{
-        BodyHash, Code, MAX_PAYLOAD_BYTES, Millis, Phase, Refusal, TaskId, TaskKey, TenantName, keyed_id,
-        retry_id,
-    },
+    task::{Code, MAX_PAYLOAD_BYTES, Millis, Refusal, TaskKey, TenantName},
     telemetry::names,
     wire::{
-        VERSION,
-        api::{
-            CancelRequest, ChildrenPage, ChildrenRequest, EventsRequest, GetRequest, ListRequest,
-            PauseRequest, RetryRequest, SubmitRequest, TaskReply, TaskView, TenantsReply, TenantsRequest,
-            Why, WhyRequest, verb,
-        },
-        codec::{self, Format},
-        messages::{Cmd, CmdOp, Done, Submit},
-        subjects::{self, Shard},
+        api::{CountRequest, EventsRequest, ListRequest, verb},
+        codec::Format,
+        subjects::Shard,
     },
 };
+
+mod act;
+mod ask;
+pub mod hot;
+mod look;
+
+pub use ask::{Ask, Told};
+use hot::Hot;
 
 /// A request holds at most an input and its envelope.
 const REQUEST_LIMIT: usize = 2 * MAX_PAYLOAD_BYTES;
@@ -52,40 +56,6 @@ const STORED: Duration = Duration::from_secs(5);
 const INDEX_LAG: Duration = Duration::from_secs(2);
 /// How long the owner may take to answer from another process.
 const OWNER_ANSWER: Duration = Duration::from_secs(2);
-
-/// What one coordinator asks the owner for in another process.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Ask {
-    /// One task.
-    View(TaskKey),
-    /// A page of children.
-    Children(TaskKey, u32, u32, bool),
-    /// What holds a task back.
-    Why(TaskKey),
-    /// What tenants have and may have; asked by operators.
-    Tenants(TenantsRequest),
-    /// Whether a change of limits is journaled; also asked by whoever made it.
-    Applied(Change),
-}
-
-/// The owner's answer to [`Ask`].
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Told {
-    /// One task, or that there is none.
-    View(Option<Box<TaskView>>),
-    /// A page, or that there is no such task.
-    Children(Option<ChildrenPage>),
-    /// Why, or that there is no such task.
-    Why(Option<Box<Why>>),
-    /// The tenants.
-    Tenants(TenantsReply),
-    /// Whether it is.
-    Applied(bool),
-    /// Not now, or never.
-    Refused(Refusal),
-}
 
 /// Answers queries. Cheap to clone.
 #[derive(Clone)]
@@ -102,6 +72,10 @@ pub struct Queries {
     pub link: Link,
     /// Which shard.
     pub shard: Shard,
+    /// Pages that many ask for.
+    pub hot: Hot,
+    /// How much work there is, as the owner in this process sees it.
+    pub loads: watch::Receiver<Load>,
 }
 
 impl Queries {
@@ -120,11 +94,10 @@ impl Queries {
         match query.verb {
             verb::SUBMIT => reply(query, &self.submit(tenant, body(query)?).await?),
             verb::GET => reply(query, &self.get(tenant, body(query)?).await?),
-            verb::LIST => {
-                let request: ListRequest = body_or_default(query)?;
-                let scan = *self.scan.borrow();
-                reply(query, &self.index.list(tenant, &request, scan).await.map_err(read_refusal)?)
-            }
+            verb::LIST => self.hot(query, |queries, query| async move { queries.list(&query).await }).await,
+            verb::MANY => reply(query, &self.many(tenant, body(query)?).await?),
+            verb::COUNT => self.hot(query, |queries, query| async move { queries.count(&query).await }).await,
+            verb::TREE => reply(query, &self.tree(tenant, body(query)?).await?),
             verb::CHILDREN => reply(query, &self.children(tenant, body(query)?).await?),
             verb::EVENTS => {
                 let request: EventsRequest = body(query)?;
@@ -137,371 +110,39 @@ impl Queries {
             verb::RETRY => reply(query, &self.retry(tenant, body(query)?).await?),
             verb::PAUSE => reply(query, &self.set_tree(tenant, body(query)?, true).await?),
             verb::RESUME => reply(query, &self.set_tree(tenant, body(query)?, false).await?),
-            verb::STATS => reply(query, &self.index.stats(tenant).await.map_err(store_refusal)?),
+            verb::STATS => self.hot(query, |queries, query| async move { queries.stats(&query).await }).await,
             other => Err(Refusal::new(Code::BadQuery, format!("there is no verb {other}"))),
         }
     }
 
-    async fn submit(&self, tenant: &TenantName, request: SubmitRequest) -> Result<TaskReply, Refusal> {
-        if request.input.len() > MAX_PAYLOAD_BYTES {
-            let (actual, limit) = (request.input.len() as u64, MAX_PAYLOAD_BYTES as u64);
-            let message = format!("the input has {actual} bytes, at most {limit} are taken");
-            return Err(Refusal::over(Code::TooLarge, message, actual, limit));
-        }
-        let task = match (request.task, &request.key) {
-            (Some(_), Some(_)) => {
-                return Err(Refusal::new(Code::BadQuery, "give either `task` or `key`, not both"));
-            }
-            (Some(task), None) => task,
-            (None, Some(key)) => keyed_id(tenant, key),
-            (None, None) => TaskId::fresh(),
-        };
-        let submit = Submit {
-            v: VERSION,
-            input: request.input,
-            priority: request.priority,
-            max_tries: request.max_tries,
-            times: request.times,
-            cost: request.cost,
-            first_try: Some(wall()),
-            confirm: true,
-        };
-        let hash = submit.clone().into_spec(request.agent.clone()).body_hash();
-        let mut hints = self.hints(tenant, &task).await?;
-        let subject = subjects::submit(tenant, &request.agent, &task);
-        self.publish(&subject, codec::pack(&submit)).await?;
-        let key = TaskKey { tenant: tenant.clone(), id: task.clone() };
-        let Some(done) = self.decided(&mut hints, &key, hash).await? else {
-            return Ok(TaskReply { task, state: None, refusal: None });
-        };
-        if done.body_hash.is_some_and(|found| found != hash) {
-            let message = "this id was submitted before with another body; use a new id";
-            let refusal = Some(Refusal::new(Code::IdempotencyConflict, message));
-            return Ok(TaskReply { task, state: Some(Phase::Rejected), refusal });
-        }
-        Ok(TaskReply { task, state: Some(done.state), refusal: done.refusal })
+    async fn list(&self, query: &Query) -> Answer {
+        let request: ListRequest = body_or_default(query)?;
+        let scan = *self.scan.borrow();
+        reply(query, &self.index.list(&query.tenant, &request, scan).await.map_err(read_refusal)?)
     }
 
-    async fn cancel(&self, tenant: &TenantName, request: CancelRequest) -> Result<TaskReply, Refusal> {
-        let mut hints = self.hints(tenant, &request.task).await?;
-        let cmd = Cmd { v: VERSION, op: CmdOp::Cancel { reason: request.reason } };
-        self.publish(&subjects::cmd(tenant, &request.task, &TaskId::fresh()), codec::pack(&cmd)).await?;
-        let key = TaskKey { tenant: tenant.clone(), id: request.task.clone() };
-        let deadline = tokio::time::Instant::now() + DECISION;
-        loop {
-            let state =
-                match tokio::time::timeout(Duration::from_millis(250), next_hint(&mut hints, None)).await {
-                    Ok(Some(done)) => Some((done.state, done.refusal)),
-                    _ => self.view(&key).await?.map(|view| (view.state, view.refusal)),
-                };
-            match state {
-                Some((state, refusal)) if state.is_terminal() => {
-                    return Ok(TaskReply { task: request.task, state: Some(state), refusal });
-                }
-                other if tokio::time::Instant::now() >= deadline => {
-                    // Unknown so far: the cancel is stored and will meet the submit, should it come.
-                    let state = other.map(|(state, _)| state);
-                    return Ok(TaskReply { task: request.task, state, refusal: None });
-                }
-                _ => {}
-            }
-        }
+    async fn stats(&self, query: &Query) -> Answer {
+        reply(query, &self.index.stats(&query.tenant).await.map_err(store_refusal)?)
     }
 
-    async fn retry(&self, tenant: &TenantName, request: RetryRequest) -> Result<TaskReply, Refusal> {
-        let dead = TaskKey { tenant: tenant.clone(), id: request.task };
-        match self.view(&dead).await? {
-            None => return Err(not_found(&dead)),
-            Some(view) if view.state != Phase::Failed => {
-                let message = format!("{} is {}; only a failed task can be retried", dead.id, view.state);
-                return Err(Refusal::new(Code::NotDead, message));
-            }
-            Some(_) => {}
-        }
-        let nonce = request.nonce.unwrap_or_else(TaskId::fresh);
-        let task = retry_id(&dead.id, nonce.as_str());
-        let cmd = Cmd { v: VERSION, op: CmdOp::Retry {} };
-        self.publish(&subjects::cmd(tenant, &dead.id, &nonce), codec::pack(&cmd)).await?;
-        let key = TaskKey { tenant: tenant.clone(), id: task.clone() };
-        let decided = self.poll(&key, DECISION, |view| view.is_some()).await?;
-        // The new task may have run and failed by now: that is its own story, not a refusal of the retry.
-        let (state, refusal) = decided.map_or((None, None), |view| {
-            (Some(view.state), view.refusal.filter(|_| view.state == Phase::Rejected))
-        });
-        Ok(TaskReply { task, state, refusal })
+    async fn count(&self, query: &Query) -> Answer {
+        let request: CountRequest = body_or_default(query)?;
+        reply(query, &self.index.count(&query.tenant, &request).await.map_err(read_refusal)?)
     }
 
-    async fn get(&self, tenant: &TenantName, request: GetRequest) -> Result<TaskView, Refusal> {
-        let key = TaskKey { tenant: tenant.clone(), id: request.task };
-        let indexed = match self.index.get(tenant, &key.id).await {
-            Ok(view) => view,
-            Err(error) => {
-                tracing::debug!(%error, "the index can't be read; asking the owner");
-                None
-            }
-        };
-        if let Some(view) = indexed
-            && request.min_rev.is_none_or(|rev| view.rev >= rev)
-            && (view.state.is_terminal() || request.min_rev.is_some())
-        {
-            return Ok(view);
-        }
-        // Not there, not new enough, or still moving: the owner knows.
-        let Some(view) = self.view(&key).await? else {
-            return match self.index.get(tenant, &key.id).await {
-                Ok(Some(view)) => Ok(view),
-                _ => Err(not_found(&key)),
-            };
-        };
-        if view.state != Phase::Completed || view.result.is_some() {
-            return Ok(view);
-        }
-        self.indexed(&key, view).await
-    }
-
-    /// A completed task's result is in the index, or will be in a moment.
-    async fn indexed(&self, key: &TaskKey, view: TaskView) -> Result<TaskView, Refusal> {
-        let deadline = tokio::time::Instant::now() + INDEX_LAG;
-        let mut pause = Duration::from_millis(2);
-        loop {
-            if let Ok(Some(found)) = self.index.get(&key.tenant, &key.id).await
-                && found.rev >= view.rev
-            {
-                return Ok(found);
-            }
-            if tokio::time::Instant::now() >= deadline {
-                let message = format!("{} is completed, but the index with its result lags behind", key.id);
-                return Err(Refusal::new(Code::Unavailable, message).retry_after(1_000));
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(100));
-        }
-    }
-
-    async fn children(&self, tenant: &TenantName, request: ChildrenRequest) -> Result<ChildrenPage, Refusal> {
-        let limit = within(request.limit, 100, 1_000)?;
-        let key = TaskKey { tenant: tenant.clone(), id: request.task };
-        let (after, results) = (request.after, request.results);
-        let mine = {
-            let key = key.clone();
-            self.owner.ask(|reply| OwnerCall::Children { key, after, limit, results, reply }).await?
-        };
-        let page = match mine {
-            Some(page) => page,
-            None => match self.elsewhere(Ask::Children(key.clone(), after, limit, results)).await? {
-                Told::Children(page) => page,
-                Told::Refused(refusal) => return Err(refusal),
-                _ => return Err(nonsense()),
-            },
-        };
-        page.ok_or_else(|| not_found(&key))
-    }
-
-    /// A task as its owner knows it; `None`: there is none.
-    async fn view(&self, key: &TaskKey) -> Result<Option<TaskView>, Refusal> {
-        let asked = key.clone();
-        if let Some(view) = self.owner.ask(|reply| OwnerCall::View { key: asked, reply }).await? {
-            return Ok(view);
-        }
-        match self.elsewhere(Ask::View(key.clone())).await? {
-            Told::View(view) => Ok(view.map(|view| *view)),
-            Told::Refused(refusal) => Err(refusal),
-            _ => Err(nonsense()),
-        }
-    }
-
-    /// Whether a change of limits is journaled.
-    async fn applied(&self, change: Change) -> Result<bool, Refusal> {
-        let asked = change.clone();
-        if let Some(applied) = self.owner.ask(|reply| OwnerCall::Applied { change: asked, reply }).await? {
-            return applied;
-        }
-        match self.elsewhere(Ask::Applied(change)).await? {
-            Told::Applied(applied) => Ok(applied),
-            Told::Refused(refusal) => Err(refusal),
-            _ => Err(nonsense()),
-        }
-    }
-
-    /// What holds a task back: of one that the owner has forgotten the index tells how it ended.
-    async fn why(&self, tenant: &TenantName, request: WhyRequest) -> Result<Why, Refusal> {
-        let key = TaskKey { tenant: tenant.clone(), id: request.task };
-        let asked = key.clone();
-        let told = match self.owner.ask(|reply| OwnerCall::Why { key: asked, reply }).await? {
-            Some(told) => told,
-            None => match self.elsewhere(Ask::Why(key.clone())).await? {
-                Told::Why(told) => told.map(|why| *why),
-                Told::Refused(refusal) => return Err(refusal),
-                _ => return Err(nonsense()),
-            },
-        };
-        match told {
-            Some(told) => Ok(told),
-            None => match self.index.get(tenant, &key.id).await {
-                Ok(Some(view)) if view.state.is_terminal() => Ok(why::of_ended(view, wall())),
-                _ => Err(not_found(&key)),
-            },
-        }
-    }
-
-    /// Pauses a task's tree, or lets it go on: answered once that is journaled.
-    async fn set_tree(
-        &self,
-        tenant: &TenantName,
-        request: PauseRequest,
-        paused: bool,
-    ) -> Result<TaskReply, Refusal> {
-        let key = TaskKey { tenant: tenant.clone(), id: request.task };
-        // Of a task that is not there nothing could be paused.
-        self.applied(Change::Tree(key.clone(), paused)).await?;
-        let op = if paused { CmdOp::Pause {} } else { CmdOp::Resume {} };
-        let cmd = Cmd { v: VERSION, op };
-        self.publish(&subjects::cmd(tenant, &key.id, &TaskId::fresh()), codec::pack(&cmd)).await?;
-        let deadline = tokio::time::Instant::now() + DECISION;
-        let mut pause = Duration::from_millis(2);
-        while !self.applied(Change::Tree(key.clone(), paused)).await? {
-            if tokio::time::Instant::now() >= deadline {
-                return Ok(TaskReply { task: key.id, state: None, refusal: None });
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(100));
-        }
-        let view = self.view(&key).await?;
-        Ok(TaskReply { task: key.id, state: view.map(|view| view.state), refusal: None })
-    }
-
-    async fn elsewhere(&self, ask: Ask) -> Result<Told, Refusal> {
-        let subject = subjects::ask(self.shard);
-        let answer = self.link.main.ask(subject, codec::pack(&ask), OWNER_ANSWER).await;
-        let message = answer.map_err(|error| {
-            let why = match error {
-                AskError::NoResponders => "no coordinator owns the shard now",
-                _ => "the owner does not answer",
-            };
-            Refusal::new(Code::Unknown, format!("{why}; the task may exist")).retry_after(1_000)
-        })?;
-        codec::unpack(&message.payload).map_err(|_| nonsense())
-    }
-
-    /// The owner's side of a question from another coordinator.
-    pub async fn tell(&self, body: &[u8]) -> Bytes {
-        let told = match codec::unpack::<Ask>(body) {
-            Ok(Ask::View(key)) => match self.owner.ask(|reply| OwnerCall::View { key, reply }).await {
-                Ok(Some(view)) => Told::View(view.map(Box::new)),
-                Ok(None) => Told::Refused(changing()),
-                Err(refusal) => Told::Refused(refusal),
-            },
-            Ok(Ask::Children(key, after, limit, results)) => {
-                let limit = limit.min(1_000);
-                let call = |reply| OwnerCall::Children { key, after, limit, results, reply };
-                match self.owner.ask(call).await {
-                    Ok(Some(page)) => Told::Children(page),
-                    Ok(None) => Told::Refused(changing()),
-                    Err(refusal) => Told::Refused(refusal),
-                }
-            }
-            Ok(Ask::Why(key)) => match self.owner.ask(|reply| OwnerCall::Why { key, reply }).await {
-                Ok(Some(why)) => Told::Why(why.map(Box::new)),
-                Ok(None) => Told::Refused(changing()),
-                Err(refusal) => Told::Refused(refusal),
-            },
-            Ok(Ask::Tenants(request)) => {
-                match self.owner.ask(|reply| OwnerCall::Tenants { request, reply }).await {
-                    Ok(Some(tenants)) => Told::Tenants(tenants),
-                    Ok(None) => Told::Refused(changing()),
-                    Err(refusal) => Told::Refused(refusal),
-                }
-            }
-            Ok(Ask::Applied(change)) => {
-                match self.owner.ask(|reply| OwnerCall::Applied { change, reply }).await {
-                    Ok(Some(Ok(applied))) => Told::Applied(applied),
-                    Ok(None) => Told::Refused(changing()),
-                    Ok(Some(Err(refusal))) | Err(refusal) => Told::Refused(refusal),
-                }
-            }
-            Err(error) => Told::Refused(unreadable(&error)),
-        };
-        codec::pack(&told)
-    }
-
-    async fn hints(&self, tenant: &TenantName, task: &TaskId) -> Result<crate::bus::Subscription, Refusal> {
-        self.link
-            .main
-            .subscribe(subjects::done(tenant, task))
-            .await
-            .map_err(|error| Refusal::new(Code::Unavailable, error.to_string()).retry_after(1_000))
-    }
-
-    async fn publish(&self, subject: &str, body: Bytes) -> Result<(), Refusal> {
-        self.link.bulk.store(subject, body, STORED).await.map_err(|error| match error {
-            BusStoreError::Full => Refusal::new(Code::Backpressure, "the intake is full").retry_after(1_000),
-            BusStoreError::Unknown => {
-                Refusal::new(Code::Unknown, "the intake did not answer; repeat the request with the same id")
-                    .retry_after(1_000)
-            }
-            other => Refusal::new(Code::Unavailable, other.to_string()).retry_after(1_000),
-        })
-    }
-
-    /// The decision on a submit: a hint, or what the owner says if the hint got lost.
-    async fn decided(
-        &self,
-        hints: &mut crate::bus::Subscription,
-        key: &TaskKey,
-        ours: BodyHash,
-    ) -> Result<Option<Done>, Refusal> {
-        if let Ok(Some(done)) = tokio::time::timeout(DECISION, next_hint(hints, Some(ours))).await {
-            return Ok(Some(done));
-        }
-        // Not finding it only means that it is not decided yet.
-        let view = self.view(key).await.ok().flatten();
-        Ok(view.map(|view| Done {
-            v: VERSION,
-            rev: view.rev,
-            state: view.state,
-            refusal: view.refusal,
-            result: None,
-            attempt: view.attempt,
-            last_event: view.last_event,
-            body_hash: view.body_hash,
-        }))
-    }
-
-    async fn poll(
-        &self,
-        key: &TaskKey,
-        within: Duration,
-        enough: impl Fn(&Option<TaskView>) -> bool,
-    ) -> Result<Option<TaskView>, Refusal> {
-        let deadline = tokio::time::Instant::now() + within;
-        let mut pause = Duration::from_millis(2);
-        loop {
-            let view = self.view(key).await?;
-            if enough(&view) || tokio::time::Instant::now() >= deadline {
-                return Ok(view);
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(100));
-        }
+    /// A page that many may ask for at once: one read serves all who ask the same.
+    async fn hot<F>(&self, query: &Query, read: impl Fn(Self, Query) -> F + Send + 'static) -> Answer
+    where
+        F: Future<Output = Answer> + Send + 'static,
+    {
+        let (queries, again) = (self.clone(), query.clone());
+        self.hot.page(query, move || read(queries.clone(), again.clone())).await
     }
 
     /// A client of the tenant's on this coordinator's own connections.
     pub fn client(&self, tenant: TenantName) -> Client {
         Client::on(self.link.clone(), tenant)
     }
-}
-
-async fn next_hint(hints: &mut crate::bus::Subscription, ours: Option<BodyHash>) -> Option<Done> {
-    use futures_util::StreamExt;
-    while let Some(message) = hints.next().await {
-        if let (_, Ok(done)) = codec::decode_any::<Done>(None, &message.payload, usize::MAX)
-            // Somebody else's submit under this id was refused: no news of the task.
-            && !(done.refuses_a_submission() && (ours.is_none() || done.body_hash != ours))
-        {
-            return Some(done);
-        }
-    }
-    None
 }
 
 fn body<T: DeserializeOwned>(query: &Query) -> Result<T, Refusal> {
@@ -526,11 +167,6 @@ fn within(asked: Option<u32>, default: u32, max: u32) -> Result<u32, Refusal> {
             Err(Refusal::over(Code::BadQuery, message, n.into(), max.into()))
         }
     }
-}
-
-fn wall() -> Millis {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    since.as_millis() as Millis
 }
 
 fn not_found(key: &TaskKey) -> Refusal {
@@ -558,4 +194,9 @@ fn read_refusal(error: ReadError) -> Refusal {
         ReadError::Query(refusal) => refusal,
         ReadError::Store(error) => store_refusal(error),
     }
+}
+
+fn wall() -> Millis {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    since.as_millis() as Millis
 }

@@ -10,7 +10,7 @@ use super::{
     calls::OwnerHandle,
     indexer::{IndexHealth, IndexState},
     owner::{self, Probe},
-    queries::Queries,
+    queries::{Queries, hot::Hot},
     shard::{self, ShardContext},
     shrink::ShrinkOptions,
 };
@@ -22,7 +22,7 @@ use crate::{
         provision::{self, Provision, ProvisionError, Severity},
         service::{self, ServiceConfig, ServiceError},
     },
-    flow::{engine::JournalError, state::Policy},
+    flow::{engine::JournalError, load::Load, state::Policy},
     store::{
         Connection,
         connect::RedisOptions,
@@ -192,21 +192,6 @@ pub async fn run(
         None => None,
     };
     let listening = admin.as_ref().map(Bound::addr);
-    if let Some(bound) = admin {
-        let admin = Admin {
-            heartbeat: heartbeat.clone(),
-            stuck_after: STUCK_AFTER,
-            readiness: readiness.clone(),
-            metrics: options.metrics.clone(),
-        };
-        let down = down.clone();
-        tasks.spawn(async move {
-            if let Err(error) = bound.serve(admin, async move { down.cancelled().await }).await {
-                tracing::error!(%error, "the admin port failed");
-            }
-        });
-    }
-
     let topology = Topology::new(&options.sizing);
     let provisioned = provision::provision(&connections.streams, options.provision, &topology).await?;
     for asset in &provisioned.created {
@@ -226,6 +211,7 @@ pub async fn run(
     let (tell_owner, owner) = OwnerHandle::new();
     let (health, index_health) = watch::channel(IndexHealth::default());
     tasks.spawn(watch_index(index_health, readiness.clone(), down.clone()));
+    let (loads, loads_seen) = watch::channel(Load::default());
     let queries = Queries {
         index: IndexReader::new(connections.reads.clone(), options.shard),
         events: EventStore::new(connections.reads.clone()),
@@ -233,7 +219,25 @@ pub async fn run(
         owner: owner.clone(),
         link: connections.link.clone(),
         shard: options.shard,
+        hot: Hot::default(),
+        loads: loads_seen,
     };
+    if let Some(bound) = admin {
+        let admin = Admin {
+            heartbeat: heartbeat.clone(),
+            stuck_after: STUCK_AFTER,
+            readiness: readiness.clone(),
+            metrics: options.metrics.clone(),
+            scale: Arc::new(queries.clone()),
+        };
+        let down = down.clone();
+        tasks.spawn(async move {
+            if let Err(error) = bound.serve(admin, async move { down.cancelled().await }).await {
+                tracing::error!(%error, "the admin port failed");
+            }
+        });
+    }
+
     let serving = tasks.spawn({
         let (queries, client, down) = (queries.clone(), connections.service.clone(), down.clone());
         let answer = move |query| {
@@ -259,6 +263,7 @@ pub async fn run(
         owner: tell_owner,
         owner_handle: owner,
         queries,
+        loads,
         heartbeat,
         readiness: readiness.clone(),
     };

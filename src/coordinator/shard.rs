@@ -44,6 +44,7 @@ use crate::{
     },
     flow::{
         engine::{Engine, JournalError},
+        load::Load,
         state::Policy,
     },
     store::{
@@ -102,6 +103,8 @@ pub struct ShardContext {
     pub owner_handle: OwnerHandle,
     /// For other coordinators' questions.
     pub queries: Queries,
+    /// Where the owner's loop says how much work there is.
+    pub loads: watch::Sender<Load>,
     /// The loop turns.
     pub heartbeat: Heartbeat,
     /// What is met.
@@ -359,7 +362,8 @@ async fn term(
         context.index_health.clone(),
         IndexerOptions { clock: context.clock, ..IndexerOptions::default() },
     )
-    .with_archive(archive.clone());
+    .with_archive(archive.clone())
+    .with_hot(context.queries.hot.clone());
     let indexing = over.clone();
     tasks.spawn(async move {
         indexer.run(indexing).await;
@@ -423,6 +427,7 @@ async fn term(
         reports_budget,
         reports_before,
         head,
+        loads: context.loads.clone(),
         heartbeat: context.heartbeat.clone(),
         readiness: context.readiness.clone(),
         ended: ended.clone(),

@@ -321,6 +321,20 @@ impl AgentQueue {
         self.lanes.len()
     }
 
+    /// Lanes with work: the tenant, its tasks waiting and running, and since when the oldest that waits is there.
+    pub(super) fn lanes_of(&self) -> impl Iterator<Item = (u32, u64, u64, Option<u32>)> {
+        self.lanes.iter().filter(|(_, lane)| lane.queued > 0 || lane.running > 0).map(|(tenant, lane)| {
+            let oldest = lane.fronts().map(|(_, entry)| entry.since).min();
+            (*tenant, lane.queued as u64, u64::from(lane.running), oldest)
+        })
+    }
+
+    /// How long a task holds its slot, on average over the last ones; `None`: none has run yet.
+    pub fn service(&self) -> Option<Millis> {
+        let learned = self.lanes.values().any(|lane| lane.seen > 0) || self.service != FIRST_GUESS_MS * UNIT;
+        learned.then_some(self.service / UNIT)
+    }
+
     /// Whether some lane may be served now.
     pub fn has_ready(&self) -> bool {
         !self.ready.is_empty()

@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     named::Named,
     quick::{QuickMap, QuickSet},
@@ -74,7 +76,7 @@ struct Agent {
 }
 
 /// What there is of an agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct AgentSize {
     /// Its instances.
     pub instances: usize,

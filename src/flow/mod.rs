@@ -23,6 +23,7 @@ pub mod input;
 mod kept;
 pub mod limiter;
 pub mod live;
+pub mod load;
 pub mod named;
 pub mod operate;
 pub mod query;

@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::cluster::ClusterClient;
 use redis::{AsyncConnectionConfig, Client, ClientTlsConfig, RedisError, TlsCertificates};
+
+use super::Connection;
 
 /// The oldest Redis that may be used; any Valkey will do.
 pub const OLDEST_REDIS: (u32, u32) = (7, 0);
@@ -77,6 +80,8 @@ pub struct Server {
     pub maxmemory: u64,
     /// `maxmemory-policy`.
     pub policy: String,
+    /// It is a node of a cluster.
+    pub cluster: bool,
 }
 
 /// Why there is no usable Redis.
@@ -142,7 +147,7 @@ impl Error {
 }
 
 /// Connects and checks the server. Fails at once if nobody answers.
-pub async fn connect(options: &RedisOptions) -> Result<(ConnectionManager, Server), Error> {
+pub async fn connect(options: &RedisOptions) -> Result<(Connection, Server), Error> {
     let client = client(options)?;
     // A plain connection first: it fails promptly and says why, where the manager would keep trying.
     let config = AsyncConnectionConfig::new()
@@ -153,17 +158,36 @@ pub async fn connect(options: &RedisOptions) -> Result<(ConnectionManager, Serve
         .await
         .map_err(|error| explain(&error, options))?;
     let server = inspect(&mut probe, options).await?;
-    let manager = ConnectionManager::new_with_config(client, manager_config(options))
-        .await
-        .map_err(|error| explain(&error, options))?;
-    tracing::info!(address = %options.address(), product = server.product, version = %server.version, "connected to Redis");
-    Ok((manager, server))
+    let connection = match server.cluster {
+        true => {
+            let cluster = cluster(options)?.get_async_connection().await;
+            cluster.map_err(|error| explain(&error, options))?.into()
+        }
+        false => ConnectionManager::new_with_config(client, manager_config(options))
+            .await
+            .map_err(|error| explain(&error, options))?
+            .into(),
+    };
+    tracing::info!(
+        address = %options.address(),
+        product = server.product,
+        version = %server.version,
+        cluster = server.cluster,
+        "connected to Redis"
+    );
+    Ok((connection, server))
 }
 
-/// A connection that comes up when Redis does, for those who must go on without it. [`inspect`] it when it is up.
-pub fn connect_lazily(options: &RedisOptions) -> Result<ConnectionManager, Error> {
-    ConnectionManager::new_lazy_with_config(client(options)?, manager_config(options))
-        .map_err(|error| explain(&error, options))
+pub(super) async fn open(options: &RedisOptions) -> Result<Connection, Error> {
+    connect(options).await.map(|(connection, _)| connection)
+}
+
+/// A connection that comes up when Redis does, for those who must go on without it. It is checked then: one that is not
+/// fit stays unusable.
+pub fn connect_lazily(options: &RedisOptions) -> Result<Connection, Error> {
+    // What is wrong with the options themselves shows now.
+    client(options)?;
+    Ok(Connection::late(options.clone()))
 }
 
 /// Reads what the server is and refuses one that is too old or evicts.
@@ -201,6 +225,7 @@ fn read_info(info: &str) -> Server {
         version: version.to_owned(),
         maxmemory: field("maxmemory").and_then(|bytes| bytes.parse().ok()).unwrap_or(0),
         policy: field("maxmemory_policy").unwrap_or("unknown").to_owned(),
+        cluster: field("cluster_enabled") == Some("1"),
     }
 }
 
@@ -226,6 +251,31 @@ fn client(options: &RedisOptions) -> Result<Client, Error> {
     };
     let root_cert = options.tls_ca.as_deref().map(read).transpose()?;
     Client::build_with_tls(options.url.as_str(), TlsCertificates { client_tls, root_cert }).map_err(unusable)
+}
+
+/// The whole cluster, found by way of the node at the URL.
+fn cluster(options: &RedisOptions) -> Result<ClusterClient, Error> {
+    let bad = |reason: String| Error::Config { address: options.address(), reason };
+    let read = |file: &Path| {
+        std::fs::read(file).map_err(|error| bad(format!("cannot read {}: {error}", file.display())))
+    };
+    let mut builder = ClusterClient::builder([options.url.as_str()])
+        .connection_timeout(options.connect_timeout)
+        .response_timeout(options.response_timeout)
+        // Slots may have moved; whatever has to be tried again for that is within the time of one command.
+        .overall_response_timeout(Some(options.response_timeout))
+        .retries(3);
+    if options.tls_ca.is_some() || options.tls_client.is_some() {
+        let client_tls = match &options.tls_client {
+            None => None,
+            Some((cert, key)) => Some(ClientTlsConfig { client_cert: read(cert)?, client_key: read(key)? }),
+        };
+        let root_cert = options.tls_ca.as_deref().map(read).transpose()?;
+        builder = builder.certs(TlsCertificates { client_tls, root_cert });
+    }
+    builder
+        .build()
+        .map_err(|_| bad("not a usable Redis URL, or the TLS files do not fit together".to_owned()))
 }
 
 fn manager_config(options: &RedisOptions) -> ConnectionManagerConfig {

@@ -35,6 +35,10 @@ impl ListId {
         hash.update(request.agent.as_ref().map_or("", AgentName::as_str));
         hash.update([2]);
         hash.update(request.root.as_ref().map_or("", TaskId::as_str));
+        hash.update([3]);
+        hash.update(request.parent.as_ref().map_or("", TaskId::as_str));
+        hash.update([4]);
+        hash.update(format!("{:?} {:?}", request.since, request.until));
         Self(hash.finalize().into())
     }
 

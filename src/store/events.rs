@@ -27,6 +27,9 @@ use crate::{
 /// Field of a stream entry that holds the encoded event.
 const FIELD: &str = "e";
 
+/// Bytes of events on a page, at most: it has to fit into a message.
+const PAGE_BYTES: usize = 512 * 1024;
+
 /// Id and fields, as XRANGE answers.
 type Entry = (String, Vec<(String, Vec<u8>)>);
 
@@ -129,11 +132,17 @@ impl EventStore {
             .arg(u64::from(limit) + 1)
             .query_async(&mut self.connection.clone())
             .await?;
-        let more = entries.len() > limit as usize;
+        let mut more = entries.len() > limit as usize;
         let mut events = Vec::with_capacity(entries.len().min(limit as usize));
+        let mut bytes = 0;
         for (_, fields) in entries.into_iter().take(limit as usize) {
             let encoded = fields.into_iter().find(|(name, _)| name == FIELD);
             let encoded = encoded.ok_or_else(|| StoreError::Corrupt("an entry holds no event".into()))?;
+            bytes += encoded.1.len();
+            if bytes > PAGE_BYTES && !events.is_empty() {
+                more = true;
+                break;
+            }
             let event: Event = codec::unpack(&encoded.1).map_err(|e| StoreError::Corrupt(e.to_string()))?;
             events.push(event);
         }

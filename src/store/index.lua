@@ -7,7 +7,7 @@
 --          11 when the first of the tasks below ended, 0 if none has  12 how many forgotten tasks, then their ids
 --          how many groups of tasks, how many of them are planned, how many of these are of new tasks; tasks, planned
 --          ones, ends of planned ones, large results, where in the data these begin
---          the groups: state, agent, root ('' for tasks that are their own), how many
+--          the groups: state, agent, root ('' for tasks that are their own), parent as records tell it, how many
 --          how many checks, then of each command, key, first and last of its members in the data
 --          how many planned commands, then the same of each
 --          the data (plan.rs): of every task 0 and its member, then id and record; of ended ones when and id; what
@@ -44,7 +44,7 @@ end
 local same_retention = retain_tasks == meta[4] and retain_ms == meta[5]
 retain_tasks, retain_ms = tonumber(retain_tasks), tonumber(retain_ms)
 
-local HEADER = '^(%d+) (%l+) (%S+) (%S+) (%x+) (%d+) (%S+)\n'
+local HEADER = '^(%d+) (%l+) (%S+) (%S+) (%S+) (%x+) (%d+) (%S+)\n'
 local RECORDS, RESULTS = prefix .. 't', prefix .. 'x'
 local SHOWN, DONE = prefix .. 'shown', prefix .. 'done'
 local LIVE = {queued = true, running = true, waiting = true, retrying = true}
@@ -97,13 +97,14 @@ end
 local done_left, records_left = false, false
 
 -- Out of every set that a stored task is in; its record stays. Takes the header as it is matched.
-local function leave(id, _, state, agent, root, created, ended, result)
+local function leave(id, _, state, agent, root, parent, created, ended, result)
   local member = created .. id
   push(out, prefix .. 's:' .. state, member)
   if state ~= 'cancelled' then
     push(out, SHOWN, member)
     push(out, prefix .. 'a:' .. agent, member)
     if trees then push(out, prefix .. 'r:' .. (root == '-' and id or root), member) end
+    if parent ~= '-' then push(out, prefix .. 'p:' .. (parent == '=' and root or parent), member) end
   end
   if ended ~= '0' then
     push(out, DONE, id)
@@ -155,7 +156,7 @@ local groups, planned_groups, new_groups = tonumber(ARGV[at]), tonumber(ARGV[at 
 local tasks, planned, planned_ends = tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5])
 local large, large_at = tonumber(ARGV[at + 6]), tonumber(ARGV[at + 7])
 local group_at = at + 8
-local check_at = group_at + 4 * groups
+local check_at = group_at + 5 * groups
 local checks = tonumber(ARGV[check_at])
 local command_at = check_at + 1 + 4 * checks
 local commands = tonumber(ARGV[command_at])
@@ -195,11 +196,11 @@ local function write_carefully(g, k, e)
   for t = k, tasks - 1 do ids[#ids + 1] = ARGV[data + 2 * tasks + 2 * t] end
   local stored, first = values(ids), k - 1
   local records, kept, done = {n = 0}, {n = 0}, {n = 0}
-  for i = group_at + 4 * g, check_at - 1, 4 do
-    local state, agent, root, n = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
+  for i = group_at + 5 * g, check_at - 1, 5 do
+    local state, agent, root, parent, n = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], tonumber(ARGV[i + 4])
     local cancelled, live = state == 'cancelled', LIVE[state]
     local by_state = of(into, prefix .. 's:' .. state)
-    local by_agent, shown, by_root
+    local by_agent, shown, by_root, by_parent
     if not cancelled then
       by_agent, shown = of(into, prefix .. 'a:' .. agent), of(into, SHOWN)
       if root ~= '' then
@@ -207,6 +208,7 @@ local function write_carefully(g, k, e)
         by_root = of(into, prefix .. 'r:' .. root)
         heads[root] = true
       end
+      if parent ~= '-' then by_parent = of(into, prefix .. 'p:' .. (parent == '=' and root or parent)) end
     end
     for t = k, k + n - 1 do
       local member, record = ARGV[data + 2 * t + 1], ARGV[data + 2 * tasks + 2 * t + 1]
@@ -217,17 +219,17 @@ local function write_carefully(g, k, e)
       end
       local fresh, moved, keep = true, true, true
       if old then
-        local orev, ostate, oagent, oroot, ocreated, oended, oresult = match(old, HEADER)
+        local orev, ostate, oagent, oroot, oparent, ocreated, oended, oresult = match(old, HEADER)
         local rev, result = tonumber(match(record, '^%d+')), '-'
         orev = tonumber(orev)
-        if rev == orev or oresult ~= '-' then result = match(record, '^%d+ %l+ %S+ %S+ %x+ %d+ (%S+)\n') end
+        if rev == orev or oresult ~= '-' then result = match(record, '^%d+ %l+ %S+ %S+ %S+ %x+ %d+ (%S+)\n') end
         -- A result that was read back from the journal may come after its task.
         if rev < orev or (rev == orev and (result == '-' or oresult ~= '-')) then
           keep = false
         elseif ocreated ~= sub(member, 1, 11) or oagent ~= agent or oroot ~= (root == '' and '-' or root)
-            or (oended ~= '0' and live) or (ostate == 'cancelled' and not cancelled) then
+            or oparent ~= parent or (oended ~= '0' and live) or (ostate == 'cancelled' and not cancelled) then
           -- The id was forgotten and used again: another task.
-          leave(id, orev, ostate, oagent, oroot, ocreated, oended, oresult)
+          leave(id, orev, ostate, oagent, oroot, oparent, ocreated, oended, oresult)
         else
           fresh, moved = false, ostate ~= state
           if moved then
@@ -236,6 +238,7 @@ local function write_carefully(g, k, e)
               push(out, SHOWN, member)
               push(out, prefix .. 'a:' .. agent, member)
               if trees then push(out, prefix .. 'r:' .. (oroot == '-' and id or oroot), member) end
+              if oparent ~= '-' then push(out, prefix .. 'p:' .. (oparent == '=' and oroot or oparent), member) end
             end
           end
           if result == '-' and oresult ~= '-' then
@@ -256,6 +259,7 @@ local function write_carefully(g, k, e)
         if fresh and not cancelled then
           add(shown, '0', member)
           add(by_agent, '0', member)
+          if by_parent then add(by_parent, '0', member) end
           if by_root then
             add(by_root, '0', member)
           elseif trees then
@@ -275,7 +279,7 @@ end
 
 if planned > 0 and as_supposed() then
   for g = 0, new_groups - 1 do
-    local root = ARGV[group_at + 4 * g + 2]
+    local root = ARGV[group_at + 5 * g + 2]
     if root ~= '' then
       trees = '1'
       heads[root] = true
@@ -303,7 +307,7 @@ end
 for root in pairs(heads) do
   local head = call('HGET', RECORDS, root)
   if head then
-    local _, state, _, _, created = match(head, HEADER)
+    local _, state, _, _, _, created = match(head, HEADER)
     if state ~= 'cancelled' then call('ZADD', prefix .. 'r:' .. root, '0', created .. root) end
   end
 end

@@ -13,6 +13,7 @@
 //! | `sv:{<tenant>}:i:s:<state>` | sorted set | by state | as above |
 //! | `sv:{<tenant>}:i:a:<agent>` | sorted set | by agent, without cancelled | as above |
 //! | `sv:{<tenant>}:i:r:<root>` | sorted set | a tree of two or more, without cancelled | as above |
+//! | `sv:{<tenant>}:i:p:<parent>` | sorted set | a task's children, without cancelled | as above |
 //! | `sv:{<tenant>}:i:done` | sorted set | ids of terminal tasks by end, what retention works on | retained tasks |
 //! | `sv:{shard-<n>}:i` | hash | layout, generation, epoch, flush, seq: the restart point; at: until when it shows everything | one per shard |
 //! | `sv:{shard-<n>}:due` | sorted set | tenants by the time their oldest terminal task is due to go | tenants with terminal tasks |
@@ -82,6 +83,11 @@ pub fn tree(tenant: &TenantName, root: &TaskId) -> String {
 }
 
 /// See the module's table.
+pub fn parent(tenant: &TenantName, parent: &TaskId) -> String {
+    format!("{}p:{parent}", index_prefix(tenant))
+}
+
+/// See the module's table.
 pub fn done(tenant: &TenantName) -> String {
     format!("{}done", index_prefix(tenant))
 }
@@ -105,6 +111,50 @@ pub fn events(key: &TaskKey) -> String {
 pub fn tenant_of_index_key(key: &str) -> Option<TenantName> {
     let (tenant, rest) = key.strip_prefix("sv:{")?.split_once('}')?;
     rest.starts_with(":i:").then(|| TenantName::new(tenant).ok()).flatten()
+}
+
+/// What a key of ours is; by its name alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// A shard's restart point, or the order in which its tenants' tasks are due.
+    OfShard,
+    /// A task's events.
+    Events,
+    /// A tenant's meta hash.
+    Meta(TenantName),
+    /// A hash of a tenant's tasks: records or results.
+    Hash(TenantName),
+    /// A sorted set of a tenant's tasks.
+    Set(TenantName),
+    /// None that this version writes.
+    Unknown,
+}
+
+/// Matches every key of ours.
+pub const OUR_PATTERN: &str = "sv:{*}:*";
+
+/// See [`Kind`].
+pub fn kind(key: &str) -> Kind {
+    let Some((tag, rest)) = key.strip_prefix("sv:{").and_then(|rest| rest.split_once("}:")) else {
+        return Kind::Unknown;
+    };
+    let shard = tag.strip_prefix("shard-").is_some_and(|n| n.parse::<u16>().is_ok());
+    if shard && (rest == "i" || rest == "due") {
+        return Kind::OfShard;
+    }
+    let Ok(tenant) = TenantName::new(tag) else { return Kind::Unknown };
+    if rest.strip_prefix("e:").is_some_and(|task| TaskId::new(task).is_ok()) {
+        return Kind::Events;
+    }
+    match rest.strip_prefix("i:").map(|rest| rest.split_once(':').unwrap_or((rest, ""))) {
+        Some(("meta", "")) => Kind::Meta(tenant),
+        Some(("t" | "x", "")) => Kind::Hash(tenant),
+        Some(("shown" | "done", "")) => Kind::Set(tenant),
+        Some(("s", state)) if Phase::parse(state).is_some() => Kind::Set(tenant),
+        Some(("a", agent)) if AgentName::new(agent).is_ok() => Kind::Set(tenant),
+        Some(("r" | "p", task)) if TaskId::new(task).is_ok() => Kind::Set(tenant),
+        _ => Kind::Unknown,
+    }
 }
 
 /// The leading part of a member, from `created_at`: sorts by time.
@@ -155,6 +205,28 @@ mod tests {
         let key = TaskKey { tenant: t, id: TaskId::new("i").unwrap() };
         for key in [events(&key), restart_point(Shard(0)), due(Shard(0)), "sv:{A}:i:x".to_owned()] {
             assert_eq!(tenant_of_index_key(&key), None, "{key}");
+        }
+    }
+
+    #[test]
+    fn every_key_that_is_written_has_a_kind_and_others_have_none() {
+        let (t, task) = (tenant("acme"), TaskId::new("t-1").unwrap());
+        let of = |key: String| kind(&key);
+        assert_eq!(of(meta(&t)), Kind::Meta(t.clone()));
+        for key in [records(&t), results(&t)] {
+            assert_eq!(of(key), Kind::Hash(t.clone()));
+        }
+        let agent = agent(&t, &AgentName::new("a").unwrap());
+        for key in [shown(&t), done(&t), state(&t, Phase::Failed), agent, tree(&t, &task), parent(&t, &task)]
+        {
+            assert_eq!(of(key), Kind::Set(t.clone()));
+        }
+        assert_eq!(of(events(&TaskKey { tenant: t, id: task })), Kind::Events);
+        assert_eq!((of(restart_point(Shard(0))), of(due(Shard(3)))), (Kind::OfShard, Kind::OfShard));
+        for key in
+            ["sv:{acme}:i:q", "sv:{acme}:i:s:asleep", "sv:{acme}:x", "sv:{A}:i:t", "sv:acme", "sv:{acme}:e:"]
+        {
+            assert_eq!(kind(key), Kind::Unknown, "{key}");
         }
     }
 

@@ -2,28 +2,33 @@
 //!
 //! ```text
 //! connect  how to reach it, and whether it is fit
+//! connection  what commands go through: one server, or a cluster of them
 //! keys     every key name, and how each kind is bounded
 //! record   one task as stored: a header the script can read, a small result, the rest of the view
 //! index    the one writer: a script call per touched tenant (`index.lua` beside it)
 //! read     get, list, stats: bounded reads (`pick.lua` beside it)
 //! events   capped streams of events
+//! scan     every key, for wipes and checks
+//! audit    proves that each is bounded
 //! ```
 //!
 //! Nothing in here is the truth: everything can be wiped and comes back from the journal, except
 //! the history of events. Callers: the coordinator's indexer, event writer and query service.
 
+pub mod audit;
 pub mod connect;
+mod connection;
 pub mod cursor;
 pub mod events;
 pub mod index;
 pub mod keys;
 pub mod read;
 pub mod record;
+pub mod scan;
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
-/// The connection everything here uses: multiplexed, reconnecting, cheap to clone.
-pub type Connection = redis::aio::ConnectionManager;
+pub use connection::{Connection, Node};
 
 /// What can go wrong with the store.
 #[derive(Debug, Clone, thiserror::Error)]

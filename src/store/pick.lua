@@ -5,16 +5,16 @@
 --          whose union does
 -- ARGV     1 where to start: '+', or '(' and the member to start after  2 members at most  3 how many of them
 --          need no record  4 'union' or ''  5 which set is a tree's, from 1, or 0  6 the member to take if
---          that one is empty, or ''
+--          that one is empty, or ''  7 where to end: '-', or '[' and what members are not below
 -- Returns  {members, how many follow them, records of all but the first ARGV[3]}
 local call = redis.call
-local records, start, most = KEYS[1], ARGV[1], tonumber(ARGV[2])
+local records, start, most, lowest = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[7]
 
 local function read(key)
-  return call('ZRANGE', key, start, '-', 'BYLEX', 'REV', 'LIMIT', 0, most)
+  return call('ZRANGE', key, start, lowest, 'BYLEX', 'REV', 'LIMIT', 0, most)
 end
 local function behind(key, member)
-  return call('ZLEXCOUNT', key, '-', '(' .. member)
+  return call('ZLEXCOUNT', key, lowest, '(' .. member)
 end
 
 -- By bytes, as the sets are; Lua's own comparison goes by the server's locale.

@@ -1,14 +1,25 @@
 //! The index's read side: every answer costs what it returns.
 //!
+//! ```text
+//! read ── get, list, stats      walk ── count, tree
+//! ```
+//!
 //! `get` and `list` are one round trip. A list asks for
 //! `max(1, min(cap, offset + limit + (buffer if post-filtered)))` ids, whatever is stored. One filter is
-//! exact from its own set (every task, cancelled ones too, from two that are merged); filters combined are
-//! read from the smallest set that holds all of the answer and sifted by the records' headers. Nothing in
-//! here retries.
+//! exact from its own set (every task, cancelled ones too, from two that are merged), and so is a range of
+//! time, alone or with one; filters combined are read from the smallest set that holds all of the answer and
+//! sifted by the records' headers. Nothing in here retries.
+
+mod walk;
 
 use redis::{Pipeline, RedisResult, Script};
 
-use super::{Connection, StoreError, cursor::ListId, is_noscript, keys, record};
+use super::{
+    Connection, StoreError,
+    cursor::ListId,
+    is_noscript, keys,
+    record::{self, Filter},
+};
 use crate::{
     task::{Code, Millis, Phase, Refusal, TaskId, TenantName},
     wire::{
@@ -84,7 +95,10 @@ struct ListPlan {
     states: Vec<Phase>,
     limit: u32,
     offset: u32,
-    after: Option<String>,
+    /// Where to start, from above, and where to end.
+    range: (String, String),
+    /// It starts at the newest task.
+    from_top: bool,
 }
 
 /// What the script found.
@@ -177,7 +191,7 @@ impl IndexReader {
             let task = keys::task_of(member)
                 .ok_or_else(|| StoreError::Corrupt("a set holds something that is no member".into()))?;
             let (header, _) = record::split(stored)?;
-            if !header.fits(&task, &plan.states, request.agent.as_ref(), request.root.as_ref()) {
+            if !header.fits(&task, &plan.filter(request)) {
                 continue;
             }
             if to_skip > 0 {
@@ -207,8 +221,8 @@ impl IndexReader {
         asked: u32,
         skip: u32,
     ) -> Result<Picked, StoreError> {
-        let start = plan.after.as_ref().map_or("+".to_owned(), |member| format!("({member}"));
-        let alone = root.filter(|_| plan.tree.is_some() && plan.after.is_none());
+        let (start, lowest) = &plan.range;
+        let alone = root.filter(|_| plan.tree.is_some() && plan.from_top);
         let mut pipeline = Pipeline::new();
         pipeline
             .cmd("EVALSHA")
@@ -222,7 +236,8 @@ impl IndexReader {
             .arg(if plan.union { "union" } else { "" })
             .arg(plan.tree.unwrap_or(0))
             // A tree of one has no set of its own.
-            .arg(alone.map_or(String::new(), |root| keys::member(0, root)));
+            .arg(alone.map_or(String::new(), |root| keys::member(0, root)))
+            .arg(lowest);
         pipeline.cmd("HGET").arg(keys::restart_point(self.shard)).arg("at");
         let mut connection = self.connection.clone();
         type Found = ((Vec<String>, u64, Vec<Option<Vec<u8>>>), Option<Millis>);
@@ -269,13 +284,11 @@ impl ListPlan {
         }
         let after = match &request.cursor {
             None => None,
-            Some(cursor) => Some(id.member(cursor).ok_or_else(|| {
-                Refusal::new(
-                    Code::BadQuery,
-                    "the cursor does not belong to this tenant and filter; start without one",
-                )
-            })?),
+            Some(cursor) => Some(id.member(cursor).ok_or_else(foreign_cursor)?),
         };
+        let (top, lowest) = range(request.since, request.until)?;
+        let from_top = after.is_none();
+        let start = after.map_or(top, |member| format!("({member}"));
 
         let mut states = request.states.clone();
         states.sort();
@@ -289,9 +302,12 @@ impl ListPlan {
 
         let mut sets = Vec::new();
         let mut tree = None;
-        // These two hold no cancelled tasks.
+        // These three hold no cancelled tasks.
         if let Some(agent) = request.agent.as_ref().filter(|_| !with_cancelled) {
             sets.push(keys::agent(tenant, agent));
+        }
+        if let Some(parent) = request.parent.as_ref().filter(|_| !with_cancelled) {
+            sets.push(keys::parent(tenant, parent));
         }
         if let Some(root) = request.root.as_ref().filter(|_| !with_cancelled) {
             sets.push(keys::tree(tenant, root));
@@ -307,14 +323,43 @@ impl ListPlan {
                 sets.push(keys::state(tenant, Phase::Cancelled));
             }
         }
-        let filters = [request.agent.is_some(), request.root.is_some(), !default];
+        let filters = [request.agent.is_some(), request.parent.is_some(), request.root.is_some(), !default];
         let exact = match filters.iter().filter(|f| **f).count() {
             0 => true,
             1 => default || states.len() == 1 || every,
             _ => false,
         };
-        Ok(Self { sets, union, tree, exact, states, limit, offset: request.offset.unwrap_or(0), after })
+        let offset = request.offset.unwrap_or(0);
+        Ok(Self { sets, union, tree, exact, states, limit, offset, range: (start, lowest), from_top })
     }
+
+    fn filter<'a>(&'a self, request: &'a ListRequest) -> Filter<'a> {
+        Filter {
+            states: &self.states,
+            agent: request.agent.as_ref(),
+            root: request.root.as_ref(),
+            parent: request.parent.as_ref(),
+            since: request.since,
+            until: request.until,
+        }
+    }
+}
+
+fn foreign_cursor() -> Refusal {
+    Refusal::new(Code::BadQuery, "the cursor does not belong to this tenant and filter; start without one")
+}
+
+/// Where a range of time ends and begins among members, newest first.
+fn range(since: Option<Millis>, until: Option<Millis>) -> Result<(String, String), Refusal> {
+    if let (Some(since), Some(until)) = (since, until)
+        && since >= until
+    {
+        let message = format!("since ({since}) is not before until ({until})");
+        return Err(Refusal::new(Code::BadQuery, message));
+    }
+    let top = until.map_or("+".to_owned(), |at| format!("({}", keys::Stamp(at)));
+    let lowest = since.map_or("-".to_owned(), |at| format!("[{}", keys::Stamp(at)));
+    Ok((top, lowest))
 }
 
 #[cfg(test)]
@@ -345,6 +390,8 @@ mod tests {
         assert!(exact(&ListRequest { states: Phase::ALL.to_vec(), ..Default::default() }));
         assert!(exact(&ListRequest { agent: agent.clone(), ..Default::default() }));
         assert!(exact(&ListRequest { root: root.clone(), ..Default::default() }));
+        assert!(exact(&ListRequest { parent: root.clone(), since: Some(1), ..Default::default() }));
+        assert!(!exact(&ListRequest { parent: root.clone(), root: root.clone(), ..Default::default() }));
         assert!(!exact(&ListRequest { root, agent: agent.clone(), ..Default::default() }));
         assert!(!exact(&ListRequest { states: vec![Phase::Failed], agent, ..Default::default() }));
         assert!(!exact(&ListRequest { states: vec![Phase::Failed, Phase::Queued], ..Default::default() }));

@@ -1,10 +1,10 @@
 //! One task as stored: a header line, the result if it is small, then the rest of the view.
 //!
 //! ```text
-//! <rev> <state> <agent> <root> <created_at: 11 hex digits> <ended_at, 0 while live> <result>\n<its bytes><rest>
+//! <rev> <state> <agent> <root> <parent> <created_at: 11 hex digits> <ended_at, 0 while live> <result>\n<its bytes><rest>
 //! ```
 //!
-//! `root` is `-` for a task that is its own. `result` is `-` (none is kept here), `x` (it is in the hash of
+//! `root` is `-` for a task that is its own, `parent` is `-` for one without and `=` for one whose parent is the root. `result` is `-` (none is kept here), `x` (it is in the hash of
 //! large results) or the number of its bytes that follow. What the key or the header says is not said
 //! again: the rest is MessagePack with short names, defaults left out. The script reads the stored header
 //! to know what a task was a member of; the reader filters on it without decoding the rest.
@@ -22,13 +22,16 @@ use crate::{
 };
 
 /// Version of everything the index holds. An index of another layout is wiped and written anew.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// Results of at most so many bytes are kept in the record itself.
 pub const MAX_INLINE: usize = 512;
 
 /// Stands for "none" in a header; no name is like it.
 const NONE: &str = "-";
+
+/// Stands for "the root" where a parent is told.
+const ROOT: &str = "=";
 
 /// Where a task's result is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +55,8 @@ pub struct Header<'a> {
     pub agent: &'a str,
     /// Root of its tree; `None`: itself.
     pub root: Option<&'a str>,
+    /// The task that spawned it.
+    pub parent: Option<&'a str>,
     /// Unix milliseconds.
     pub created_at: Millis,
     /// Unix milliseconds; 0 while live.
@@ -60,19 +65,41 @@ pub struct Header<'a> {
     pub result: ResultAt,
 }
 
+/// Which tasks are meant; whatever is empty or absent means any.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Filter<'a> {
+    /// In one of these states.
+    pub states: &'a [Phase],
+    /// This agent's.
+    pub agent: Option<&'a AgentName>,
+    /// Of this tree.
+    pub root: Option<&'a TaskId>,
+    /// Spawned by this task.
+    pub parent: Option<&'a TaskId>,
+    /// Created at this time or later.
+    pub since: Option<Millis>,
+    /// Created before this time.
+    pub until: Option<Millis>,
+}
+
 impl Header<'_> {
-    /// Whether it is in one of `states`, this agent's, and of this tree; empty and absent mean any.
-    /// `task` is the task's own id.
-    pub fn fits(
-        &self,
-        task: &TaskId,
-        states: &[Phase],
-        agent: Option<&AgentName>,
-        root: Option<&TaskId>,
-    ) -> bool {
-        (states.is_empty() || states.contains(&self.state))
-            && agent.is_none_or(|a| a.as_str() == self.agent)
-            && root.is_none_or(|r| r.as_str() == self.root.unwrap_or(task.as_str()))
+    /// Whether it is meant. `task` is the task's own id.
+    pub fn fits(&self, task: &TaskId, filter: &Filter<'_>) -> bool {
+        (filter.states.is_empty() || filter.states.contains(&self.state))
+            && filter.agent.is_none_or(|a| a.as_str() == self.agent)
+            && filter.root.is_none_or(|r| r.as_str() == self.root.unwrap_or(task.as_str()))
+            && filter.parent.is_none_or(|p| self.parent == Some(p.as_str()))
+            && filter.since.is_none_or(|at| self.created_at >= at)
+            && filter.until.is_none_or(|at| self.created_at < at)
+    }
+}
+
+/// The parent as a header tells it.
+pub fn parent_of(view: &TaskView) -> &str {
+    match &view.parent {
+        None => NONE,
+        Some(parent) if *parent == view.root => ROOT,
+        Some(parent) => parent.as_str(),
     }
 }
 
@@ -81,8 +108,6 @@ impl Header<'_> {
 struct Rest {
     #[serde(rename = "p", default, skip_serializing_if = "is_default")]
     priority: Priority,
-    #[serde(rename = "u", default, skip_serializing_if = "Option::is_none")]
-    parent: Option<TaskId>,
     #[serde(rename = "d", default, skip_serializing_if = "is_default")]
     depth: u32,
     #[serde(rename = "a", default, skip_serializing_if = "is_default")]
@@ -130,7 +155,8 @@ pub fn encode(view: &TaskView, result: Option<&Payload>, now_wall: Millis, out: 
     let ended = ended_at(view, now_wall);
     let stamp = keys::Stamp(view.created_at);
     // Writing to a Vec can't fail.
-    let _ = write!(out, "{} {} {} {root} {stamp} {ended} ", view.rev, view.state, view.agent);
+    let parent = parent_of(view);
+    let _ = write!(out, "{} {} {} {root} {parent} {stamp} {ended} ", view.rev, view.state, view.agent);
     match result {
         None => out.extend_from_slice(b"-\n"),
         Some(result) if result.len() > MAX_INLINE => out.extend_from_slice(b"x\n"),
@@ -142,7 +168,6 @@ pub fn encode(view: &TaskView, result: Option<&Payload>, now_wall: Millis, out: 
     }
     let rest = Rest {
         priority: view.priority,
-        parent: view.parent.clone(),
         depth: view.depth,
         attempt: view.attempt,
         tries: view.tries,
@@ -167,11 +192,21 @@ pub fn split(stored: &[u8]) -> Result<(Header<'_>, &[u8]), StoreError> {
     let line = std::str::from_utf8(&stored[..end]).map_err(|_| corrupt())?;
     let mut fields = line.split(' ');
     let mut field = || fields.next().ok_or_else(corrupt);
+    let rev = field()?.parse().map_err(|_| corrupt())?;
+    let state = Phase::parse(field()?).ok_or_else(corrupt)?;
+    let agent = field()?;
+    let root = Some(field()?).filter(|root| *root != NONE);
+    let parent = match field()? {
+        NONE => None,
+        ROOT => Some(root.ok_or_else(corrupt)?),
+        parent => Some(parent),
+    };
     let header = Header {
-        rev: field()?.parse().map_err(|_| corrupt())?,
-        state: Phase::parse(field()?).ok_or_else(corrupt)?,
-        agent: field()?,
-        root: Some(field()?).filter(|root| *root != NONE),
+        rev,
+        state,
+        agent,
+        root,
+        parent,
         created_at: Millis::from_str_radix(field()?, 16).map_err(|_| corrupt())?,
         ended_at: field()?.parse().map_err(|_| corrupt())?,
         result: match field()? {
@@ -212,7 +247,7 @@ pub fn decode(
         state: header.state,
         rev: header.rev,
         priority: rest.priority,
-        parent: rest.parent,
+        parent: header.parent.map(TaskId::new).transpose().map_err(name)?,
         root: header.root.map_or_else(|| Ok(task.clone()), TaskId::new).map_err(name)?,
         depth: rest.depth,
         attempt: rest.attempt,
@@ -290,7 +325,8 @@ mod tests {
             started_at: None,
             ..view("t", "t", Phase::Completed)
         };
-        for view in [view("t", "t", Phase::Running), view("t", "r", Phase::Failed), bare] {
+        let deep = TaskView { parent: Some(TaskId::new("p").unwrap()), ..view("t", "r", Phase::Failed) };
+        for view in [view("t", "t", Phase::Running), view("t", "r", Phase::Failed), deep, bare] {
             for size in [None, Some(0), Some(MAX_INLINE), Some(MAX_INLINE + 1)] {
                 let result = size.map(|n| Payload::Bytes(vec![b'\n'; n].into()));
                 encode(&view, result.as_ref(), 77, &mut out);
@@ -299,7 +335,16 @@ mod tests {
                 assert_eq!(decode(false), view);
                 assert_eq!(decode(true), TaskView { result: inline, ..view.clone() });
                 let (header, _) = split(&out).unwrap();
-                assert!(header.fits(&view.task, &[view.state], Some(&view.agent), Some(&view.root)));
+                let filter = Filter {
+                    states: &[view.state],
+                    agent: Some(&view.agent),
+                    root: Some(&view.root),
+                    parent: view.parent.as_ref(),
+                    since: Some(view.created_at),
+                    until: Some(view.created_at + 1),
+                };
+                assert!(header.fits(&view.task, &filter));
+                assert!(!header.fits(&view.task, &Filter { until: Some(view.created_at), ..filter }));
             }
         }
     }

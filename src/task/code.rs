@@ -99,6 +99,8 @@ codes! {
     NotDead = "NOT_DEAD", 409, false;
     /// Too many queries at once.
     Busy = "BUSY", 503, true;
+    /// The query was not answered within its deadline; what was done for it was dropped.
+    TimedOut = "TIMED_OUT", 504, false;
     /// The service or its store can't answer now.
     Unavailable = "UNAVAILABLE", 503, true;
     /// A cursor, filter or limit that makes no sense.

@@ -1,8 +1,9 @@
 //! Every metric, once: its name, kind and meaning.
 //!
 //! Names begin with `selvedge_`, count in base units (seconds, bytes) and end in `_total` if they only grow. Labels
-//! have few values: `agent`, `state`, `code`, `reason`, `stream`, `outcome`, `verb`, `event`, `of`. Never a tenant, a task or an
-//! instance: their number is not ours to bound.
+//! have few values: `agent`, `state`, `code`, `reason`, `stream`, `outcome`, `verb`, `event`, `of`; never a task or an
+//! instance: their number is not ours to bound. `tenant` stands on three gauges only, for the first 200 with work; the
+//! others are summed up under `_other`.
 
 use metrics::Unit;
 
@@ -22,6 +23,8 @@ pub const REASON: &str = "reason";
 pub const STATE: &str = "state";
 /// Label: the JetStream stream.
 pub const STREAM: &str = "stream";
+/// Label: the tenant whose work it is.
+pub const TENANT: &str = "tenant";
 /// Label: the verb of a query.
 pub const VERB: &str = "verb";
 
@@ -78,6 +81,13 @@ metrics! {
     INSTANCES = "selvedge_instances", Gauge, Count, "Instances heard of within their lease, by agent.";
 
     QUEUED = "selvedge_queued", Gauge, Count, "Tasks that wait for a slot, by agent.";
+    RUNNING = "selvedge_running", Gauge, Count, "Live leases, by agent.";
+    BLOCKED = "selvedge_blocked", Gauge, Count, "Tasks that wait, by agent and reason: paused, in_flight, rate, or slots if nothing but a free slot is missing.";
+    QUEUE_OLDEST = "selvedge_queue_oldest_seconds", Gauge, Seconds, "Time since the admission of the oldest task that waits for a slot, by agent.";
+    SERVICE_TIME = "selvedge_service_seconds", Gauge, Seconds, "Time a task holds its slot, a moving average, by agent.";
+    TENANT_QUEUED = "selvedge_tenant_queued", Gauge, Count, "Tasks that wait for a slot, by tenant.";
+    TENANT_RUNNING = "selvedge_tenant_running", Gauge, Count, "Live leases, by tenant.";
+    TENANT_OLDEST = "selvedge_tenant_oldest_seconds", Gauge, Seconds, "Time since the admission of the oldest task that waits for a slot, by tenant.";
     BACKLOG = "selvedge_backlog", Gauge, Count, "Root tasks queued or retrying.";
     LEASES = "selvedge_leases", Gauge, Count, "Live leases.";
     TENANTS = "selvedge_tenants", Gauge, Count, "Tenants the owner knows.";
@@ -135,6 +145,7 @@ metrics! {
     // Queries and connections.
     QUERIES = "selvedge_queries_total", Counter, Count, "Queries answered, by verb and code.";
     QUERY_TIME = "selvedge_query_seconds", Histogram, Seconds, "Time to answer a query, by verb.";
+    HOT_PAGES = "selvedge_query_pages_total", Counter, Count, "Lists and counts answered, by outcome: kept for a moment, or read.";
     INPUTS_MALFORMED = "selvedge_inputs_malformed_total", Counter, Count, "Messages that could not be read, by stream.";
     UNATTRIBUTABLE = "selvedge_unattributable_messages_total", Counter, Count, "Messages whose subject names no task.";
     UNREADABLE_PULSES = "selvedge_unreadable_pulses_total", Counter, Count, "Heartbeats and acceptances that could not be read.";

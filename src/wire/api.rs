@@ -41,9 +41,17 @@ pub mod verb {
     pub const WHY: &str = "why";
     /// Counts per state.
     pub const STATS: &str = "stats";
+    /// Several tasks at once.
+    pub const MANY: &str = "many";
+    /// How many tasks one filter fits.
+    pub const COUNT: &str = "count";
+    /// A page of a whole tree, oldest first.
+    pub const TREE: &str = "tree";
     /// All of them.
-    pub const ALL: [&str; 11] =
-        [SUBMIT, GET, LIST, CHILDREN, EVENTS, WHY, CANCEL, RETRY, PAUSE, RESUME, STATS];
+    pub const ALL: [&str; 14] =
+        [SUBMIT, GET, LIST, CHILDREN, EVENTS, WHY, CANCEL, RETRY, PAUSE, RESUME, STATS, MANY, COUNT, TREE];
+    /// Those that wait for a decision of the owner's.
+    pub const DECIDED: [&str; 5] = [SUBMIT, CANCEL, RETRY, PAUSE, RESUME];
 }
 
 /// `submit`
@@ -176,6 +184,15 @@ pub struct ListRequest {
     /// Only this tree, by its root.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root: Option<TaskId>,
+    /// Only this task's children.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<TaskId>,
+    /// Only tasks created at this time or later, Unix milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Millis>,
+    /// Only tasks created before this time, Unix milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Millis>,
     /// At most this many, 1 to 100; 10 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
@@ -187,7 +204,7 @@ pub struct ListRequest {
     pub cursor: Option<String>,
 }
 
-/// Answer to `list` and `children`.
+/// Answer to `list`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TaskPage {
     /// The tasks.
@@ -310,6 +327,90 @@ pub struct StatsReply {
     pub states: std::collections::BTreeMap<String, u64>,
     /// All of them.
     pub total: u64,
+    /// As in [`TaskPage`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_of: Option<Millis>,
+}
+
+/// `many`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ManyRequest {
+    /// Which tasks, 1 to 100.
+    #[serde(deserialize_with = "crate::task::grown")]
+    pub tasks: Vec<TaskId>,
+}
+
+/// Answer to `many`: each task that was asked for is in one of the three.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ManyReply {
+    /// Those that were found, in the order asked for, without results.
+    #[serde(deserialize_with = "crate::task::grown")]
+    pub tasks: Vec<TaskView>,
+    /// Those that the owner does not know either.
+    #[serde(deserialize_with = "crate::task::grown", default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<TaskId>,
+    /// Those that are not in the index, and nobody could be asked who knows.
+    #[serde(deserialize_with = "crate::task::grown", default, skip_serializing_if = "Vec::is_empty")]
+    pub unknown: Vec<TaskId>,
+}
+
+/// `count`: as in `list`, but one of `states`, `agent`, `root` and `parent` at most.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct CountRequest {
+    /// Only these states; empty: all but cancelled.
+    #[serde(deserialize_with = "crate::task::grown", default, skip_serializing_if = "Vec::is_empty")]
+    pub states: Vec<Phase>,
+    /// Only this agent's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentName>,
+    /// Only this tree, by its root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<TaskId>,
+    /// Only this task's children.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<TaskId>,
+    /// Only tasks created at this time or later, Unix milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Millis>,
+    /// Only tasks created before this time, Unix milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Millis>,
+}
+
+/// Answer to `count`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CountReply {
+    /// How many.
+    pub count: u64,
+    /// As in [`TaskPage`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_of: Option<Millis>,
+}
+
+/// `tree`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TreeRequest {
+    /// A task of the tree.
+    pub task: TaskId,
+    /// At most this many, 1 to 100; 100 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// Go on where a page ended (its `next`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+}
+
+/// Answer to `tree`: in order of creation, by the millisecond.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TreePage {
+    /// The root.
+    pub root: TaskId,
+    /// The tasks, without results; cancelled ones are not among them.
+    #[serde(deserialize_with = "crate::task::grown")]
+    pub tasks: Vec<TaskView>,
+    /// Where the next page starts; absent at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
     /// As in [`TaskPage`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub as_of: Option<Millis>,

@@ -9,6 +9,9 @@ pub const SERVICE_ERROR_CODE: &str = "Nats-Service-Error-Code";
 /// Refusal text, by the convention of NATS services.
 pub const SERVICE_ERROR: &str = "Nats-Service-Error";
 
+/// How long the asker of a query waits, in milliseconds: then nobody works for it any more.
+pub const WITHIN_MS: &str = "Selvedge-Within-Ms";
+
 /// Compare-and-set on the last message of a subject.
 pub const EXPECTED_LAST_SUBJECT_SEQUENCE: &str = "Nats-Expected-Last-Subject-Sequence";
 

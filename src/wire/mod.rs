@@ -6,6 +6,7 @@ pub mod api;
 pub mod codec;
 pub mod headers;
 pub mod messages;
+pub mod schema;
 pub mod subjects;
 pub mod topology;
 

@@ -100,6 +100,17 @@ fn the_parts_of_three_weights_are_told_and_make_up_the_whole() {
     }
 }
 
+/// Every figure that is not from a full run is shown, not judged.
+fn shown(case: &str, wanted: &[(&str, &str)]) {
+    let figures = figures(&[case, "--scale", "0.001", "--runs", "1"]);
+    for (name, target) in wanted {
+        let figure = figures.iter().find(|figure| figure["figure"].as_str().unwrap().starts_with(name));
+        let figure = figure.unwrap_or_else(|| panic!("{name}: {figures:?}"));
+        assert_eq!((&figure["case"], &figure["target"]), (&case.into(), &(*target).into()), "{figure}");
+        assert!(figure["pass"].is_null() && figure["value"].is_number(), "{figure}");
+    }
+}
+
 #[test]
 fn the_cost_of_limits_many_tenants_and_the_kill_switch_are_told() {
     let of_limits = figures(&["limits", "--scale", "0.002", "--runs", "1"]);
@@ -111,4 +122,35 @@ fn the_cost_of_limits_many_tenants_and_the_kill_switch_are_told() {
     let of_pause = figures(&["pause", "--scale", "0.05", "--runs", "1"]);
     assert_eq!(value(&of_pause, "acknowledgement to last start, worst"), 0.0);
     assert!(value(&of_pause, "p99 from the command to a handler being told, 10 instances") > 0.0);
+}
+
+#[test]
+fn queries_are_told_beside_bare_requests_and_what_others_do() {
+    shown(
+        "query",
+        &[
+            ("p50, newest 10 of", "ratio <= 2"),
+            ("p50, newest 10, kept", "ratio <= 1.2"),
+            ("CPU per page", "ratio <= 0.2"),
+        ],
+    );
+}
+
+#[test]
+fn pollers_are_told_beside_burning_as_much() {
+    shown("pollers", &[("tasks beside pollers", "ratio >= 0.95"), ("p99 to handler start", "ratio <= 1.2")]);
+}
+
+#[test]
+fn events_are_told_beside_a_bare_loop_and_to_a_watcher() {
+    shown(
+        "events",
+        &[("events into Redis", "ratio >= 0.7"), ("p50, emitted", "<= 2"), ("p99, emitted", "<= 10")],
+    );
+}
+
+#[test]
+fn retention_and_rebuild_are_told() {
+    shown("retention", &[("Redis, used_memory, beside", "ratio <= 1.1")]);
+    shown("rebuild", &[("tasks, of", ">= 50000")]);
 }

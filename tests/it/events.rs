@@ -75,6 +75,29 @@ async fn pages_follow_each_other_without_gap_or_repeat() {
 }
 
 #[tokio::test]
+async fn a_page_of_large_events_is_cut_where_a_message_would_not_hold_it() {
+    let redis = Redis::start().await;
+    let store = EventStore::new(redis.connect().await);
+    let large = |n| {
+        let event = Event { data: Payload::json(&"x".repeat(15_000)).unwrap(), ..event(1, n) };
+        EventWrite { encoded: codec::pack(&event), ..write("t", 1, n) }
+    };
+    let all: Vec<_> = (1..=100).map(large).collect();
+    store.append(&all, EventPolicy::default()).await.unwrap();
+    let (mut after, mut seen, mut pages) = (None, 0, 0);
+    loop {
+        let page = store.read(&key("t"), after, 1_000).await.unwrap();
+        assert!(codec::pack(&page).len() < 600_000);
+        (seen, pages) = (seen + page.events.len(), pages + 1);
+        after = page.events.last().map(|e| (e.attempt, e.n));
+        if !page.more {
+            break;
+        }
+    }
+    assert_eq!((seen, pages), (100, 3));
+}
+
+#[tokio::test]
 async fn every_stream_is_capped_and_expires_unless_told_otherwise() {
     let redis = Redis::start().await;
     let connection = redis.connect().await;

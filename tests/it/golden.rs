@@ -404,6 +404,31 @@ fn queries(golden: &mut Golden) {
             as_of: Some(1_795_244_400_000),
         },
     );
+    golden.check(
+        "api-list-of-parent",
+        ListRequest {
+            parent: Some(task("t-0")),
+            since: Some(AT),
+            until: Some(AT + 60_000),
+            cursor: Some("918.t-1".into()),
+            ..ListRequest::default()
+        },
+    );
+    golden.check("api-many", ManyRequest { tasks: vec![task("t-1"), task("t-2"), task("t-3")] });
+    golden.check(
+        "api-many-reply",
+        ManyReply { tasks: vec![view()], missing: vec![task("t-2")], unknown: vec![task("t-3")] },
+    );
+    golden.check(
+        "api-count",
+        CountRequest { states: vec![Phase::Failed], since: Some(AT), ..CountRequest::default() },
+    );
+    golden.check("api-count-reply", CountReply { count: 3, as_of: Some(AT) });
+    golden.check("api-tree", TreeRequest { task: task("t-1"), limit: Some(100), cursor: None });
+    golden.check(
+        "api-tree-reply",
+        TreePage { root: task("t-0"), tasks: vec![view()], next: Some("918.t-1".into()), as_of: Some(AT) },
+    );
     golden
         .check("api-children", ChildrenRequest { task: task("t-0"), after: 64, limit: None, results: true });
     golden.check(

@@ -58,7 +58,9 @@ impl Owner {
         let mut view = task(&name, Phase::Queued, self.rev, self.now);
         view.agent = AgentName::new(agent).unwrap();
         if n >= 30 {
-            (view.root, view.parent, view.depth) = (id(&root), Some(id(&root)), 1);
+            // Some of them are grandchildren.
+            let parent = if n % 3 == 0 { format!("t{}", 30 + n % 7) } else { root.clone() };
+            (view.root, view.parent, view.depth) = (id(&root), Some(id(&parent)), 1);
         }
         self.tasks.insert(name.clone(), Owned { view, told: None });
         Some(name)

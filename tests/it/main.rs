@@ -17,6 +17,7 @@ mod index;
 mod index_plan;
 mod indexer;
 mod nats_connection;
+mod queries;
 mod redis_connection;
 mod sdk;
 mod servers;

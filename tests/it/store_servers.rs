@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use selvedge::cli::servers::{NatsServer, RedisServer};
+use selvedge::store::Connection;
 
 use crate::harness;
 
@@ -41,17 +42,17 @@ impl Redis {
         self.server.url()
     }
 
-    pub async fn connect(&self) -> ConnectionManager {
+    pub async fn connect(&self) -> Connection {
         self.connect_to(&self.url()).await
     }
 
-    pub async fn connect_to(&self, url: &str) -> ConnectionManager {
+    pub async fn connect_to(&self, url: &str) -> Connection {
         let config = ConnectionManagerConfig::new()
             .set_response_timeout(Some(Duration::from_secs(1)))
             .set_connection_timeout(Some(Duration::from_secs(1)))
             .set_max_delay(Duration::from_millis(100))
             .set_number_of_retries(1);
-        ConnectionManager::new_with_config(redis::Client::open(url).unwrap(), config).await.unwrap()
+        ConnectionManager::new_with_config(redis::Client::open(url).unwrap(), config).await.unwrap().into()
     }
 }
 

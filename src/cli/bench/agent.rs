@@ -25,7 +25,7 @@ pub async fn run(args: BenchAgentArgs, ctx: Command) -> Result<ExitCode> {
     for _ in 0..args.instances {
         let link = Link::connect(&ctx.nats()?, &format!("selvedge-bench/{}", args.name)).await?;
         let agent = match args.work {
-            Work::None => Agent::raw(&args.name, nothing)?,
+            Work::None => told(&args.name, args.events)?,
             Work::Timed => timed(&args.name, &link)?,
         };
         let agent = agent.slots(args.slots).drain_timeout(Duration::from_secs(3));
@@ -37,9 +37,17 @@ pub async fn run(args: BenchAgentArgs, ctx: Command) -> Result<ExitCode> {
     Ok(Exit::Ok.into())
 }
 
-/// As the floor's: 8 bytes of result, so that a start can be told without another message.
-async fn nothing(_: Ctx, _: Payload) -> Result<Payload, AgentError> {
-    Ok(Payload::Bytes(Bytes::copy_from_slice(&clock::now().to_le_bytes())))
+/// Says when it was called, after so many events. As the floor's: 8 bytes of result, so that a start can be told without
+/// another message.
+fn told(name: &str, events: u32) -> Result<Agent> {
+    let handler = move |ctx: Ctx, _: Payload| async move {
+        let result = Payload::Bytes(Bytes::copy_from_slice(&clock::now().to_le_bytes()));
+        for _ in 0..events {
+            ctx.emit_raw("token", result.clone()).await?;
+        }
+        Ok::<_, AgentError>(result)
+    };
+    Ok(Agent::raw(name, handler)?)
 }
 
 /// Takes as many microseconds as its input says, and tells when it began, ended, or was told to stop.

@@ -69,11 +69,21 @@ pub enum Case {
     Tenants,
     /// Everything paused while 200 instances are at work: what still starts, and when the last one is told
     Pause,
+    /// A page of 10 from 1,000 to 1,000,000 tasks, read and kept, beside bare requests and fetching 200
+    Query,
+    /// 4,000 lists a second while tasks run at full speed, beside burning as much CPU
+    Pollers,
+    /// Events into Redis beside a bare loop, and from being emitted to a watcher
+    Events,
+    /// 1,000,000 tasks of 10 events through a retention of 10,000: memory of Redis at the end
+    Retention,
+    /// 500,000 tasks in the index, and Redis forgets everything: how fast it is whole again
+    Rebuild,
 }
 
 impl Case {
     /// The cases, in the order they are run.
-    pub const EACH: [Case; 13] = [
+    pub const EACH: [Case; 18] = [
         Case::Throughput,
         Case::Latency,
         Case::Memory,
@@ -87,6 +97,11 @@ impl Case {
         Case::Limits,
         Case::Tenants,
         Case::Pause,
+        Case::Query,
+        Case::Pollers,
+        Case::Events,
+        Case::Retention,
+        Case::Rebuild,
     ];
 
     /// As it is called on the command line and in figures.
@@ -106,6 +121,11 @@ impl Case {
             Case::Limits => "limits",
             Case::Tenants => "tenants",
             Case::Pause => "pause",
+            Case::Query => "query",
+            Case::Pollers => "pollers",
+            Case::Events => "events",
+            Case::Retention => "retention",
+            Case::Rebuild => "rebuild",
         }
     }
 }
@@ -154,6 +174,10 @@ pub struct BenchAgentArgs {
     /// What its handler does
     #[arg(long, value_enum, default_value_t = Work::None)]
     pub work: Work,
+
+    /// Events each task emits
+    #[arg(long, default_value_t = 0)]
+    pub events: u32,
 }
 
 /// What the handler of the measured agent does.

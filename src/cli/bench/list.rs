@@ -20,7 +20,7 @@ const CASE: &str = "list";
 /// Tasks of each tenant.
 const STORED: [u64; 3] = [1_000, 100_000, 1_000_000];
 /// Subject of the reference.
-const BARE: &str = "bench.list";
+pub const BARE: &str = "bench.list";
 /// Ten ids, ten records.
 const SCRIPT: &str = "\
 local found = redis.call('ZRANGE', KEYS[1], 0, 9, 'REV')
@@ -101,7 +101,7 @@ pub async fn run(bench: &Bench, report: &mut Report) -> Result<()> {
 }
 
 /// Answers [`BARE`] with one script call.
-async fn bare(rig: &Rig, tenant: &Client) -> Result<JoinHandle<Result<()>>> {
+pub async fn bare(rig: &Rig, tenant: &Client) -> Result<JoinHandle<Result<()>>> {
     let nats = async_nats::connect(&rig.stack.nats.url).await?;
     let mut questions = nats.subscribe(BARE).await?;
     nats.flush().await?;

@@ -13,11 +13,12 @@ pub mod agent;
 pub mod args;
 mod clock;
 mod counters;
+mod events;
 mod fifo;
 mod figure;
 mod floor;
-mod growth;
 mod fold;
+mod growth;
 mod latency;
 mod limits;
 mod list;
@@ -27,7 +28,11 @@ mod noisy;
 mod overload;
 mod pace;
 mod pause;
+mod pollers;
 mod probes;
+mod query;
+mod rebuild;
+mod retention;
 mod rig;
 mod soak;
 mod start;
@@ -100,6 +105,11 @@ impl Bench {
             Case::Limits => limits::run(self, report).await,
             Case::Tenants => tenants::run(self, report).await,
             Case::Pause => pause::run(self, report).await,
+            Case::Query => query::run(self, report).await,
+            Case::Pollers => pollers::run(self, report).await,
+            Case::Events => events::run(self, report).await,
+            Case::Retention => retention::run(self, report).await,
+            Case::Rebuild => rebuild::run(self, report).await,
         }
     }
 }

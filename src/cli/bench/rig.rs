@@ -59,11 +59,13 @@ pub struct Sizes {
     pub kept: u64,
     /// Tasks a tenant may have waiting.
     pub backlog: u64,
+    /// Seconds an event stream lives after its last entry.
+    pub stream_ttl: u64,
 }
 
 impl Default for Sizes {
     fn default() -> Sizes {
-        Sizes { journal: 1 << 30, intake: 512 << 20, kept: 1_000_000, backlog: 4_000_000 }
+        Sizes { journal: 1 << 30, intake: 512 << 20, kept: 1_000_000, backlog: 4_000_000, stream_ttl: 3_600 }
     }
 }
 
@@ -396,9 +398,10 @@ pub fn tenant_name(n: usize) -> String {
 fn configuration(sizes: Sizes) -> String {
     format!(
         "[coordinator]\ndefault_plan = \"bench\"\ndedupe_max_per_tenant = {}\njournal_max_bytes = \"{}\"\n\
-         intake_max_bytes = \"{}\"\nreports_max_bytes = \"256MiB\"\narchive_max_bytes = \"256MiB\"\nevents_max_bytes = \"64MiB\"\n",
+         intake_max_bytes = \"{}\"\nreports_max_bytes = \"256MiB\"\narchive_max_bytes = \"256MiB\"\nevents_max_bytes = \"64MiB\"\n[redis]\nstream_ttl_seconds = {}\n",
         sizes.kept,
         ByteSize(sizes.journal),
-        ByteSize(sizes.intake)
+        ByteSize(sizes.intake),
+        sizes.stream_ttl
     )
 }

@@ -33,6 +33,8 @@ pub struct RedisConfig {
     pub policy: String,
     /// Keep the data over a restart (append-only file).
     pub persist: bool,
+    /// A node of a cluster, reached by its peers on this port.
+    pub cluster: Option<u16>,
 }
 
 impl RedisConfig {
@@ -47,6 +49,7 @@ impl RedisConfig {
             maxmemory: None,
             policy: "noeviction".to_owned(),
             persist: false,
+            cluster: None,
         }
     }
 
@@ -57,6 +60,9 @@ impl RedisConfig {
             format!("bind 127.0.0.1\nprotected-mode yes\ndaemonize no\ndir {}\nsave \"\"\n", path(&self.dir));
         text += &format!("appendonly {}\n", if self.persist { "yes" } else { "no" });
         text += &format!("maxmemory-policy {}\n", self.policy);
+        if let Some(bus) = self.cluster {
+            text += &format!("cluster-enabled yes\ncluster-port {bus}\ncluster-node-timeout 2000\n");
+        }
         if let Some(maxmemory) = &self.maxmemory {
             text += &format!("maxmemory {maxmemory}\n");
         }

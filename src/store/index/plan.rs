@@ -28,6 +28,8 @@ struct Entry<'a> {
     stored: Stored,
     /// Empty for a task that is its own root.
     root: &'a str,
+    /// As records tell it.
+    parent: &'a str,
     /// 0 while it is live.
     ended: Millis,
     large: Option<&'a Payload>,
@@ -51,6 +53,7 @@ impl<'a> Entry<'a> {
             write,
             stored,
             root: if view.root == view.task { "" } else { view.root.as_str() },
+            parent: record::parent_of(view),
             ended: record::ended_at(view, now_wall),
             large: write.result.as_ref().filter(|result| result.len() > record::MAX_INLINE),
         }
@@ -84,6 +87,7 @@ impl<'a> Entry<'a> {
             .cmp(&key(other))
             .then_with(|| self.agent().cmp(other.agent()))
             .then_with(|| self.root.cmp(other.root))
+            .then_with(|| self.parent.cmp(other.parent))
     }
 
     fn is_grouped_with(&self, other: &Self) -> bool {
@@ -157,7 +161,8 @@ pub(super) fn write_tasks(cmd: &mut Cmd, tenant: &TenantName, touched: &[Touched
     cmd.arg(groups.len()).arg(planned_groups).arg(groups_of(|entry| entry.stored == Stored::New));
     cmd.arg(entries.len()).arg(planned).arg(ends(plan)).arg(large(&entries)).arg(layout.large);
     for group in &groups {
-        cmd.arg(group[0].state().as_str()).arg(group[0].agent()).arg(group[0].root).arg(group.len());
+        let Entry { root, parent, .. } = group[0];
+        cmd.arg(group[0].state().as_str()).arg(group[0].agent()).arg(root).arg(parent).arg(group.len());
     }
     let (checks, commands) = commands(tenant, plan, new, (ends(plan), large(plan)), &layout);
     for ranged in [checks, commands] {
@@ -198,6 +203,9 @@ fn commands(
     for (_, from, to) in runs(fresh, |entry| Some(entry.root).filter(|root| !root.is_empty())) {
         let tree = keys::tree(tenant, &fresh[from].write.view.root);
         commands.push(ranged("ZADD", tree, 2 * from, 2 * (to - from)));
+    }
+    for (parent, from, to) in runs(fresh, |entry| entry.write.view.parent.as_ref()) {
+        commands.push(ranged("ZADD", keys::parent(tenant, parent), 2 * from, 2 * (to - from)));
     }
     for (phase, from, to) in runs(plan, |entry| Some(entry.state())) {
         commands.push(ranged("ZADD", keys::state(tenant, phase), 2 * from, 2 * (to - from)));

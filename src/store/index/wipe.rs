@@ -2,24 +2,16 @@
 
 use redis::Pipeline;
 
-use super::super::{Connection, StoreError, keys};
+use super::super::{Connection, StoreError, keys, scan::Scan};
 
 /// Keys looked at per step.
 const WIPE_STEP: usize = 1_000;
 
 /// Unlinks every index key. One pass over the keyspace, in steps, whatever the keys' state.
 pub(super) async fn wipe(connection: &mut Connection) -> Result<u64, StoreError> {
-    let mut cursor: u64 = 0;
+    let mut scan = Scan::begin(connection, keys::INDEX_PATTERN, WIPE_STEP).await?;
     let mut wiped = 0;
-    loop {
-        let (next, found): (u64, Vec<String>) = redis::cmd("SCAN")
-            .arg(cursor)
-            .arg("MATCH")
-            .arg(keys::INDEX_PATTERN)
-            .arg("COUNT")
-            .arg(WIPE_STEP)
-            .query_async(connection)
-            .await?;
+    while let Some(found) = scan.next(connection).await? {
         let mut pipeline = Pipeline::new();
         // One key per command: a page may span the nodes' slots.
         for key in found.iter().filter(|key| keys::tenant_of_index_key(key).is_some()) {
@@ -29,9 +21,6 @@ pub(super) async fn wipe(connection: &mut Connection) -> Result<u64, StoreError>
         if !pipeline.is_empty() {
             pipeline.exec_async(connection).await?;
         }
-        cursor = next;
-        if cursor == 0 {
-            return Ok(wiped);
-        }
     }
+    Ok(wiped)
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use selvedge::{
     bus::service::{Answer, Query, ServiceConfig, serve},
     task::{Code, Refusal},
+    wire::headers,
 };
 use serde_json::Value;
 use tokio::sync::Semaphore;
@@ -91,6 +92,23 @@ async fn the_service_is_discovered_and_counts_each_request_once() {
 }
 
 #[tokio::test]
+async fn every_endpoint_says_what_it_takes_and_gives() {
+    let s = served(4).await;
+    let info = json(&request(&s.client, "$SRV.INFO.selvedge", "").await.unwrap());
+    assert!(info.to_string().len() < 64 * 1024, "it fits into a message of any server");
+    for endpoint in info["endpoints"].as_array().unwrap() {
+        for which in ["request_schema", "response_schema"] {
+            let text = endpoint["metadata"][which].as_str().unwrap_or_else(|| panic!("{endpoint}"));
+            let schema: Value = serde_json::from_str(text).unwrap();
+            assert_eq!(schema["type"], "object", "{endpoint}");
+        }
+    }
+    // A client library's own reading of it.
+    let info: async_nats::service::Info = serde_json::from_value(info).unwrap();
+    assert!(info.endpoints.iter().all(|endpoint| endpoint.queue_group == "selvedge"));
+}
+
+#[tokio::test]
 async fn answers_come_in_kind_and_refusals_with_headers_and_body() {
     let s = served(4).await;
     let answer = request(&s.client, "sv.api.acme.get", r#"{"a":1}"#).await.unwrap();
@@ -130,6 +148,21 @@ async fn requests_beyond_the_bound_are_shed_at_once() {
     soon("the end of the service", s.running).await.unwrap();
     let gone = request(&s.client, "sv.api.acme.get", "{}").await;
     assert!(gone.is_none(), "nobody listens any more");
+}
+
+#[tokio::test]
+async fn a_request_ends_with_its_askers_patience_and_its_place_is_free_again() {
+    let s = served(1).await;
+    let mut patience = async_nats::HeaderMap::new();
+    patience.insert(headers::WITHIN_MS, "20");
+    let slow = s.client.request_with_headers("sv.api.acme.list", patience, "{}".into()).await.unwrap();
+    assert_eq!((json(&slow)["code"].as_str(), s.waiting.available_permits()), (Some("TIMED_OUT"), 1));
+    assert_eq!(slow.headers.as_ref().unwrap().get(headers::SERVICE_ERROR_CODE).unwrap().as_str(), "504");
+    // The handler was dropped where it waited: nothing took what would have let it go on.
+    s.gate.add_permits(1);
+    let next = request(&s.client, "sv.api.acme.get", "{}").await.unwrap();
+    assert!(next.headers.unwrap().get(headers::SERVICE_ERROR).is_none(), "the only place is free");
+    assert_eq!(s.gate.available_permits(), 1);
 }
 
 #[tokio::test]

@@ -220,9 +220,9 @@ async fn every_verb_refuses_every_bad_question_in_its_own_encoding() {
     for verb in verb::ALL.into_iter().filter(|verb| *verb != verb::STATS) {
         for (what, body) in garbage() {
             // An empty list request is a list of everything, and others skip fields they don't know.
-            let fits = verb == verb::LIST
+            let fits = [verb::LIST, verb::COUNT].contains(&verb)
                 && (body.is_empty() || what.contains("version") || what.contains("extension"));
-            if fits || (verb == verb::LIST && what.contains("UTF-8")) {
+            if fits || ([verb::LIST, verb::COUNT].contains(&verb) && what.contains("UTF-8")) {
                 continue;
             }
             let code = if body.len() > 2 * MAX_PAYLOAD_BYTES { Code::TooLarge } else { Code::BadMessage };
@@ -236,6 +236,16 @@ async fn every_verb_refuses_every_bad_question_in_its_own_encoding() {
         (verb::LIST, json!({"cursor": "*"}), Code::BadQuery),
         (verb::LIST, json!({"cursor": "x".repeat(10_000)}), Code::BadQuery),
         (verb::LIST, json!({"states": ["asleep"]}), Code::BadMessage),
+        (verb::LIST, json!({"limit": -1}), Code::BadMessage),
+        (verb::LIST, json!({"limit": 1_000_000_000}), Code::BadQuery),
+        (verb::LIST, json!({"since": 5, "until": 5}), Code::BadQuery),
+        (verb::LIST, json!({"parent": "*"}), Code::BadMessage),
+        (verb::COUNT, json!({"since": 6, "until": 5}), Code::BadQuery),
+        (verb::COUNT, json!({"agent": "a", "root": "t"}), Code::BadQuery),
+        (verb::MANY, json!({"tasks": []}), Code::BadQuery),
+        (verb::MANY, json!({"tasks": vec!["t"; 101]}), Code::BadQuery),
+        (verb::TREE, json!({"task": "nobody-knows"}), Code::NotFound),
+        (verb::TREE, json!({"task": "nobody-knows", "limit": 101}), Code::BadQuery),
         (verb::EVENTS, json!({"task": "t", "limit": 1_001}), Code::BadQuery),
         (verb::CHILDREN, json!({"task": "t", "limit": 0}), Code::BadQuery),
         (verb::SUBMIT, json!({"agent": "a", "task": "t", "key": "k"}), Code::BadQuery),

@@ -1,0 +1,174 @@
+//! `query`: the ten newest of a thousand tasks up to a million, each question asked once so that nothing is kept of it; the
+//! same question again and again; and beside them what others do: fetch 200, decode, sort, give 10.
+//!
+//! References: a bare request and reply (`echo`), the same around one script (`bare`), and the pattern above (`story`),
+//! all served by this process on the same servers.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use futures_util::StreamExt;
+use tokio::task::JoinHandle;
+
+use super::figure::{Figure, Report, Target};
+use super::load::Load;
+use super::rig::{CLIENT, Rig, Sizes, Used};
+use super::stats::Samples;
+use super::{Bench, list, memory};
+use crate::cli::stack::{COORDINATOR, REDIS};
+use crate::client::Client;
+use crate::store::{keys, record};
+use crate::wire::codec;
+
+const CASE: &str = "query";
+/// Tasks of each tenant.
+const STORED: [u64; 4] = [1_000, 10_000, 100_000, 1_000_000];
+const ECHO: &str = "bench.echo";
+const STORY: &str = "bench.story";
+/// What the pattern fetches for a page of ten.
+const FETCHED: isize = 200;
+
+/// Runs it.
+pub async fn run(bench: &Bench, report: &mut Report) -> Result<()> {
+    let stored = STORED.map(|tasks| bench.args.scaled(tasks, 250));
+    let mut rig = Rig::start(bench, Sizes::default()).await?;
+    rig.await_plan().await?;
+    let mut tenants = Vec::new();
+    for (n, tasks) in stored.into_iter().enumerate() {
+        let client = rig.client.tenant(&format!("query{n}"))?;
+        Load::new(vec![client.clone()], memory::LATER).submit_many(tasks).await?;
+        tenants.push(client);
+    }
+    rig.await_decided().await?;
+    rig.await_indexed().await?;
+
+    let servers = [echo(&rig).await?, list::bare(&rig, &tenants[0]).await?, story(&rig, &tenants[0]).await?];
+    let nats = async_nats::connect(&rig.stack.nats.url).await?;
+    let calls = bench.args.scaled(2_000, 50);
+    let sides = stored.len();
+    // By tenant, then kept, echo, bare.
+    let (mut p50, mut p99) = (vec![Vec::new(); sides + 3], vec![Vec::new(); sides + 3]);
+    let mut once = 0;
+    for _ in 0..bench.args.runs {
+        let mut nanos = vec![Vec::new(); sides + 3];
+        for _ in 0..calls {
+            once += 1;
+            for (client, nanos) in tenants.iter().zip(&mut nanos) {
+                nanos.push(ask(client, once).await?);
+            }
+            nanos[sides].push(ask(&tenants[0], 0).await?);
+            for (side, subject) in [(sides + 1, ECHO), (sides + 2, list::BARE)] {
+                let begin = Instant::now();
+                nats.request(subject, "".into()).await?;
+                nanos[side].push(begin.elapsed().as_nanos() as u64);
+            }
+        }
+        for (n, nanos) in nanos.into_iter().enumerate() {
+            let samples = Samples::new(nanos);
+            p50[n].extend(samples.percentile_ms(0.5));
+            p99[n].extend(samples.percentile_ms(0.99));
+        }
+    }
+    let (kept, echo, bare) = (&p50[sides], &p50[sides + 1], &p50[sides + 2]);
+    for (n, tasks) in stored.into_iter().enumerate() {
+        let figure = Figure::over(format!("p50, newest 10 of {tasks}, read"), "ms", &p50[n]);
+        report.add(CASE, figure.map(|figure| figure.against(bare).target(Target::RatioAtMost(2.0))))?;
+        let figure = Figure::over(format!("p99, newest 10 of {tasks}, read"), "ms", &p99[n]);
+        let figure = figure.map(|figure| figure.against(&p99[0]));
+        let target = Target::RatioAtMost(1.2);
+        report.add(CASE, figure.map(|figure| if n > 0 { figure.target(target) } else { figure }))?;
+    }
+    let figure = Figure::over("p50, newest 10, kept", "ms", kept);
+    report.add(CASE, figure.map(|figure| figure.against(echo).target(Target::RatioAtMost(1.2))))?;
+
+    // The asker costs the same on both sides, so it is taken off the side that is served from its process.
+    let page = used(&mut rig, async {
+        for n in 0..calls {
+            ask(&tenants[sides - 1], 1_000_000 + n).await?;
+        }
+        Ok(())
+    })
+    .await?;
+    let others = used(&mut rig, async {
+        for _ in 0..calls {
+            nats.request(STORY, "".into()).await?;
+        }
+        Ok(())
+    })
+    .await?;
+    let each = 1e6 / calls as f64;
+    let ours = (cpu(&page, COORDINATOR) + cpu(&page, REDIS)) * each;
+    let theirs = (cpu(&others, CLIENT) - cpu(&page, CLIENT) + cpu(&others, REDIS)).max(0.0) * each;
+    let figure = Figure::once("CPU per page, service and Redis", "us", ours).against(&[theirs]);
+    report.add(CASE, figure.target(Target::RatioAtMost(0.2)))?;
+    servers.into_iter().for_each(|server| server.abort());
+    rig.stop().await;
+    Ok(())
+}
+
+/// One page; a number above 0 makes a question that nobody has asked before.
+async fn ask(client: &Client, once: u64) -> Result<u64> {
+    let begin = Instant::now();
+    let list = client.list().limit(10);
+    let page = if once > 0 { list.since(once).page().await? } else { list.page().await? };
+    anyhow::ensure!(page.tasks.len() == 10, "a page of {}", page.tasks.len());
+    Ok(begin.elapsed().as_nanos() as u64)
+}
+
+async fn used(rig: &mut Rig, work: impl Future<Output = Result<()>>) -> Result<Used> {
+    let before = rig.moment().await?;
+    work.await?;
+    rig.used(&before).await
+}
+
+fn cpu(used: &Used, name: &str) -> f64 {
+    used.cpu.get(name).copied().unwrap_or(0.0)
+}
+
+async fn echo(rig: &Rig) -> Result<JoinHandle<Result<()>>> {
+    let nats = async_nats::connect(&rig.stack.nats.url).await?;
+    let mut questions = nats.subscribe(ECHO).await?;
+    nats.flush().await?;
+    Ok(tokio::spawn(async move {
+        while let Some(question) = questions.next().await {
+            let reply = question.reply.context("a question without a reply subject")?;
+            nats.publish(reply, question.payload).await?;
+        }
+        Ok(())
+    }))
+}
+
+/// Fetches more than it needs, decodes all of it, sorts it, and gives a page.
+async fn story(rig: &Rig, tenant: &Client) -> Result<JoinHandle<Result<()>>> {
+    let nats = async_nats::connect(&rig.stack.nats.url).await?;
+    let mut questions = nats.subscribe(STORY).await?;
+    nats.flush().await?;
+    let mut redis = rig.redis.clone();
+    let tenant = tenant.tenant_name().clone();
+    Ok(tokio::spawn(async move {
+        while let Some(question) = questions.next().await {
+            let members: Vec<String> = redis::cmd("ZRANGE")
+                .arg(keys::shown(&tenant))
+                .arg(0)
+                .arg(FETCHED - 1)
+                .arg("REV")
+                .query_async(&mut redis)
+                .await?;
+            let ids: Vec<_> = members.iter().filter_map(|member| keys::task_of(member)).collect();
+            let mut fetch = redis::pipe();
+            for id in &ids {
+                fetch.cmd("HGET").arg(keys::records(&tenant)).arg(id.as_str());
+            }
+            let found: Vec<Vec<u8>> = fetch.query_async(&mut redis).await?;
+            let mut views = Vec::new();
+            for (id, stored) in ids.iter().zip(&found) {
+                views.push(record::decode(&tenant, id, stored, false)?);
+            }
+            views.sort_by_key(|view| std::cmp::Reverse(view.created_at));
+            views.truncate(10);
+            let reply = question.reply.context("a question without a reply subject")?;
+            nats.publish(reply, codec::pack(&views)).await?;
+        }
+        Ok(())
+    }))
+}

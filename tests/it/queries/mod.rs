@@ -1,0 +1,10 @@
+//! The query plane: what a query costs, what it promises, and what becomes of it when things break.
+
+mod cluster;
+mod config;
+mod keys;
+mod plane;
+mod reads;
+mod rebuild;
+mod scale;
+mod watchers;
