@@ -109,19 +109,25 @@ fn a_queued_task_costs_less_than_300_bytes_besides_its_input() {
     assert!(each < 300.0, "a queued task costs {each:.0} bytes");
 }
 
-/// Twenty times as many tasks as are remembered: every one runs, and the oldest go, tenant by tenant.
+const REMEMBERED: usize = 500;
+
 #[test]
 fn ended_tasks_leave_once_there_are_more_than_are_remembered() {
+    many_end(Policy { dedupe_total: REMEMBERED as u64, ..Policy::default() });
+}
+
+/// Nothing ever asks for the oldest of all then.
+#[test]
+fn ended_tasks_leave_once_each_tenant_has_more_than_are_remembered_of_it() {
+    many_end(Policy { dedupe_max: (REMEMBERED / 7) as u64, ..Policy::default() });
+}
+
+/// Twenty times as many tasks as are remembered: every one runs, and the oldest go, tenant by tenant.
+fn many_end(policy: Policy) {
     let _alone = ALONE.lock().unwrap_or_else(|failed| failed.into_inner());
-    const REMEMBERED: usize = 500;
     const TASKS: u64 = 10_000;
     let mut engine: Engine<()> = Engine::new(Shard(0));
-    let policy = Policy {
-        default_plan: Some("pro".parse().unwrap()),
-        dedupe_total: REMEMBERED as u64,
-        ..Policy::default()
-    };
-    engine.open("c", policy);
+    engine.open("c", Policy { default_plan: Some("pro".parse().unwrap()), ..policy });
     let plan = Plan { in_flight: 1_000, rate: 100_000, burst: 1_000_000, ..Plan::pro() };
     engine.push(Input::Plan { name: "pro".parse().unwrap(), plan: Some(plan), kv_rev: 1 }, None);
     let (agent, instance): (AgentName, InstanceId) = ("reader".parse().unwrap(), InstanceId::fresh());
@@ -175,11 +181,9 @@ fn ended_tasks_leave_once_there_are_more_than_are_remembered() {
         engine.take_dirty(1_000, usize::MAX, u64::MAX);
         assert!(now < 10_000, "{ended} of {TASKS} have ended");
         // What ended in the message under way is still told.
-        assert!(
-            engine.sizes().remembered <= REMEMBERED + 300,
-            "{} are remembered",
-            engine.sizes().remembered
-        );
+        let sizes = engine.sizes();
+        assert!(sizes.remembered <= REMEMBERED + 300, "{} are remembered", sizes.remembered);
+        assert!(sizes.remembered_line <= 2 * sizes.remembered + 65, "{} in line", sizes.remembered_line);
         if ended == TASKS {
             break;
         }

@@ -85,6 +85,8 @@ pub struct Sizes {
     pub timers: usize,
     /// By `dedupe_total`.
     pub remembered: usize,
+    /// Places in the line of those that are remembered: by twice as many, and 64.
+    pub remembered_line: usize,
     /// By the journal's messages that were not purged.
     pub references: usize,
     /// Payloads in memory.
@@ -117,7 +119,7 @@ pub struct Sizes {
 
 impl Sizes {
     /// Each under its name.
-    pub fn each(&self) -> [(&'static str, usize); 21] {
+    pub fn each(&self) -> [(&'static str, usize); 22] {
         [
             ("tasks", self.tasks),
             ("tenants", self.tenants),
@@ -126,6 +128,7 @@ impl Sizes {
             ("leases", self.leases),
             ("timers", self.timers),
             ("remembered", self.remembered),
+            ("remembered_line", self.remembered_line),
             ("references", self.references),
             ("resident", self.resident),
             ("resident_bytes", self.resident_bytes),
@@ -162,6 +165,7 @@ impl<H> Engine<H> {
             leases: state.leases.len(),
             timers: state.timers.len() + state.bounds.len(),
             remembered: state.remembered as usize,
+            remembered_line: state.memory.len(),
             references: state.references.len(),
             resident: state.resident.len(),
             resident_bytes: state.resident.bytes(),

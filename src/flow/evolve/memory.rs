@@ -32,6 +32,7 @@ impl State {
         let number = task.tenant;
         self.memory.push_back((order, slot));
         self.remembered += 1;
+        self.compact_memory();
         self.tenant_at(number).memory.push_back(slot);
         // What ended in this very message still has to be told.
         let old = |state: &Self, slot: Slot| state.tasks[slot].at < now;
@@ -50,13 +51,16 @@ impl State {
         }
     }
 
-    /// The task that was remembered first.
-    fn oldest(&mut self) -> Option<Slot> {
-        // Most that are not there any more were forgotten because their tenant had too many.
+    /// Drops places in line of tasks that were forgotten because their tenant had too many, once those are the most.
+    fn compact_memory(&mut self) {
         if self.memory.len() > 64 && self.memory.len() as u64 > 2 * self.remembered {
             let tasks = &self.tasks;
             self.memory.retain(|(order, slot)| is_remembered(tasks.get(*slot), *order));
         }
+    }
+
+    /// The task that was remembered first.
+    fn oldest(&mut self) -> Option<Slot> {
         while let Some((order, slot)) = self.memory.front().copied() {
             if is_remembered(self.tasks.get(slot), order) {
                 return Some(slot);
