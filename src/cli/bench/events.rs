@@ -75,7 +75,7 @@ pub async fn run(bench: &Bench, report: &mut Report) -> Result<()> {
 
 fn task(run: u16, n: usize) -> TaskId {
     // Names of this form fit the grammar.
-    TaskId::new(&format!("e{run}-{n}")).unwrap_or_else(|_| TaskId::fresh())
+    TaskId::new(format!("e{run}-{n}")).unwrap_or_else(|_| TaskId::fresh())
 }
 
 /// The `n`th event, with the time at which it was made.
