@@ -438,7 +438,7 @@ proptest! {
         survives(&RetryRequest { task, nonce: some_task });
         survives(&ManyRequest { tasks: vec![view.task.clone(); 2] });
         survives(&ManyReply { tasks: vec![view.clone()], missing: vec![view.task.clone()], unknown: vec![] });
-        survives(&CountRequest { states: states.clone(), since: min_rev, ..CountRequest::default() });
+        survives(&CountRequest { states: states.clone(), since: min_rev, until: Some(7), ..CountRequest::default() });
         survives(&CountReply { count: u64::from(limit), as_of: min_rev });
         survives(&TreeRequest { task: view.task.clone(), limit: Some(limit), cursor: more.then(|| text.clone()) });
         survives(&TreePage { root: view.root.clone(), tasks: vec![view.clone()], next: None, as_of: min_rev });

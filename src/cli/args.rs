@@ -245,6 +245,13 @@ mod tests {
     }
 
     #[test]
+    fn a_cursor_may_begin_with_a_hyphen() {
+        for line in ["list -n 1 --cursor -HwW", "dead ls --cursor -HwW"] {
+            assert!(parse(&format!("selvedge {line}")).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
     fn a_number_or_duration_out_of_range_is_refused() {
         for line in [
             "list -n 0",

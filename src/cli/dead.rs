@@ -46,7 +46,7 @@ pub enum DeadCommand {
         limit: u32,
 
         /// Go on where a page ended
-        #[arg(long, value_name = "CURSOR")]
+        #[arg(long, value_name = "CURSOR", allow_hyphen_values = true)]
         cursor: Option<String>,
     },
     /// Show every failed try of a dead task

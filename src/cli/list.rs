@@ -65,7 +65,7 @@ pub struct ListArgs {
     pub offset: Option<u32>,
 
     /// Go on where a page ended
-    #[arg(long, value_name = "CURSOR")]
+    #[arg(long, value_name = "CURSOR", allow_hyphen_values = true)]
     pub cursor: Option<String>,
 
     /// Follow the pages to the end

@@ -243,7 +243,7 @@ mod tests {
         let handle = recorder.handle();
         let mut load = Load::default();
         for n in 0..300 {
-            let tenant = TenantName::new(&format!("t{n}")).unwrap();
+            let tenant = TenantName::new(format!("t{n}")).unwrap();
             load.tenants.insert(tenant, TenantLoad { queued: 2, running: 1, oldest: Some(5_000) });
         }
         metrics::with_local_recorder(&recorder, || {

@@ -4,7 +4,11 @@
 //! its parts go out at once, and the answers come back in the order of the commands. Everything that a script or a
 //! transaction touches has one hash tag ([`super::keys`]), so that nothing else has to know of clusters.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use futures_util::{FutureExt, future::try_join_all};
 use redis::{
@@ -15,7 +19,7 @@ use redis::{
 };
 use tokio::sync::OnceCell;
 
-use super::connect::{RedisOptions, open};
+use super::connect::{Error, RedisOptions, open};
 
 /// Multiplexed, reconnecting, cheap to clone.
 #[derive(Clone)]
@@ -32,6 +36,27 @@ enum Kind {
 struct Late {
     options: RedisOptions,
     found: OnceCell<Connection>,
+    /// When it was looked for in vain: those who come right after are told at once.
+    missed: Mutex<Option<Instant>>,
+}
+
+/// Between two looks for a server that is not there.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+impl Late {
+    async fn look(&self) -> Result<Connection, Error> {
+        // What it guards is good after any panic.
+        let missed = || self.missed.lock().unwrap_or_else(PoisonError::into_inner);
+        if missed().is_some_and(|at| at.elapsed() < LOOK_AGAIN) {
+            let reason = "it was not there a moment ago".to_owned();
+            return Err(Error::Unreachable { address: self.options.address(), reason });
+        }
+        let found = open(&self.options).await;
+        if found.is_err() {
+            *missed() = Some(Instant::now());
+        }
+        found
+    }
 }
 
 impl From<ConnectionManager> for Connection {
@@ -53,12 +78,12 @@ pub struct Node(Option<(String, u16)>);
 impl Connection {
     /// Looks for the server when it is first needed, and again as long as it is not there or not fit.
     pub(super) fn late(options: RedisOptions) -> Self {
-        Self(Kind::Late(Arc::new(Late { options, found: OnceCell::new() })))
+        Self(Kind::Late(Arc::new(Late { options, found: OnceCell::new(), missed: Mutex::default() })))
     }
 
     async fn kind(&self) -> RedisResult<Kind> {
         let Kind::Late(late) = &self.0 else { return Ok(self.0.clone()) };
-        let found = late.found.get_or_try_init(|| open(&late.options)).await;
+        let found = late.found.get_or_try_init(|| late.look()).await;
         match found {
             Ok(Connection(kind)) => Ok(kind.clone()),
             Err(error) => {

@@ -139,6 +139,7 @@ fn every_header_in_the_documents_is_one_of_the_code() {
         headers::SERVICE_ERROR,
         headers::EXPECTED_LAST_SUBJECT_SEQUENCE,
         headers::COORDINATOR,
+        headers::WITHIN_MS,
         // Named because it is not used.
         "Nats-Msg-Id",
     ];

@@ -4,9 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use async_nats::jetstream;
 use bytes::Bytes;
-use futures_util::StreamExt;
 use tokio::task::JoinSet;
 
 use super::figure::{Figure, Report, Target};
@@ -23,8 +21,6 @@ const CASE: &str = "events";
 const TASKS: usize = 200;
 /// Events a second, of all tasks.
 const RATE: f64 = 10_000.0;
-/// Publishes whose acknowledgement may be awaited at once.
-const WINDOW: usize = 500;
 /// Events per round trip of the bare loop, as the event writer has them.
 const BATCH: usize = 256;
 
@@ -34,20 +30,17 @@ pub async fn run(bench: &Bench, report: &mut Report) -> Result<()> {
     let mut rig = Rig::start(bench, Sizes::default()).await?;
     rig.await_plan().await?;
     let tenant: TenantName = rig.client.tenant_name().clone();
-    let js = jetstream::new(async_nats::connect(&rig.stack.nats.url).await?);
+    let nats = async_nats::connect(&rig.stack.nats.url).await?;
     let (mut written, mut bare) = (Vec::new(), Vec::new());
     for run in 0..bench.args.runs {
         let before = rig.metric(names::EVENTS_WRITTEN).await?;
         let begin = Instant::now();
-        let publishes = (0..events).map(|n| {
-            let (js, task, number) = (js.clone(), task(run, n as usize % TASKS), n as usize / TASKS + 1);
-            let subject = subjects::event(&tenant, &task);
-            async move { anyhow::Ok(js.publish(subject, event(number as u32)).await?.await?) }
-        });
-        let mut stored = futures_util::stream::iter(publishes).buffered(WINDOW);
-        while let Some(stored) = stored.next().await {
-            stored?;
+        for n in 0..events as usize {
+            // In order and unacknowledged, as an instance emits.
+            let subject = subjects::event(&tenant, &task(run, n % TASKS));
+            nats.publish(subject, event((n / TASKS + 1) as u32)).await?;
         }
+        nats.flush().await?;
         while rig.metric(names::EVENTS_WRITTEN).await? - before < events as f64 {
             anyhow::ensure!(begin.elapsed() < Duration::from_secs(120), "events don't arrive");
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -75,7 +68,7 @@ pub async fn run(bench: &Bench, report: &mut Report) -> Result<()> {
 
 fn task(run: u16, n: usize) -> TaskId {
     // Names of this form fit the grammar.
-    TaskId::new(&format!("e{run}-{n}")).unwrap_or_else(|_| TaskId::fresh())
+    TaskId::new(format!("e{run}-{n}")).unwrap_or_else(|_| TaskId::fresh())
 }
 
 /// The `n`th event, with the time at which it was made.

@@ -368,7 +368,7 @@ mod tests {
         let hot = Hot::default();
         for n in 0..200u32 {
             let query = Query {
-                tenant: TenantName::new(&format!("t{n}")).unwrap(),
+                tenant: TenantName::new(format!("t{n}")).unwrap(),
                 verb: "list",
                 format: Format::Json,
                 body: Bytes::new(),
