@@ -191,6 +191,11 @@ impl Runner {
         for op in ctl.ops {
             match op {
                 CtlOp::Verdict(verdict) => self.hear_verdict(verdict),
+                CtlOp::Message { token, mail } => {
+                    if let Some(attempt) = self.leases.get(&token) {
+                        attempt.told(mail);
+                    }
+                }
                 CtlOp::Stop { token, code } => {
                     tracing::info!(?token, %code, "a lease is over");
                     self.stop(token);

@@ -10,7 +10,7 @@ use super::failure::EXIT_CODES;
 use super::nats_args::NatsArgs;
 use super::{
     agent, bench, cancel, completions, config, coordinator, dead, demo, dev, doctor, get, list, nats, pause,
-    plan, schedule, submit, tenant, watch,
+    plan, schedule, submit, tell, tenant, watch,
 };
 use crate::config::{Loaded, Log, LogFilter, Origin, Sources, all as options};
 
@@ -93,6 +93,10 @@ pub enum Command {
     Watch(watch::WatchArgs),
     /// Cancel a task and everything it spawned
     Cancel(cancel::CancelArgs),
+    /// Send a message to a task
+    Tell(tell::TellArgs),
+    /// Send a signal to a task: an approval, say
+    Signal(tell::SignalArgs),
     /// List, show or retry tasks that failed for good
     Dead(dead::DeadArgs),
     /// Set up tenants: their plan and their own limits
@@ -157,7 +161,7 @@ mod tests {
     use super::*;
     use crate::cli::{
         agent, bench, cancel, coordinator, dead, demo, dev, doctor, get, list, nats, pause, plan, schedule,
-        submit, tenant, watch,
+        submit, tell, tenant, watch,
     };
 
     /// Every verb's arguments, whether or not the verb is wired up.
@@ -179,6 +183,8 @@ mod tests {
         List(list::ListArgs),
         Watch(watch::WatchArgs),
         Cancel(cancel::CancelArgs),
+        Tell(tell::TellArgs),
+        Signal(tell::SignalArgs),
         Dead(dead::DeadArgs),
         Tenant(tenant::TenantArgs),
         Plan(plan::PlanArgs),

@@ -46,6 +46,7 @@ mod signals;
 pub mod stack;
 pub mod submit;
 pub mod target;
+pub mod tell;
 pub mod tenant;
 pub mod watch;
 
@@ -94,6 +95,8 @@ async fn start(cli: Cli, stop: CancellationToken) -> Result<ExitCode> {
         Command::List(args) => until(stop, list::run(args, ctx)).await,
         Command::Watch(args) => until(stop, watch::run(args, ctx)).await,
         Command::Cancel(args) => until(stop, cancel::run(args, ctx)).await,
+        Command::Tell(args) => until(stop, tell::tell(args, ctx)).await,
+        Command::Signal(args) => until(stop, tell::signal(args, ctx)).await,
         Command::Dead(args) => until(stop, dead::run(args, ctx)).await,
         Command::Tenant(args) => until(stop, tenant::run(args, ctx)).await,
         Command::Plan(args) => until(stop, plan::run(args, ctx)).await,

@@ -1,6 +1,6 @@
 //! A task somebody submitted or knows the id of.
 
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::Instant;
 
 use super::{Client, Ended, Error, Result, Watch};
@@ -56,6 +56,16 @@ impl TaskHandle {
     /// Its events and states, from the first.
     pub async fn watch(&self) -> Result<Watch> {
         self.client.watch(&self.id).await
+    }
+
+    /// Puts a message into its mailbox.
+    pub async fn tell<T: Serialize + ?Sized>(&self, message: &T) -> Result<()> {
+        self.client.tell(&self.id, message).await.map(drop)
+    }
+
+    /// The same with a name.
+    pub async fn signal<T: Serialize + ?Sized>(&self, name: &str, message: &T) -> Result<()> {
+        self.client.signal(&self.id, name, message).await.map(drop)
     }
 
     /// Cancels it and everything below it.

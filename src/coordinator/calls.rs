@@ -8,7 +8,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::{
     flow::operate::Change,
     task::{Code, Payload, Refusal, TaskKey},
-    wire::api::{ChildrenPage, TaskView},
+    wire::{
+        api::{ChildrenPage, TaskView},
+        history::HistoryPage,
+    },
 };
 
 /// Questions that may wait at once.
@@ -37,6 +40,17 @@ pub enum OwnerCall {
         /// `None`: there is no such task.
         reply: oneshot::Sender<Option<ChildrenPage>>,
     },
+    /// A page of what a task was told and what its handler recorded.
+    History {
+        /// Of which task.
+        key: TaskKey,
+        /// Steps from this place on.
+        place: u32,
+        /// Messages after this number.
+        after: u32,
+        /// `None`: there is no such task.
+        reply: oneshot::Sender<Option<HistoryPage>>,
+    },
     /// Whether a change of limits is journaled.
     Applied {
         /// Which.
@@ -59,6 +73,7 @@ impl OwnerCall {
         match self {
             Self::View { reply, .. } => reply.is_closed(),
             Self::Children { reply, .. } => reply.is_closed(),
+            Self::History { reply, .. } => reply.is_closed(),
             Self::Applied { reply, .. } => reply.is_closed(),
             Self::Results { reply, .. } => reply.is_closed(),
         }

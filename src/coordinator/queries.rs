@@ -5,6 +5,8 @@
 //! `NOT_FOUND`. `submit`, `cancel` and `retry` publish to INTAKE like everybody else and wait a
 //! moment for the decision. Nothing here retries a query.
 
+mod tell;
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -36,6 +38,7 @@ use crate::{
             PauseRequest, RetryRequest, SubmitRequest, TaskReply, TaskView, verb,
         },
         codec::{self, Format},
+        history::HistoryPage,
         messages::{Cmd, CmdOp, Done, Submit},
         subjects::{self, Shard},
     },
@@ -60,6 +63,8 @@ pub enum Ask {
     View(TaskKey),
     /// A page of children.
     Children(TaskKey, u32, u32, bool),
+    /// A page of a task's history, from a place and after a message.
+    History(TaskKey, u32, u32),
     /// Whether a change of limits is journaled; also asked by whoever made it.
     Applied(Change),
 }
@@ -72,6 +77,8 @@ pub enum Told {
     View(Option<Box<TaskView>>),
     /// A page, or that there is no such task.
     Children(Option<ChildrenPage>),
+    /// A page, or that there is no such task.
+    History(Option<HistoryPage>),
     /// Whether it is.
     Applied(bool),
     /// Not now, or never.
@@ -127,6 +134,9 @@ impl Queries {
             verb::RETRY => reply(query, &self.retry(tenant, body(query)?).await?),
             verb::PAUSE => reply(query, &self.set_tree(tenant, body(query)?, true).await?),
             verb::RESUME => reply(query, &self.set_tree(tenant, body(query)?, false).await?),
+            verb::TELL => reply(query, &self.tell_task(tenant, body(query)?, false).await?),
+            verb::SIGNAL => reply(query, &self.tell_task(tenant, body(query)?, true).await?),
+            verb::HISTORY => reply(query, &self.history(tenant, body(query)?).await?),
             verb::STATS => reply(query, &self.index.stats(tenant).await.map_err(store_refusal)?),
             other => Err(Refusal::new(Code::BadQuery, format!("there is no verb {other}"))),
         }
@@ -281,7 +291,7 @@ impl Queries {
             None => match self.elsewhere(Ask::Children(key.clone(), after, limit, results)).await? {
                 Told::Children(page) => page,
                 Told::Refused(refusal) => return Err(refusal),
-                Told::View(_) | Told::Applied(_) => return Err(nonsense()),
+                _ => return Err(nonsense()),
             },
         };
         page.ok_or_else(|| not_found(&key))
@@ -296,7 +306,7 @@ impl Queries {
         match self.elsewhere(Ask::View(key.clone())).await? {
             Told::View(view) => Ok(view.map(|view| *view)),
             Told::Refused(refusal) => Err(refusal),
-            Told::Children(_) | Told::Applied(_) => Err(nonsense()),
+            _ => Err(nonsense()),
         }
     }
 
@@ -309,7 +319,7 @@ impl Queries {
         match self.elsewhere(Ask::Applied(change)).await? {
             Told::Applied(applied) => Ok(applied),
             Told::Refused(refusal) => Err(refusal),
-            Told::View(_) | Told::Children(_) => Err(nonsense()),
+            _ => Err(nonsense()),
         }
     }
 
@@ -369,6 +379,13 @@ impl Queries {
                     Err(refusal) => Told::Refused(refusal),
                 }
             }
+            Ok(Ask::History(key, place, after)) => {
+                match self.owner.ask(|reply| OwnerCall::History { key, place, after, reply }).await {
+                    Ok(Some(page)) => Told::History(page),
+                    Ok(None) => Told::Refused(changing()),
+                    Err(refusal) => Told::Refused(refusal),
+                }
+            }
             Ok(Ask::Applied(change)) => {
                 match self.owner.ask(|reply| OwnerCall::Applied { change, reply }).await {
                     Ok(Some(Ok(applied))) => Told::Applied(applied),
@@ -421,6 +438,7 @@ impl Queries {
             attempt: view.attempt,
             last_event: view.last_event,
             body_hash: view.body_hash,
+            nonce: None,
         }))
     }
 
@@ -452,6 +470,7 @@ async fn next_hint(hints: &mut crate::bus::Subscription, ours: Option<BodyHash>)
     use futures_util::StreamExt;
     while let Some(message) = hints.next().await {
         if let (_, Ok(done)) = codec::decode_any::<Done>(None, &message.payload, usize::MAX)
+            && !done.answers_a_message()
             // Somebody else's submit under this id was refused: no news of the task.
             && !(done.refuses_a_submission() && (ours.is_none() || done.body_hash != ours))
         {

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use super::{entry::Stored, quick::QuickMap, tasks::Slot};
+use super::{entry::Stored, quick::QuickMap, record::What, tasks::Slot};
 use crate::task::Payload;
 
 /// Bytes kept unless said otherwise.
@@ -20,9 +20,10 @@ pub struct Resident {
     budget: usize,
     bytes: usize,
     inputs: QuickMap<u32, Payload>,
-    results: QuickMap<u32, Payload>,
-    /// Results in the order they came; some are gone.
-    order: VecDeque<u32>,
+    /// Results, messages and steps.
+    others: QuickMap<(u32, u64), Payload>,
+    /// Those in the order they came; some are gone.
+    order: VecDeque<(u32, u64)>,
 }
 
 impl Default for Resident {
@@ -31,7 +32,7 @@ impl Default for Resident {
             budget: BUDGET,
             bytes: 0,
             inputs: QuickMap::default(),
-            results: QuickMap::default(),
+            others: QuickMap::default(),
             order: VecDeque::new(),
         }
     }
@@ -41,8 +42,23 @@ fn cost(payload: &Payload) -> usize {
     payload.len() + ENTRY
 }
 
+/// Which of a task's payloads, but for its input, as a number.
+fn part(slot: Slot, what: What) -> (u32, u64) {
+    let part = match what {
+        What::Input | What::Result => 0,
+        What::Message(seq) => 1 << 32 | u64::from(seq),
+        What::Step(place) => 2 << 32 | u64::from(place),
+    };
+    (slot.0, part)
+}
+
 impl Resident {
     /// How many bytes may be kept.
+    pub fn budget(&self) -> usize {
+        self.budget
+    }
+
+    /// Says how many bytes may be kept.
     pub fn set_budget(&mut self, bytes: usize) {
         self.budget = bytes;
     }
@@ -54,7 +70,7 @@ impl Resident {
 
     /// Payloads kept.
     pub fn len(&self) -> usize {
-        self.inputs.len() + self.results.len()
+        self.inputs.len() + self.others.len()
     }
 
     /// Whether nothing is kept.
@@ -69,13 +85,18 @@ impl Resident {
 
     /// The result of the task in this slot, if it is here.
     pub fn result(&self, slot: Slot) -> Option<&Payload> {
-        self.results.get(&slot.0)
+        self.part(slot, What::Result)
+    }
+
+    /// A result, message or step of the task in this slot, if it is here.
+    pub fn part(&self, slot: Slot, what: What) -> Option<&Payload> {
+        self.others.get(&part(slot, what))
     }
 
     /// Keeps an input if it fits into so many times the budget; 0: in any case.
     pub fn keep_input(&mut self, slot: Slot, payload: &Payload, times: usize) {
         let cost = cost(payload);
-        while self.bytes + cost > self.budget && self.drop_oldest_result() {}
+        while self.bytes + cost > self.budget && self.drop_oldest() {}
         if times == 0 || self.bytes + cost <= self.budget * times {
             self.drop_input(slot);
             self.bytes += cost;
@@ -83,18 +104,19 @@ impl Resident {
         }
     }
 
-    /// Keeps a result if there is room; `must`: older ones go.
-    pub fn keep_result(&mut self, slot: Slot, payload: &Payload, must: bool) {
+    /// Keeps a result, message or step if there is room; `must`: older ones go.
+    pub fn keep(&mut self, slot: Slot, what: What, payload: &Payload, must: bool) {
         let cost = cost(payload);
-        while must && self.bytes + cost > self.budget && self.drop_oldest_result() {}
+        while must && self.bytes + cost > self.budget && self.drop_oldest() {}
         if must || self.bytes + cost <= self.budget {
-            self.drop_result(slot);
+            self.drop(slot, what);
             self.bytes += cost;
-            self.results.insert(slot.0, payload.clone());
-            self.order.push_back(slot.0);
-            if self.order.len() > 2 * self.results.len() + 64 {
-                let results = &self.results;
-                self.order.retain(|slot| results.contains_key(slot));
+            let part = part(slot, what);
+            self.others.insert(part, payload.clone());
+            self.order.push_back(part);
+            if self.order.len() > 2 * self.others.len() + 64 {
+                let others = &self.others;
+                self.order.retain(|part| others.contains_key(part));
             }
         }
     }
@@ -106,17 +128,20 @@ impl Resident {
         }
     }
 
-    /// The result is needed no more.
-    pub fn drop_result(&mut self, slot: Slot) {
-        if let Some(payload) = self.results.remove(&slot.0) {
-            self.bytes -= cost(&payload);
-        }
+    /// A result, message or step is needed no more.
+    pub fn drop(&mut self, slot: Slot, what: What) {
+        self.drop_part(part(slot, what));
     }
 
-    fn drop_oldest_result(&mut self) -> bool {
-        while let Some(slot) = self.order.pop_front() {
-            if self.results.contains_key(&slot) {
-                self.drop_result(Slot(slot));
+    fn drop_part(&mut self, part: (u32, u64)) -> bool {
+        let payload = self.others.remove(&part);
+        self.bytes -= payload.as_ref().map_or(0, cost);
+        payload.is_some()
+    }
+
+    fn drop_oldest(&mut self) -> bool {
+        while let Some(part) = self.order.pop_front() {
+            if self.drop_part(part) {
                 return true;
             }
         }

@@ -30,10 +30,18 @@ pub mod verb {
     pub const PAUSE: &str = "pause";
     /// Let a task's tree go on.
     pub const RESUME: &str = "resume";
+    /// Put a message into a task's mailbox.
+    pub const TELL: &str = "tell";
+    /// The same, with a name.
+    pub const SIGNAL: &str = "signal";
+    /// What a task was told and what its handler recorded.
+    pub const HISTORY: &str = "history";
     /// Counts per state.
     pub const STATS: &str = "stats";
     /// All of them.
-    pub const ALL: [&str; 10] = [SUBMIT, GET, LIST, CHILDREN, EVENTS, CANCEL, RETRY, PAUSE, RESUME, STATS];
+    pub const ALL: [&str; 13] = [
+        SUBMIT, GET, LIST, CHILDREN, EVENTS, CANCEL, RETRY, PAUSE, RESUME, TELL, SIGNAL, HISTORY, STATS,
+    ];
 }
 
 /// `submit`
@@ -64,12 +72,12 @@ pub struct SubmitRequest {
     pub cost: Option<u32>,
 }
 
-/// Answer to `submit`, `cancel`, `retry`, `pause` and `resume`.
+/// Answer to `submit`, `cancel`, `retry`, `pause`, `resume`, `tell` and `signal`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TaskReply {
     /// The task's id; for `retry` the new one's.
     pub task: TaskId,
-    /// Its state. For a submit that was stored but not decided within the wait: `null`.
+    /// Its state. For what was stored but not decided within the wait: `null`.
     pub state: Option<Phase>,
     /// Why it was refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]

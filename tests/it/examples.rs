@@ -175,7 +175,7 @@ async fn a_task_of_forty_minutes_keeps_its_lease_of_two_by_heartbeats_alone() {
     let clock = Clock::fast(600.0);
     let fabric = Fabric::start_on(clock).await;
     let nap = |ctx: Ctx, _: ()| async move {
-        ctx.sleep(Duration::from_secs(40 * 60)).await?;
+        ctx.sleep_here(Duration::from_secs(40 * 60)).await?;
         Ok::<_, AgentError>(ctx.attempt())
     };
     let client = fabric.client().await;
