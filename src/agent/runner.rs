@@ -321,6 +321,7 @@ impl Runner {
             tokens: self.leases.tokens(),
             lease_ms: settings.lease_ms(),
             draining: self.instance.is_draining(),
+            messages: true,
         };
         // While disconnected it would only pile up, to be sent stale: the reconnect beats at once.
         if link.main.is_connected() {

@@ -234,7 +234,7 @@ mod tests {
         let mut resident = Resident::default();
         resident.set_budget(1_000);
         for slot in 0..3 {
-            resident.keep_result(Slot(slot), &payload(200), false);
+            resident.keep(Slot(slot), What::Result, &payload(200), false);
         }
         assert_eq!(resident.len(), 3);
         for slot in 0..4 {

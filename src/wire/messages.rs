@@ -148,6 +148,9 @@ pub struct Beat {
     /// It takes no new work.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub draining: bool,
+    /// It understands messages on its `ctl` subject; without it, it is told none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub messages: bool,
 }
 
 /// Lease length if an agent says nothing, in milliseconds.
@@ -386,7 +389,7 @@ pub enum CtlOp {
         /// `CANCELLED`, `DEADLINE_EXCEEDED`, `LEASE_LOST`, `OFFER_LOST`, `PAUSED`, `STALE_LEASE` or `TRY_TIMEOUT`.
         code: Code,
     },
-    /// A message to the task that runs under this lease.
+    /// A message to the task that runs under this lease: only for instances that say that they understand it.
     Message {
         /// Which lease.
         token: Token,

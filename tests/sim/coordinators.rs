@@ -125,6 +125,7 @@ impl World {
     /// Elections, restarts, duels and followers, twice a second.
     pub fn watch(&mut self) {
         self.after(500, Event::Watch);
+        self.friends_tell();
         let now = self.now;
         if let Some((from, to)) = self.scenario.outage
             && (from..to).contains(&now)
@@ -473,7 +474,7 @@ impl World {
             if at == stop_at {
                 break;
             }
-            if let Err(why) = self.check_effect(&effect) {
+            if let Err(why) = self.check_effect(&effect).and_then(|()| self.check_told(&effect)) {
                 return self.fail(why);
             }
             match effect {

@@ -132,6 +132,9 @@ impl<H> Engine<H> {
         let (Some(lease), Some(told)) = (task.lease(), task.history().and_then(|h| h.message(seq))) else {
             return;
         };
+        if !self.live.takes_messages(self.state.agent_of(task), &lease.instance) {
+            return;
+        }
         let mail = Mail {
             seq,
             signal: told.signal.as_deref().map(str::to_owned),
