@@ -3,7 +3,7 @@
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::Instant;
 
-use super::{Client, Ended, Error, Result, Watch};
+use super::{Client, Ended, Error, Result, Watch, query::told};
 use crate::{
     task::{BodyHash, Code, Refusal, TaskId},
     wire::api::TaskView,
@@ -66,6 +66,18 @@ impl TaskHandle {
     /// The same with a name.
     pub async fn signal<T: Serialize + ?Sized>(&self, name: &str, message: &T) -> Result<()> {
         self.client.signal(&self.id, name, message).await.map(drop)
+    }
+
+    /// The same, saying who says it.
+    pub async fn signal_from<T: Serialize + ?Sized>(
+        &self,
+        from: &str,
+        name: &str,
+        message: &T,
+    ) -> Result<()> {
+        let mut request = told(&self.id, Some(name.to_owned()), message)?;
+        request.from = Some(from.to_owned());
+        self.client.send(&request).await.map(drop)
     }
 
     /// Cancels it and everything below it.

@@ -133,7 +133,12 @@ impl Client {
     }
 }
 
-fn told<T: Serialize + ?Sized>(task: &TaskId, name: Option<String>, message: &T) -> Result<TellRequest> {
+/// A message under a fresh nonce.
+pub(super) fn told<T: Serialize + ?Sized>(
+    task: &TaskId,
+    name: Option<String>,
+    message: &T,
+) -> Result<TellRequest> {
     let message = Payload::json(message).map_err(|e| Error::Data(format!("the message is no JSON: {e}")))?;
     Ok(TellRequest { task: task.clone(), name, message, from: None, nonce: Some(TaskId::fresh()) })
 }

@@ -107,3 +107,105 @@ fn refused(key: &TaskKey, nonce: &TaskId, refusal: Refusal) -> Decision {
         ..Decision::none()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        flow::{
+            engine::{Effect, Engine, Next},
+            input::{Entropy, Input},
+            state::Policy,
+        },
+        task::Token,
+        wire::{
+            messages::{Cmd, CmdOp, Submit},
+            subjects::Shard,
+        },
+    };
+
+    struct Given;
+
+    impl Entropy for Given {
+        fn token(&mut self) -> Token {
+            Token(1)
+        }
+
+        fn jitter(&mut self) -> u64 {
+            0
+        }
+    }
+
+    fn key() -> TaskKey {
+        TaskKey { tenant: "t".parse().unwrap(), id: "one".parse().unwrap() }
+    }
+
+    fn engine() -> Engine<()> {
+        let mut engine = Engine::new(Shard(0));
+        engine.open("c", Policy::default());
+        let submit: Submit = serde_json::from_str("{}").unwrap();
+        let agent = "nobody".parse().unwrap();
+        engine.push(Input::Submit { key: key(), agent, body: Ok(submit), stored_at: 1_000 }, None);
+        answers(&mut engine);
+        engine
+    }
+
+    /// What became of the messages that were pushed.
+    fn answers(engine: &mut Engine<()>) -> Vec<Option<Code>> {
+        let mut out = Vec::new();
+        loop {
+            let effects = match engine.next(5, 1_000, &mut Given).unwrap() {
+                Next::Idle => return out,
+                Next::Effects(effects) => effects,
+                Next::Append { .. } => {
+                    let seq = engine.seq() + 1;
+                    engine.appended(seq)
+                }
+            };
+            out.extend(effects.into_iter().filter_map(|effect| match effect {
+                Effect::Tell(Tell::Done { done, .. }) if done.answers_a_message() => {
+                    Some(done.refusal.map(|refusal| refusal.code))
+                }
+                _ => None,
+            }));
+        }
+    }
+
+    fn told(engine: &mut Engine<()>, nonce: usize, bytes: usize) -> Option<Code> {
+        let op = CmdOp::Tell { signal: None, message: Payload::Bytes(vec![7; bytes].into()), from: None };
+        let nonce = format!("n{nonce}").parse().unwrap();
+        engine.push(Input::Cmd { key: key(), nonce, body: Ok(Cmd { v: 1, op }) }, None);
+        let answers = answers(engine);
+        assert_eq!(answers.len(), 1, "each sender is answered");
+        answers[0]
+    }
+
+    #[test]
+    fn a_mailbox_holds_so_many_messages_and_a_repeat_takes_no_place() {
+        let mut engine = engine();
+        assert!((0..MAX_MAIL).all(|n| told(&mut engine, n, 10).is_none()));
+        assert_eq!(told(&mut engine, MAX_MAIL, 10), Some(Code::MailboxFull));
+        assert_eq!(told(&mut engine, 3, 10), None, "told before");
+        let history = engine.state().task(&key()).unwrap().history().unwrap();
+        assert_eq!(history.open(), (MAX_MAIL, 10 * MAX_MAIL));
+    }
+
+    #[test]
+    fn a_mailbox_holds_so_many_bytes() {
+        let mut engine = engine();
+        let each = MAX_MAIL_MESSAGE;
+        let fit = MAX_MAIL_BYTES / each;
+        assert!((0..fit).all(|n| told(&mut engine, n, each).is_none()));
+        assert_eq!(told(&mut engine, fit, 1), Some(Code::MailboxFull));
+        assert_eq!(told(&mut engine, fit, each + 1), Some(Code::TooLarge));
+    }
+
+    #[test]
+    fn while_the_journal_is_nearly_full_no_messages_are_taken() {
+        let mut engine = engine();
+        engine.push(Input::Room { used: 90, max: 100 }, None);
+        assert_eq!(told(&mut engine, 1, 1), Some(Code::Backpressure));
+        engine.push(Input::Room { used: 10, max: 100 }, None);
+        assert_eq!(told(&mut engine, 1, 1), None);
+    }
+}

@@ -21,3 +21,4 @@ mod redis_connection;
 mod sdk;
 mod servers;
 mod store_servers;
+mod talk;
