@@ -61,8 +61,17 @@ pub enum Recorded {
 pub struct Awaits {
     /// Where it is recorded.
     pub place: u32,
-    /// A message, of this name or without one; else a time.
-    pub message: Option<Option<Box<str>>>,
+    /// For what.
+    pub what: Awaited,
+}
+
+/// See [`Awaits`]. An option in an option would not outlive being written down.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Awaited {
+    /// A message, of this name or without one.
+    Message(Option<Box<str>>),
+    /// A time.
+    Time,
 }
 
 /// See the module.
@@ -212,7 +221,7 @@ impl History {
 
     /// The wait is over by itself: with the first message it may take, if there is one.
     pub(super) fn answer(&mut self) -> bool {
-        let Some(Awaits { place, message: Some(signal) }) = &self.awaits else { return false };
+        let Some(Awaits { place, what: Awaited::Message(signal) }) = &self.awaits else { return false };
         let (place, signal) = (*place, signal.clone());
         let Some(seq) = self.next_of(signal.as_deref()) else { return false };
         self.awaits = None;
@@ -223,10 +232,10 @@ impl History {
     /// The time of the wait is over.
     pub(super) fn pass(&mut self) {
         match self.awaits.take() {
-            Some(Awaits { place, message: Some(signal) }) => {
+            Some(Awaits { place, what: Awaited::Message(signal) }) => {
                 self.record(place, signal.as_deref().unwrap_or_default(), Recorded::TimedOut);
             }
-            Some(Awaits { place, message: None }) => self.record(place, "", Recorded::Slept),
+            Some(Awaits { place, what: Awaited::Time }) => self.record(place, "", Recorded::Slept),
             None => {}
         }
     }
@@ -238,9 +247,9 @@ impl Awaits {
         match wait {
             WaitFor::AllChildren | WaitFor::Children(_) => None,
             WaitFor::Message { place, signal, .. } => {
-                Some(Self { place: *place, message: Some(signal.as_deref().map(Box::from)) })
+                Some(Self { place: *place, what: Awaited::Message(signal.as_deref().map(Box::from)) })
             }
-            WaitFor::Time { place, .. } => Some(Self { place: *place, message: None }),
+            WaitFor::Time { place, .. } => Some(Self { place: *place, what: Awaited::Time }),
         }
     }
 }
