@@ -40,7 +40,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let writer = Agent::new("writer", write)?.run_until(client.link().clone(), stop.clone());
     let person = async {
         let task = client.submit("writer", &"selvedges").await?;
-        while task.get().await?.state != Phase::Waiting {
+        while !task.get().await.is_ok_and(|view| view.state == Phase::Waiting) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         println!("person: approving");

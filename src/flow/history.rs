@@ -145,8 +145,8 @@ impl History {
 
     /// The first message that is not taken, of this name or without one.
     pub fn next_of(&self, signal: Option<&str>) -> Option<u32> {
-        let open = (self.taken + 1..).zip(self.told.iter().skip(self.taken as usize));
-        open.filter(|(_, told)| !told.taken && told.signal.as_deref() == signal).map(|(seq, _)| seq).next()
+        let mut open = self.told().skip(self.taken as usize);
+        open.find(|(_, told)| !told.taken && told.signal.as_deref() == signal).map(|(seq, _)| seq)
     }
 
     /// Where a payload stands.
@@ -196,19 +196,21 @@ impl History {
         from: Option<&str>,
         at: Millis,
     ) {
-        self.bytes += message.len() as u64;
-        self.open = (self.open.0 + 1, self.open.1 + message.len() as u32);
+        self.bytes = self.bytes.saturating_add(message.len() as u64);
+        self.open.0 = self.open.0.saturating_add(1);
+        self.open.1 = self.open.1.saturating_add(message.len() as u32);
         let (signal, from) = (signal.map(Box::from), from.map(Box::from));
         self.told.push(Told { message, nonce: short(nonce), signal, from, at, taken: false });
     }
 
     pub(super) fn record(&mut self, place: u32, name: &str, did: Recorded) {
         match did {
-            Recorded::Result(stored) => self.bytes += stored.len() as u64,
+            Recorded::Result(stored) => self.bytes = self.bytes.saturating_add(stored.len() as u64),
             Recorded::Took(seq) => {
                 if let Some(told) = self.told.get_mut((seq as usize).wrapping_sub(1)) {
                     told.taken = true;
-                    self.open = (self.open.0 - 1, self.open.1 - told.message.len() as u32);
+                    self.open.0 = self.open.0.saturating_sub(1);
+                    self.open.1 = self.open.1.saturating_sub(told.message.len() as u32);
                 }
                 while self.told.get(self.taken as usize).is_some_and(|told| told.taken) {
                     self.taken += 1;

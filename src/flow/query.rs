@@ -4,6 +4,7 @@ use super::{
     entry::{Stored, Task},
     history::{Recorded, Told},
     record::What,
+    resident::ENTRY,
     state::State,
     tasks::Slot,
 };
@@ -147,7 +148,7 @@ pub fn history(state: &State, key: &TaskKey, place: u32, after: u32) -> Option<(
     let full = |page: &HistoryPage, bytes: usize| {
         bytes > PAGE_BYTES || page.messages.len() + page.steps.len() >= PAGE.0
     };
-    let mut missing = Missing { revs: Vec::new(), room: state.resident.budget() / 2 };
+    let mut missing = Missing { revs: Vec::new(), room: state.resident.room_for_others() / 2 };
     for (seq, told) in messages {
         let found = payload(What::Message(seq), told.message);
         if full(&page, bytes) || (found.is_none() && !page.messages.is_empty()) {
@@ -204,10 +205,12 @@ impl Missing {
     /// Whether this one is read with them.
     fn takes(&mut self, stored: Stored) -> bool {
         let Some(rev) = stored.rev() else { return true };
-        if !self.revs.is_empty() && (self.revs.len() >= PAGE.1 || stored.len() > self.room) {
+        // More than there is room for would push out the first before it is looked for again.
+        let cost = stored.len() + ENTRY;
+        if !self.revs.is_empty() && (self.revs.len() >= PAGE.1 || cost > self.room) {
             return false;
         }
-        self.room = self.room.saturating_sub(stored.len());
+        self.room = self.room.saturating_sub(cost);
         if !self.revs.contains(&rev) {
             self.revs.push(rev);
         }

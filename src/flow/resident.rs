@@ -12,13 +12,15 @@ use crate::task::Payload;
 /// Bytes kept unless said otherwise.
 pub const BUDGET: usize = 64 * 1024 * 1024;
 /// What an entry costs besides its bytes, roughly.
-const ENTRY: usize = 96;
+pub const ENTRY: usize = 96;
 
 /// See the module.
 #[derive(Debug)]
 pub struct Resident {
     budget: usize,
     bytes: usize,
+    /// Of which inputs.
+    input_bytes: usize,
     inputs: QuickMap<u32, Payload>,
     /// Results, messages and steps.
     others: QuickMap<(u32, u64), Payload>,
@@ -31,6 +33,7 @@ impl Default for Resident {
         Self {
             budget: BUDGET,
             bytes: 0,
+            input_bytes: 0,
             inputs: QuickMap::default(),
             others: QuickMap::default(),
             order: VecDeque::new(),
@@ -53,9 +56,9 @@ fn part(slot: Slot, what: What) -> (u32, u64) {
 }
 
 impl Resident {
-    /// How many bytes may be kept.
-    pub fn budget(&self) -> usize {
-        self.budget
+    /// What results, messages and steps may take together: they give way to inputs.
+    pub fn room_for_others(&self) -> usize {
+        self.budget.saturating_sub(self.input_bytes)
     }
 
     /// Says how many bytes may be kept.
@@ -100,6 +103,7 @@ impl Resident {
         if times == 0 || self.bytes + cost <= self.budget * times {
             self.drop_input(slot);
             self.bytes += cost;
+            self.input_bytes += cost;
             self.inputs.insert(slot.0, payload.clone());
         }
     }
@@ -125,6 +129,7 @@ impl Resident {
     pub fn drop_input(&mut self, slot: Slot) {
         if let Some(payload) = self.inputs.remove(&slot.0) {
             self.bytes -= cost(&payload);
+            self.input_bytes -= cost(&payload);
         }
     }
 

@@ -20,14 +20,15 @@ pub fn refusal(state: &State, key: &TaskKey, task: &Task, step: &Step) -> Option
         return Some(Refusal::new(Code::StepConflict, message));
     }
     let (all, bytes) = history.map_or((0, 0), |history| (history.len(), history.bytes()));
-    if all >= MAX_HISTORY {
-        let message = format!("step `{}`: {key} has {all} steps and messages, at most {MAX_HISTORY}", step.name);
-        return Some(Refusal::over(Code::StepsExceeded, message, all as u64, MAX_HISTORY as u64));
-    }
     match &step.did {
         Did::Result(result) => {
             if let Err(refusal) = check_label("step", &step.name) {
                 return Some(refusal);
+            }
+            if all >= MAX_HISTORY {
+                let message =
+                    format!("step `{}`: {key} has {all} steps and messages, at most {MAX_HISTORY}", step.name);
+                return Some(Refusal::over(Code::StepsExceeded, message, all as u64, MAX_HISTORY as u64));
             }
             let (size, most) = (result.len() as u64, state.policy.max_payload);
             if size > most {

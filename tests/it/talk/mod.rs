@@ -15,9 +15,7 @@ use selvedge::{
     task::{Backoff, Phase, Plan},
 };
 
-use crate::harness::{
-    fabric::{Fabric, eventually, unbound},
-};
+use crate::harness::fabric::{Fabric, eventually, unbound};
 
 /// How often something was done.
 #[derive(Clone, Default)]
@@ -52,7 +50,8 @@ pub async fn fabric() -> (Fabric, Client) {
 /// Waits until the task is in this state.
 pub async fn reaches(task: &TaskHandle, state: Phase) {
     eventually(&format!("the task is {state}"), async {
-        while task.get().await.unwrap().state != state {
+        // Right after the submit it may not be known yet.
+        while !task.get().await.is_ok_and(|view| view.state == state) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })

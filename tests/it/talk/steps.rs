@@ -130,12 +130,7 @@ async fn a_thousand_steps_are_given_back() {
     };
     fabric.agent(Agent::new("stepper", steps).unwrap().linger(Duration::ZERO)).await;
     let task = client.submit("stepper", &()).await.unwrap();
-    eventually("it waits", async {
-        while task.get().await.unwrap().state != Phase::Waiting {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    reaches(&task, Phase::Waiting).await;
     task.signal("go", &()).await.unwrap();
     let sum: u64 = soon("the result", task.result()).await.unwrap();
     assert_eq!((sum, tally.of("step")), (999 * 500, 1_000));
