@@ -11,6 +11,9 @@ use crate::task::Payload;
 
 /// Bytes kept unless said otherwise.
 pub const BUDGET: usize = 64 * 1024 * 1024;
+/// What was asked for may take this much whatever inputs take: all that one message holds has to be there at once, or
+/// who asked for one of its payloads is never answered.
+const FLOOR: usize = 1024 * 1024;
 /// What an entry costs besides its bytes, roughly.
 pub const ENTRY: usize = 96;
 
@@ -56,9 +59,9 @@ fn part(slot: Slot, what: What) -> (u32, u64) {
 }
 
 impl Resident {
-    /// What results, messages and steps may take together: they give way to inputs.
+    /// What results, messages and steps may take together: they give way to inputs, but for a little.
     pub fn room_for_others(&self) -> usize {
-        self.budget.saturating_sub(self.input_bytes)
+        self.budget.saturating_sub(self.input_bytes).max(FLOOR)
     }
 
     /// Says how many bytes may be kept.
@@ -111,7 +114,8 @@ impl Resident {
     /// Keeps a result, message or step if there is room; `must`: older ones go.
     pub fn keep(&mut self, slot: Slot, what: What, payload: &Payload, must: bool) {
         let cost = cost(payload);
-        while must && self.bytes + cost > self.budget && self.drop_oldest() {}
+        let too_much = |kept: &Self| kept.bytes - kept.input_bytes + cost > kept.room_for_others();
+        while must && too_much(self) && self.drop_oldest() {}
         if must || self.bytes + cost <= self.budget {
             self.drop(slot, what);
             self.bytes += cost;

@@ -336,6 +336,7 @@ impl World {
         };
         match next {
             Next::Idle => {
+                self.answer_pages();
                 self.look_at_times(who, shard_now, wall);
                 self.listen_when_drained(who);
                 self.look_at_limits(who);
@@ -343,6 +344,7 @@ impl World {
             }
             Next::Effects(effects) => {
                 self.perform(who, effects);
+                self.answer_pages();
                 self.listen_when_drained(who);
                 self.wake_coordinator(who, 1);
             }

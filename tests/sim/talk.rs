@@ -159,31 +159,47 @@ impl World {
         }
     }
 
-    /// Asks some coordinator that believes to be the owner for the next page.
+    /// The handler asks for its history, page by page.
     fn agent_loads(&mut self, id: &InstanceId, token: Token) {
-        let again = Event::AgentWorks(id.clone(), token);
+        let pause = self.talk.between(1, 40);
+        if self.ask_page(id, token) {
+            self.asking.insert((id.clone(), token));
+            // What it lacks is asked for in a coordinator's next turn.
+            (0..self.coordinators.len()).for_each(|who| self.wake_coordinator(who, 1));
+        }
+        self.after(pause, Event::AgentWorks(id.clone(), token));
+    }
+
+    /// A coordinator may have read what somebody waits for: whoever asked is answered between two of its turns.
+    pub fn answer_pages(&mut self) {
+        for (id, token) in std::mem::take(&mut self.asking) {
+            if self.ask_page(&id, token) {
+                self.asking.insert((id, token));
+            }
+        }
+    }
+
+    /// Asks some coordinator that believes to be the owner for the next page. Returns whether more is to be asked for.
+    fn ask_page(&mut self, id: &InstanceId, token: Token) -> bool {
         let owners: Vec<usize> = (0..self.coordinators.len())
             .filter(|who| {
                 let at = &self.coordinators[*who];
                 at.role == Role::Owner && at.paused_until <= self.now
             })
             .collect();
-        let pause = self.talk.between(1, 40);
         let who = (!owners.is_empty()).then(|| *self.talk.pick(&owners));
-        let Some(run) = self.run_mut(id, &token) else { return };
-        let (key, Some((place, after))) = (run.key.clone(), run.places.cursor) else { return };
+        let Some(run) = self.run_mut(id, &token) else { return false };
+        let (key, Some((place, after))) = (run.key.clone(), run.places.cursor) else { return false };
         let page = who.and_then(|who| {
             let engine = self.coordinators[who].engine.as_mut().filter(|e| e.is_open() && !e.is_busy())?;
             engine.history(&key, place, after)
         });
-        if let Some(who) = who {
-            self.wake_coordinator(who, 1);
-        }
-        let Some((page, true)) = page else { return self.after(pause, again) };
+        let Some((page, true)) = page else { return true };
         if let Err(why) = self.check_page(&key, &page) {
-            return self.fail(why);
+            self.fail(why);
+            return false;
         }
-        let Some(run) = self.run_mut(id, &token) else { return };
+        let Some(run) = self.run_mut(id, &token) else { return false };
         let places = &mut run.places;
         for mail in page.messages {
             places.mail.entry(mail.seq).or_insert(mail);
@@ -197,8 +213,9 @@ impl World {
             None => Some((0, 0)),
             next => next,
         };
+        let more = places.cursor.is_some();
         self.saw(Sight::HistoryRead);
-        self.after(pause, again);
+        more
     }
 
     fn check_page(&self, key: &TaskKey, page: &HistoryPage) -> Result<(), String> {

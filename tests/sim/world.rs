@@ -8,7 +8,7 @@
 //!
 //! An event that finds a broken invariant sets `failure`, and the run ends there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use selvedge::{
@@ -143,6 +143,8 @@ pub struct World {
     pub snapshots: Snapshots,
     /// For messages and steps.
     pub talk: Rng,
+    /// Handlers that wait for a page of their history.
+    pub asking: BTreeSet<(InstanceId, Token)>,
 }
 
 impl World {
@@ -176,6 +178,7 @@ impl World {
             last_words: None,
             snapshots: Snapshots::new(scenario.seed),
             talk: Rng::new(scenario.seed, 14),
+            asking: BTreeSet::new(),
         };
         world.audit.forgetful = scenario.has(Fault::Forgetful);
         if world.audit.forgetful {

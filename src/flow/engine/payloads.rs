@@ -89,7 +89,7 @@ pub struct Sizes {
     pub references: usize,
     /// Payloads in memory.
     pub resident: usize,
-    /// By the budget.
+    /// By the budget, and 1 MiB.
     pub resident_bytes: usize,
     /// By the tasks, and 262,144 forgotten ones.
     pub dirty: usize,

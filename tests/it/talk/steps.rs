@@ -48,8 +48,7 @@ async fn a_step_is_done_once_over_retries_sleeps_and_waits() {
     let result: (u32, String) = soon("the result", task.result()).await.unwrap();
     assert_eq!(result, (1, "b1".to_owned()));
     assert_eq!((tally.of("a"), tally.of("b"), tally.of("through")), (1, 1, 1));
-    let view = task.get().await.unwrap();
-    assert_eq!((view.tries, view.attempt), (1, 4), "a sleep and a wait cost no try");
+    assert_eq!(task.get().await.unwrap().tries, 1, "a sleep and a wait cost no try");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
