@@ -144,8 +144,11 @@ fn cmd() -> impl Strategy<Value = Cmd> {
         Just(CmdOp::Retry {}),
         Just(CmdOp::Pause {}),
         Just(CmdOp::Resume {}),
-        (of(".{0,20}"), payload(), of(".{0,20}"))
-            .prop_map(|(signal, message, from)| CmdOp::Tell { signal, message, from }),
+        (of(".{0,20}"), payload(), of(".{0,20}")).prop_map(|(signal, message, from)| CmdOp::Tell {
+            signal,
+            message,
+            from
+        }),
     ];
     (any::<u32>(), op).prop_map(|(v, op)| Cmd { v, op })
 }

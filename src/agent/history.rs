@@ -15,7 +15,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{AgentError, Ctx, attempt::Attempt, error::refused};
 use crate::{
     client::{Error, check_size},
-    task::{Code, MAX_MAIL_MESSAGE, Millis, Payload, Refusal, TaskId, WaitFor, check_label, child_id, millis},
+    task::{
+        Code, MAX_MAIL_MESSAGE, Millis, Payload, Refusal, TaskId, WaitFor, check_label, child_id, millis,
+    },
     wire::{
         api::TaskReply,
         history::{Did, Mail, Step, TellRequest},
@@ -145,9 +147,9 @@ impl Ctx {
         let place = self.place();
         check_label("step", name).map_err(refused)?;
         if let Some(Step { did: Did::Result(result), .. }) = self.recorded(place, &Call::Step(name)).await? {
-            return result
-                .decode()
-                .map_err(|e| AgentError::changed(format!("step `{name}` was recorded with another result: {e}")));
+            return result.decode().map_err(|e| {
+                AgentError::changed(format!("step `{name}` was recorded with another result: {e}"))
+            });
         }
         let value = run().await?;
         let result =

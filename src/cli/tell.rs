@@ -89,13 +89,7 @@ async fn send(
 ) -> Result<ExitCode> {
     let message = json(message.as_bytes(), "the message")?;
     let client = ctx.client(&task.tenant.tenant).await?;
-    let request = TellRequest {
-        task: task.task.clone(),
-        name,
-        message,
-        from: said.from,
-        nonce: said.nonce,
-    };
+    let request = TellRequest { task: task.task.clone(), name, message, from: said.from, nonce: said.nonce };
     let reply = client.send(&request).await?;
     let task = &task.task;
     ctx.output.either(&reply, |reply| match reply.state {

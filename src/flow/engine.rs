@@ -378,7 +378,9 @@ impl<H> Engine<H> {
                 self.waiting.park(input, handle);
                 return Ok(());
             }
-            Input::Cmd { key, nonce, body: Ok(Cmd { op: CmdOp::Tell { .. }, .. }) } if self.waiting.is_full() => {
+            Input::Cmd { key, nonce, body: Ok(Cmd { op: CmdOp::Tell { .. }, .. }) }
+                if self.waiting.is_full() =>
+            {
                 tell::no_room(key, nonce)
             }
             Input::Submit { .. } | Input::Cmd { .. } => {

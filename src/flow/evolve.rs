@@ -150,7 +150,8 @@ pub fn evolve(state: &mut State, record: &Record, at: At) -> Result<Changes, Mis
         }
         Record::Told { key, nonce, seq, signal, from, message } => {
             let slot = state.slot_of(key)?;
-            let letter = history::Letter { nonce, seq: *seq, signal: signal.as_deref(), from: from.as_deref() };
+            let letter =
+                history::Letter { nonce, seq: *seq, signal: signal.as_deref(), from: from.as_deref() };
             state.told(slot, letter, message, &mut changes)?;
         }
         Record::Stepped { key, token, n, step } => {

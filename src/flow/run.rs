@@ -130,7 +130,8 @@ fn live(
         ReportOp::Step(op) => {
             let refusal = step::refusal(state, key, task, op);
             let recorded = refusal.is_none().then(|| op.clone());
-            let record = Record::Stepped { key: key.clone(), token: report.token, n: report.n, step: recorded };
+            let record =
+                Record::Stepped { key: key.clone(), token: report.token, n: report.n, step: recorded };
             let answers = vec![verdict(report, refusal, Vec::new())];
             Decision { records: vec![record], answers, ..Decision::none() }
         }

@@ -26,8 +26,10 @@ pub fn refusal(state: &State, key: &TaskKey, task: &Task, step: &Step) -> Option
                 return Some(refusal);
             }
             if all >= MAX_HISTORY {
-                let message =
-                    format!("step `{}`: {key} has {all} steps and messages, at most {MAX_HISTORY}", step.name);
+                let message = format!(
+                    "step `{}`: {key} has {all} steps and messages, at most {MAX_HISTORY}",
+                    step.name
+                );
                 return Some(Refusal::over(Code::StepsExceeded, message, all as u64, MAX_HISTORY as u64));
             }
             let (size, most) = (result.len() as u64, state.policy.max_payload);

@@ -20,7 +20,8 @@ mod token;
 
 pub use code::{Code, Refusal};
 pub use history::{
-    MAX_FROM, MAX_HISTORY, MAX_HISTORY_BYTES, MAX_MAIL, MAX_MAIL_BYTES, MAX_MAIL_MESSAGE, capped_from, check_label,
+    MAX_FROM, MAX_HISTORY, MAX_HISTORY_BYTES, MAX_MAIL, MAX_MAIL_BYTES, MAX_MAIL_MESSAGE, capped_from,
+    check_label,
 };
 pub use limits::{AgentSettings, AllSettings, MAX_CELLS, Overrides, Per, Plan, Quota, TenantSettings};
 pub use list::grown;

@@ -39,9 +39,8 @@ pub mod verb {
     /// Counts per state.
     pub const STATS: &str = "stats";
     /// All of them.
-    pub const ALL: [&str; 13] = [
-        SUBMIT, GET, LIST, CHILDREN, EVENTS, CANCEL, RETRY, PAUSE, RESUME, TELL, SIGNAL, HISTORY, STATS,
-    ];
+    pub const ALL: [&str; 13] =
+        [SUBMIT, GET, LIST, CHILDREN, EVENTS, CANCEL, RETRY, PAUSE, RESUME, TELL, SIGNAL, HISTORY, STATS];
 }
 
 /// `submit`

@@ -184,8 +184,14 @@ fn messages(golden: &mut Golden) {
     golden.check("cmd-retry", Cmd { v: 1, op: CmdOp::Retry {} });
     golden.check("cmd-pause", Cmd { v: 1, op: CmdOp::Pause {} });
     golden.check("cmd-resume", Cmd { v: 1, op: CmdOp::Resume {} });
-    golden.check("beat", Beat { v: 1, slots: 8, tokens: vec![TOKEN], lease_ms: 15_000, draining: false, messages: false });
-    golden.check("beat-draining", Beat { v: 1, slots: 0, tokens: vec![], lease_ms: 15_000, draining: true, messages: true });
+    golden.check(
+        "beat",
+        Beat { v: 1, slots: 8, tokens: vec![TOKEN], lease_ms: 15_000, draining: false, messages: false },
+    );
+    golden.check(
+        "beat-draining",
+        Beat { v: 1, slots: 0, tokens: vec![], lease_ms: 15_000, draining: true, messages: true },
+    );
     golden.check("beat-reply", BeatReply { v: 1, epoch: 42, stop: vec![TOKEN] });
     golden.check(
         "offer",

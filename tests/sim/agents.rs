@@ -10,11 +10,11 @@ use selvedge::{
 };
 
 use crate::{
-    talk::Places,
     behaviour::{Behaviour, Op},
     bus::Queue,
     rng::Rng,
     scenario::{Fault, Seen, Sight},
+    talk::Places,
     world::{Event, World},
 };
 
@@ -329,7 +329,12 @@ impl World {
         if self.strikes(Fault::TwoEnds)
             && let Some(mut other) = self.run_mut(id, &token).and_then(|r| r.unanswered.get(&n).cloned())
         {
-            let outcome = Outcome::Failed { message: "or not".into(), retryable: true, retry_after_ms: None, code: None };
+            let outcome = Outcome::Failed {
+                message: "or not".into(),
+                retryable: true,
+                retry_after_ms: None,
+                code: None,
+            };
             other.op = ReportOp::End(End { last_event: 0, outcome, used: None });
             self.publish_report(id, token, other);
         }

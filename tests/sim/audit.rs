@@ -30,11 +30,11 @@ use selvedge::{
 
 use selvedge::wire::history::Did;
 
+pub use self::times::Until;
 use self::{
     talk::{Letter, Talk},
     times::Clocked,
 };
-pub use self::times::Until;
 use crate::scenario::Sight;
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,17 +10,28 @@ use crate::rng::Rng;
 #[derive(Debug, Clone)]
 pub enum Op {
     Work(u64),
-    Spawn { step: &'static str, count: u32, blocking: bool },
-    Await { half: bool },
+    Spawn {
+        step: &'static str,
+        count: u32,
+        blocking: bool,
+    },
+    Await {
+        half: bool,
+    },
     Complete,
-    Fail { retryable: bool },
+    Fail {
+        retryable: bool,
+    },
     Snooze(u64),
     Crash,
     /// Recorded at a place, like all that follow.
     Step(&'static str),
     /// A message to the root of its tree.
     Tell,
-    Recv { signal: Option<&'static str>, within: Option<u64> },
+    Recv {
+        signal: Option<&'static str>,
+        within: Option<u64>,
+    },
     Sleep(u64),
 }
 
@@ -180,7 +191,12 @@ impl Behaviour {
             2 => vec![Op::Recv { signal: go, within }, Op::Step("a"), Op::Recv { signal: go, within }],
             3 => vec![Op::Tell, Op::Recv { signal: None, within }, Op::Recv { signal: None, within: None }],
             4 => vec![Op::Sleep(rng.between(1, 3_000)), Op::Recv { signal: go, within: None }, Op::Tell],
-            5 => vec![Op::Step("a"), Op::Tell, Op::Recv { signal: None, within }, Op::Recv { signal: go, within }],
+            5 => vec![
+                Op::Step("a"),
+                Op::Tell,
+                Op::Recv { signal: None, within },
+                Op::Recv { signal: go, within },
+            ],
             _ => vec![Op::Tell, Op::Step("z"), Op::Step("y")],
         }
     }

@@ -135,7 +135,9 @@ impl Clients {
             // Nobody has set the last one: it gets the default plan.
             let who = if at == 19 && scenario.cap.is_none() { TENANTS } else { at % TENANTS };
             let behaviour = match scenario.cap {
-                Some(_) => Behaviour { seed: rng.next(), levels: 4, fan: 3, plain: 1, timed: 0, metered, talks },
+                Some(_) => {
+                    Behaviour { seed: rng.next(), levels: 4, fan: 3, plain: 1, timed: 0, metered, talks }
+                }
                 None => {
                     let levels = *rng.pick(&[0, 0, 0, 1, 1, 2, 3]);
                     let fan = rng.between(1, 5) as u8;
@@ -399,7 +401,15 @@ impl World {
     /// A schedule is set, changed, paused or removed.
     fn operator_schedules(&mut self) {
         let mut rng = self.clients.rng.clone();
-        let behaviour = Behaviour { seed: rng.next(), levels: 0, fan: 1, plain: 1, timed: 0, metered: false, talks: false };
+        let behaviour = Behaviour {
+            seed: rng.next(),
+            levels: 0,
+            fan: 1,
+            plain: 1,
+            timed: 0,
+            metered: false,
+            talks: false,
+        };
         let settings = ScheduleSettings {
             cron: (*rng.pick(&["* * * * *", "*/5 * * * *"])).to_owned(),
             tz: (*rng.pick(&["UTC", "Asia/Tokyo"])).to_owned(),

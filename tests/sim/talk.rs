@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use selvedge::{
-    flow::{engine::Effect, input::{Input, Tell}},
+    flow::{
+        engine::Effect,
+        input::{Input, Tell},
+    },
     task::{Code, InstanceId, Outcome, Payload, TaskId, TaskKey, Token, WaitFor, child_id},
     wire::{
         history::{Did, HistoryPage, Mail, Step},
@@ -75,9 +78,7 @@ fn differs(op: &Op, step: &Step) -> bool {
     match (op, &step.did) {
         (Op::Step(name), Did::Result(_)) => step.name != *name,
         (Op::Tell, Did::Result(_)) => step.name != "tell",
-        (Op::Recv { signal, .. }, Did::Took(_) | Did::TimedOut {}) => {
-            signal.unwrap_or_default() != step.name
-        }
+        (Op::Recv { signal, .. }, Did::Took(_) | Did::TimedOut {}) => signal.unwrap_or_default() != step.name,
         (Op::Sleep(_), Did::Slept {}) => false,
         _ => true,
     }
@@ -227,7 +228,8 @@ impl World {
             }
         }
         for step in &page.steps {
-            if !talk.steps.get(&step.place).is_some_and(|(name, did)| *name == step.name && *did == step.did) {
+            if !talk.steps.get(&step.place).is_some_and(|(name, did)| *name == step.name && *did == step.did)
+            {
                 return Err(format!("{key}: place {} is given back as {step:?}", step.place));
             }
         }
@@ -243,7 +245,9 @@ impl World {
 
     /// A message that is told live is one of the journal's.
     pub fn check_told(&self, effect: &Effect<Handle>) -> Result<(), String> {
-        let Effect::Tell(Tell::Ctl { op: CtlOp::Message { token, mail }, .. }) = effect else { return Ok(()) };
+        let Effect::Tell(Tell::Ctl { op: CtlOp::Message { token, mail }, .. }) = effect else {
+            return Ok(());
+        };
         let granted = self.audit.granted.get(token).ok_or("a message under no lease")?;
         let talk = &self.audit.tasks[&granted.key].talk;
         let known = talk.letters.get(mail.seq as usize - 1);

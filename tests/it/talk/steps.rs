@@ -15,7 +15,10 @@ use selvedge::{
 };
 
 use super::{Tally, fabric, hasty, reaches};
-use crate::harness::{fabric::{Fabric, eventually}, soon};
+use crate::harness::{
+    fabric::{Fabric, eventually},
+    soon,
+};
 
 /// Two steps with a failure and a wait between and behind them.
 fn stepper(tally: &Tally) -> Agent {
@@ -116,9 +119,13 @@ async fn a_thousand_steps_are_given_back() {
             for n in 0..1_000u64 {
                 let done = || async {
                     tally.count("step");
-                    Ok((n, "some result of a step, as long as a line or so: 100 bytes of it, say, more or less"))
+                    Ok((
+                        n,
+                        "some result of a step, as long as a line or so: 100 bytes of it, say, more or less",
+                    ))
                 };
-                let (n, _): (u64, String) = ctx.step("add", || async { done().await.map(|(n, s)| (n, s.to_owned())) }).await?;
+                let (n, _): (u64, String) =
+                    ctx.step("add", || async { done().await.map(|(n, s)| (n, s.to_owned())) }).await?;
                 sum += n;
             }
             let took = started.elapsed();

@@ -166,7 +166,8 @@ impl Audit {
             Place::Told { signal, .. } => signal.clone().unwrap_or_default(),
             _ => String::new(),
         };
-        let sight = if matches!(did, Did::TimedOut {}) { Sight::NoMessageInTime } else { Sight::SleptInPlace };
+        let sight =
+            if matches!(did, Did::TimedOut {}) { Sight::NoMessageInTime } else { Sight::SleptInPlace };
         ensure!(known.talk.steps.insert(place, (name, did)).is_none(), "place {place} was recorded before");
         (known.place, known.resumes) = (Place::Queued, false);
         self.touch(key);
@@ -193,20 +194,32 @@ impl Audit {
     pub(super) fn gathered(&self, key: &TaskKey, result: &Payload) -> Result<(), String> {
         let known = &self.tasks[key];
         let said = result.as_bytes().get(8..).unwrap_or_default();
-        ensure!(said == known.talk.gathered(), "{key} completed with something else than what is recorded of it");
+        ensure!(
+            said == known.talk.gathered(),
+            "{key} completed with something else than what is recorded of it"
+        );
         Ok(())
     }
 
     /// At rest: each message was taken at most once, each by a place that names it.
     pub fn check_talk(&self) -> Result<(), String> {
         for (key, known) in &self.tasks {
-            let mut taken: Vec<u32> = known.talk.steps.values().filter_map(|(_, did)| match did {
-                Did::Took(seq) => Some(*seq),
-                _ => None,
-            }).collect();
+            let mut taken: Vec<u32> = known
+                .talk
+                .steps
+                .values()
+                .filter_map(|(_, did)| match did {
+                    Did::Took(seq) => Some(*seq),
+                    _ => None,
+                })
+                .collect();
             taken.sort_unstable();
-            let marked = (1..).zip(&known.talk.letters).filter(|(_, letter)| letter.taken).map(|(seq, _)| seq);
-            ensure!(taken == marked.collect::<Vec<u32>>(), "{key}: messages were taken more than once, or by nobody");
+            let marked =
+                (1..).zip(&known.talk.letters).filter(|(_, letter)| letter.taken).map(|(seq, _)| seq);
+            ensure!(
+                taken == marked.collect::<Vec<u32>>(),
+                "{key}: messages were taken more than once, or by nobody"
+            );
             ensure!(
                 known.place != Place::Over(Phase::Completed) || known.result.is_some(),
                 "{key} is completed without a result"
