@@ -127,6 +127,7 @@ impl Owner {
             tokens: Vec::new(),
             lease_ms: DEFAULT_LEASE_MS,
             draining: false,
+            messages: false,
         };
         self.engine.push(Input::Beat { agent: agent(), instance: instance(), body }, None);
     }

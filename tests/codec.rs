@@ -12,6 +12,7 @@ use proptest::prelude::*;
 use selvedge::task::*;
 use selvedge::wire::api::*;
 use selvedge::wire::codec::{Format, decode_any};
+use selvedge::wire::history::{Did, Mail, Step};
 use selvedge::wire::messages::*;
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -143,13 +144,26 @@ fn cmd() -> impl Strategy<Value = Cmd> {
         Just(CmdOp::Retry {}),
         Just(CmdOp::Pause {}),
         Just(CmdOp::Resume {}),
+        (of(".{0,20}"), payload(), of(".{0,20}")).prop_map(|(signal, message, from)| CmdOp::Tell {
+            signal,
+            message,
+            from
+        }),
     ];
     (any::<u32>(), op).prop_map(|(v, op)| Cmd { v, op })
 }
 
 fn beat() -> impl Strategy<Value = Beat> {
-    (any::<u32>(), any::<u32>(), vec(token(), 0..9), any::<u64>(), any::<bool>())
-        .prop_map(|(v, slots, tokens, lease_ms, draining)| Beat { v, slots, tokens, lease_ms, draining })
+    (any::<u32>(), any::<u32>(), vec(token(), 0..9), any::<u64>(), any::<[bool; 2]>()).prop_map(
+        |(v, slots, tokens, lease_ms, [draining, messages])| Beat {
+            v,
+            slots,
+            tokens,
+            lease_ms,
+            draining,
+            messages,
+        },
+    )
 }
 
 fn beat_reply() -> impl Strategy<Value = BeatReply> {
@@ -167,8 +181,9 @@ fn accept() -> impl Strategy<Value = Accept> {
 fn offer() -> impl Strategy<Value = Offer> {
     let who = (tenant(), task(), token(), of(task()), task(), payload());
     let ends = (of(any::<u64>()), of(any::<u64>()));
-    (who, any::<[u32; 4]>(), any::<u64>(), ends).prop_map(
-        |((tenant, task, token, parent, root, input), [attempt, tries, depth, children], lease_ms, ends)| {
+    (who, any::<[u32; 6]>(), any::<u64>(), ends).prop_map(
+        |((tenant, task, token, parent, root, input), numbers, lease_ms, ends)| {
+            let [attempt, tries, depth, children, recorded, told] = numbers;
             Offer {
                 tenant,
                 task,
@@ -180,6 +195,8 @@ fn offer() -> impl Strategy<Value = Offer> {
                 root,
                 depth,
                 children,
+                recorded,
+                told,
                 deadline_at: ends.0,
                 time_left_ms: ends.1,
                 input,
@@ -199,17 +216,42 @@ fn offers() -> impl Strategy<Value = Offers> {
 fn outcome() -> impl Strategy<Value = Outcome> {
     prop_oneof![
         payload().prop_map(|result| Outcome::Completed { result }),
-        (".{0,80}", any::<bool>(), of(any::<u64>())).prop_map(|(message, retryable, retry_after_ms)| {
-            Outcome::Failed { message, retryable, retry_after_ms }
-        }),
+        (".{0,80}", any::<bool>(), of(any::<u64>()), of(code())).prop_map(
+            |(message, retryable, retry_after_ms, code)| Outcome::Failed {
+                message,
+                retryable,
+                retry_after_ms,
+                code
+            }
+        ),
         any::<u64>().prop_map(|ms| Outcome::Snooze { ms }),
         Just(Outcome::Wait(WaitFor::AllChildren)),
         vec(task(), 0..9).prop_map(|ids| Outcome::Wait(WaitFor::Children(ids))),
+        (any::<u32>(), of(".{0,20}"), of(any::<u64>())).prop_map(|(place, signal, within_ms)| {
+            Outcome::Wait(WaitFor::Message { place, signal, within_ms })
+        }),
+        (any::<u32>(), any::<u64>()).prop_map(|(place, ms)| Outcome::Wait(WaitFor::Time { place, ms })),
     ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let did = prop_oneof![
+        payload().prop_map(Did::Result),
+        any::<u32>().prop_map(Did::Took),
+        Just(Did::TimedOut {}),
+        Just(Did::Slept {}),
+    ];
+    (any::<u32>(), ".{0,20}", did).prop_map(|(place, name, did)| Step { place, name, did })
+}
+
+fn mail() -> impl Strategy<Value = Mail> {
+    (any::<u32>(), of(".{0,20}"), of(".{0,20}"), any::<u64>(), payload())
+        .prop_map(|(seq, signal, from, at, message)| Mail { seq, signal, from, at, message })
 }
 
 fn report() -> impl Strategy<Value = Report> {
     let op = prop_oneof![
+        step().prop_map(ReportOp::Step),
         (".{0,20}", any::<u32>(), vec(spec(), 0..5))
             .prop_map(|(step, first, children)| ReportOp::Spawn(Spawn { step, first, children })),
         (any::<u32>(), outcome(), of(any::<u32>()))
@@ -240,6 +282,7 @@ fn ctl() -> impl Strategy<Value = Ctl> {
         (token(), any::<u32>(), of(refusal()), vec(refused, 0..5))
             .prop_map(|(token, n, refusal, refused)| CtlOp::Verdict(Verdict { token, n, refusal, refused })),
         (token(), code()).prop_map(|(token, code)| CtlOp::Stop { token, code }),
+        (token(), mail()).prop_map(|(token, mail)| CtlOp::Message { token, mail }),
     ];
     (any::<u32>(), any::<u64>(), vec(op, 0..5)).prop_map(|(v, epoch, ops)| Ctl { v, epoch, ops })
 }
@@ -253,8 +296,9 @@ fn hello() -> impl Strategy<Value = OwnerHello> {
 }
 
 fn done() -> impl Strategy<Value = Done> {
-    (any::<u64>(), phase(), of(refusal()), of(payload()), any::<[u32; 3]>(), of(hash())).prop_map(
-        |(rev, state, refusal, result, [v, attempt, last_event], body_hash)| Done {
+    (any::<u64>(), phase(), of(refusal()), of(payload()), any::<[u32; 3]>(), of(hash()), of(task())).prop_map(
+        |(rev, state, refusal, result, [v, attempt, last_event], body_hash, nonce)| Done {
+            nonce,
             v,
             rev,
             state,

@@ -20,13 +20,17 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, OnceCell},
+    time::Instant,
+};
 
 use super::{
     AgentError, Ctx, Handled,
     caught::{Caught, Ended},
     children::Spawned,
     events::{self, Events, Say},
+    history::Places,
     instance::Instance,
     reports::{Reports, first_patience},
     voice::Said,
@@ -49,6 +53,8 @@ pub(super) struct Attempt {
     /// When it is over by the instance's clock, if the offer said so.
     pub(super) ends: Option<Millis>,
     client: OnceLock<Client>,
+    /// Set once what was recorded before this attempt is in `places`.
+    pub(super) history: OnceCell<()>,
     state: Mutex<State>,
     /// The state changed in a way that somebody may wait for.
     changed: Notify,
@@ -64,6 +70,7 @@ pub(super) struct State {
     pub(super) reports: Reports,
     events: Option<Events>,
     pub(super) spawned: Spawned,
+    pub(super) places: Places,
     /// Cells the handler says it used.
     pub(super) used: Option<u32>,
 }
@@ -101,6 +108,11 @@ impl State {
         matches!(self.stage, Stage::Stopping | Stage::Released)
     }
 
+    /// Whether nothing more is to be reported.
+    pub(super) fn is_closed(&self) -> bool {
+        self.stage != Stage::Running
+    }
+
     fn has_handler(&self) -> bool {
         matches!(self.stage, Stage::Running | Stage::Stopping)
     }
@@ -118,6 +130,7 @@ impl Attempt {
             reports: Reports::new(every, Instant::now()),
             events: None,
             spawned: Spawned::default(),
+            places: Places::default(),
             used: None,
         };
         Self {
@@ -125,6 +138,7 @@ impl Attempt {
             instance,
             ends,
             client: OnceLock::new(),
+            history: OnceCell::new(),
             state: Mutex::new(state),
             changed: Notify::new(),
             dropped: AtomicBool::new(false),
@@ -212,18 +226,20 @@ impl Attempt {
 
     /// Reports children. Waits while too many reports are undecided.
     pub(super) async fn spawn(&self, spawn: Spawn) -> Result<(), AgentError> {
-        let mut op = Some(ReportOp::Spawn(spawn));
+        self.report(ReportOp::Spawn(spawn)).await.map(drop)
+    }
+
+    /// Reports something, and says by which number. Waits while too many reports are undecided.
+    pub(super) async fn report(&self, op: ReportOp) -> Result<u32, AgentError> {
+        let mut op = Some(op);
         self.until(|state| {
-            if state.stage != Stage::Running {
+            if state.is_closed() {
                 return Some(Err(nothing_more()));
             }
             if !state.reports.has_room() {
                 return None;
             }
-            op.take().map(|op| {
-                self.say(state, op);
-                Ok(())
-            })
+            op.take().map(|op| Ok(self.say(state, op)))
         })
         .await
     }
@@ -245,18 +261,20 @@ impl Attempt {
         Events::start(self.instance.link.bulk.clone(), subject, self.instance.resend.subscribe())
     }
 
-    /// Hands a report over, in the order of the calls: the lock is held.
-    fn say(&self, state: &mut State, op: ReportOp) {
+    /// Hands a report over, in the order of the calls: the lock is held. Returns its number.
+    pub(super) fn say(&self, state: &mut State, op: ReportOp) -> u32 {
+        let n = state.reports.next();
         let said = codec::pack(&TaskReport {
             tenant: self.offer.tenant.clone(),
             task: self.offer.task.clone(),
             token: self.offer.token,
             attempt: self.offer.attempt,
-            n: state.reports.next(),
+            n,
             op,
         });
         state.reports.take(said.clone(), Instant::now());
         self.instance.say(said);
+        n
     }
 
     /// Adds what is to be published again, in order.
@@ -292,6 +310,7 @@ impl Attempt {
             }
             Some(refusal) => {
                 tracing::warn!(task = %self.offer.task, n = verdict.n, code = %refusal.code, "a report was refused");
+                state.places.refused(verdict.n, refusal.clone());
                 state.spawned.failed.get_or_insert(refusal);
             }
             None => {}
@@ -341,6 +360,11 @@ impl Attempt {
         }
     }
 
+    /// Whoever waits looks again.
+    pub(super) fn notify(&self) {
+        self.changed.notify_waiters();
+    }
+
     /// Waits until `look` finds what it looks for.
     pub(super) async fn until<T>(&self, mut look: impl FnMut(&mut State) -> Option<T>) -> T {
         loop {
@@ -365,7 +389,7 @@ impl Attempt {
     }
 }
 
-fn nothing_more() -> AgentError {
+pub(super) fn nothing_more() -> AgentError {
     AgentError::retryable("the attempt is over; nothing more is reported")
 }
 

@@ -226,23 +226,30 @@ impl Ctx {
             .await
     }
 
-    /// A coordinator that is away for a moment must not cost the task a try.
     async fn children_page(&self, after: u32) -> Result<crate::wire::api::ChildrenPage, AgentError> {
+        self.asked("its children", || self.client().children(self.task(), after, true)).await
+    }
+
+    /// Asks a question. A coordinator that is away for a moment must not cost the task a try.
+    pub(super) async fn asked<T, F>(&self, what: &str, ask: impl Fn() -> F) -> Result<T, AgentError>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
         let mut last = None;
         for pause in std::iter::once(Duration::ZERO).chain(ASK_AGAIN) {
             tokio::select! {
                 () = self.0.instance.settings.clock.sleep(pause) => {}
                 () = self.cancelled() => return Err(AgentError::retryable("cancelled")),
             }
-            match self.client().children(self.task(), after, true).await {
-                Ok(page) => return Ok(page),
+            match ask().await {
+                Ok(answer) => return Ok(answer),
                 Err(error @ (Error::TimedOut { .. } | Error::Unavailable(_))) => last = Some(error),
                 Err(Error::Refused(refusal)) if refusal.code.is_retryable() => last = Some(refusal.into()),
                 Err(error) => return Err(error.into()),
             }
         }
         let why = last.map(|error| error.to_string()).unwrap_or_default();
-        tracing::warn!(task = %self.task(), %why, "nobody tells about the children; trying again later");
+        tracing::warn!(task = %self.task(), %why, "nobody tells a handler about {what}; trying again later");
         Err(AgentError::snooze(Duration::from_secs(5)))
     }
 }

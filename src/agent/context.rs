@@ -129,8 +129,8 @@ impl Ctx {
         self.0.state().spawned.refused.clone()
     }
 
-    /// Waits by this agent's clock; returns early, with an error to pass on, when the task is cancelled.
-    pub async fn sleep(&self, duration: Duration) -> Result<(), AgentError> {
+    /// Waits by this agent's clock in its slot; returns early, with an error to pass on, when the task is cancelled.
+    pub async fn sleep_here(&self, duration: Duration) -> Result<(), AgentError> {
         tokio::select! {
             () = self.0.instance.settings.clock.sleep(duration) => Ok(()),
             () = self.cancelled() => Err(AgentError::retryable("cancelled")),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::task::{Millis, Outcome, Refusal, WaitFor, capped_message};
+use crate::task::{Code, Outcome, Refusal, WaitFor, capped_message, millis};
 
 /// Everything a handler may return instead of a result.
 ///
@@ -12,7 +12,7 @@ pub struct AgentError(Kind);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Kind {
-    Failed { message: String, retryable: bool, retry_after: Option<Duration> },
+    Failed { message: String, retryable: bool, retry_after: Option<Duration>, code: Option<Code> },
     Snooze(Duration),
     Wait(WaitFor),
 }
@@ -20,17 +20,30 @@ enum Kind {
 impl AgentError {
     /// This try failed; another may succeed.
     pub fn retryable(message: impl Into<String>) -> Self {
-        Self(Kind::Failed { message: message.into(), retryable: true, retry_after: None })
+        Self::failed(message.into(), true)
     }
 
     /// This failed, and would fail again.
     pub fn fatal(message: impl Into<String>) -> Self {
-        Self(Kind::Failed { message: message.into(), retryable: false, retry_after: None })
+        Self::failed(message.into(), false)
     }
 
     /// This try failed; another makes sense after `delay` at the earliest.
     pub fn retry_after(message: impl Into<String>, delay: Duration) -> Self {
-        Self(Kind::Failed { message: message.into(), retryable: true, retry_after: Some(delay) })
+        Self(Kind::Failed { message: message.into(), retryable: true, retry_after: Some(delay), code: None })
+    }
+
+    fn failed(message: String, retryable: bool) -> Self {
+        Self(Kind::Failed { message, retryable, retry_after: None, code: None })
+    }
+
+    /// The handler is not the one that recorded what is recorded. An instance of the former version could go on.
+    pub(super) fn changed(message: String) -> Self {
+        Self::coded(Code::StepChanged, message, true)
+    }
+
+    pub(super) fn coded(code: Code, message: String, retryable: bool) -> Self {
+        Self(Kind::Failed { message, retryable, retry_after: None, code: Some(code) })
     }
 
     /// Nothing went wrong; run the task again after `delay`. No try is counted.
@@ -45,10 +58,11 @@ impl AgentError {
 
     pub(super) fn into_outcome(self) -> Outcome {
         match self.0 {
-            Kind::Failed { message, retryable, retry_after } => Outcome::Failed {
+            Kind::Failed { message, retryable, retry_after, code } => Outcome::Failed {
                 message: capped_message(&message),
                 retryable,
                 retry_after_ms: retry_after.map(millis),
+                code,
             },
             Kind::Snooze(delay) => Outcome::Snooze { ms: millis(delay) },
             Kind::Wait(wait_for) => Outcome::Wait(wait_for),
@@ -74,10 +88,6 @@ pub(super) fn refused(refusal: Refusal) -> AgentError {
     AgentError::fatal(refusal.to_string())
 }
 
-fn millis(duration: Duration) -> Millis {
-    u64::try_from(duration.as_millis()).unwrap_or(Millis::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,7 +98,12 @@ mod tests {
         let error: AgentError = inner.into();
         assert_eq!(
             error.into_outcome(),
-            Outcome::Failed { message: "disk on fire".into(), retryable: true, retry_after_ms: None }
+            Outcome::Failed {
+                message: "disk on fire".into(),
+                retryable: true,
+                retry_after_ms: None,
+                code: None
+            }
         );
     }
 

@@ -30,6 +30,7 @@ mod children;
 mod context;
 mod error;
 mod events;
+mod history;
 mod instance;
 mod leases;
 mod reports;
@@ -44,6 +45,7 @@ pub use tokio_util::sync::CancellationToken;
 pub use children::{Child, ChildResult};
 pub use context::Ctx;
 pub use error::AgentError;
+pub use history::Message;
 
 use crate::{
     bus::{BusError, Clock, Link},
@@ -82,6 +84,7 @@ struct Settings {
     lease: Duration,
     drain: Duration,
     grace: Duration,
+    linger: Duration,
     clock: Clock,
     instance: Option<InstanceId>,
 }
@@ -133,6 +136,7 @@ impl Agent {
                 lease: Duration::from_millis(DEFAULT_LEASE_MS),
                 drain: Duration::from_secs(25),
                 grace: Duration::from_secs(10),
+                linger: Duration::from_millis(100),
                 clock: Clock::real(),
                 instance: None,
             },
@@ -163,6 +167,13 @@ impl Agent {
     /// How long a handler may go on after its task was cancelled, before it is dropped; 10 s unless set.
     pub fn cancel_grace(mut self, grace: Duration) -> Self {
         self.settings.grace = grace;
+        self
+    }
+
+    /// How long a handler that waits for a message stays in its slot before it gives it up; 100 ms unless set. Whoever is
+    /// answered within it goes on at once, without running again from the start.
+    pub fn linger(mut self, linger: Duration) -> Self {
+        self.settings.linger = linger;
         self
     }
 

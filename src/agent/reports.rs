@@ -49,6 +49,11 @@ impl Reports {
         self.undecided.is_empty()
     }
 
+    /// Whether everything up to `n` is decided.
+    pub(super) fn is_decided(&self, n: u32) -> bool {
+        self.undecided.len() as u32 <= self.last.saturating_sub(n)
+    }
+
     /// Takes report [`Reports::next`].
     pub(super) fn take(&mut self, body: Bytes, now: Instant) {
         if self.is_settled() {

@@ -191,6 +191,11 @@ impl Runner {
         for op in ctl.ops {
             match op {
                 CtlOp::Verdict(verdict) => self.hear_verdict(verdict),
+                CtlOp::Message { token, mail } => {
+                    if let Some(attempt) = self.leases.get(&token) {
+                        attempt.told(mail);
+                    }
+                }
                 CtlOp::Stop { token, code } => {
                     tracing::info!(?token, %code, "a lease is over");
                     self.stop(token);
@@ -316,6 +321,7 @@ impl Runner {
             tokens: self.leases.tokens(),
             lease_ms: settings.lease_ms(),
             draining: self.instance.is_draining(),
+            messages: true,
         };
         // While disconnected it would only pile up, to be sent stale: the reconnect beats at once.
         if link.main.is_connected() {

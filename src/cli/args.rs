@@ -10,7 +10,7 @@ use super::failure::EXIT_CODES;
 use super::nats_args::NatsArgs;
 use super::{
     agent, bench, cancel, completions, config, coordinator, dead, demo, dev, doctor, get, index, list, nats,
-    pause, plan, schedule, submit, tenant, tenants, watch, why,
+    pause, plan, schedule, submit, tell, tenant, tenants, watch, why,
 };
 use crate::config::{Loaded, Log, LogFilter, Origin, Sources, all as options};
 
@@ -95,6 +95,10 @@ pub enum Command {
     Why(why::WhyArgs),
     /// Cancel a task and everything it spawned
     Cancel(cancel::CancelArgs),
+    /// Send a message to a task
+    Tell(tell::TellArgs),
+    /// Send a signal to a task: an approval, say
+    Signal(tell::SignalArgs),
     /// List, show or retry tasks that failed for good
     Dead(dead::DeadArgs),
     /// Set up tenants: their plan and their own limits
@@ -163,7 +167,7 @@ mod tests {
     use super::*;
     use crate::cli::{
         agent, bench, cancel, coordinator, dead, demo, dev, doctor, get, index, list, nats, pause, plan,
-        schedule, submit, tenant, tenants, watch, why,
+        schedule, submit, tell, tenant, tenants, watch, why,
     };
 
     /// Every verb's arguments, whether or not the verb is wired up.
@@ -185,6 +189,8 @@ mod tests {
         List(list::ListArgs),
         Watch(watch::WatchArgs),
         Cancel(cancel::CancelArgs),
+        Tell(tell::TellArgs),
+        Signal(tell::SignalArgs),
         Dead(dead::DeadArgs),
         Why(why::WhyArgs),
         Tenants(tenants::TenantsArgs),

@@ -47,6 +47,7 @@ mod signals;
 pub mod stack;
 pub mod submit;
 pub mod target;
+pub mod tell;
 pub mod tenant;
 pub mod tenants;
 pub mod watch;
@@ -97,6 +98,8 @@ async fn start(cli: Cli, stop: CancellationToken) -> Result<ExitCode> {
         Command::List(args) => until(stop, list::run(args, ctx)).await,
         Command::Watch(args) => until(stop, watch::run(args, ctx)).await,
         Command::Cancel(args) => until(stop, cancel::run(args, ctx)).await,
+        Command::Tell(args) => until(stop, tell::tell(args, ctx)).await,
+        Command::Signal(args) => until(stop, tell::signal(args, ctx)).await,
         Command::Dead(args) => until(stop, dead::run(args, ctx)).await,
         Command::Why(args) => until(stop, why::run(args, ctx)).await,
         Command::Tenants(args) => until(stop, tenants::run(args, ctx)).await,

@@ -1,9 +1,9 @@
 //! A task somebody submitted or knows the id of.
 
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::Instant;
 
-use super::{Client, Ended, Error, Result, Watch};
+use super::{Client, Ended, Error, Result, Watch, query::told};
 use crate::{
     task::{BodyHash, Code, Refusal, TaskId},
     wire::api::{TaskView, Why},
@@ -61,6 +61,28 @@ impl TaskHandle {
     /// Its events and states, from the first.
     pub async fn watch(&self) -> Result<Watch> {
         self.client.watch(&self.id).await
+    }
+
+    /// Puts a message into its mailbox.
+    pub async fn tell<T: Serialize + ?Sized>(&self, message: &T) -> Result<()> {
+        self.client.tell(&self.id, message).await.map(drop)
+    }
+
+    /// The same with a name.
+    pub async fn signal<T: Serialize + ?Sized>(&self, name: &str, message: &T) -> Result<()> {
+        self.client.signal(&self.id, name, message).await.map(drop)
+    }
+
+    /// The same, saying who says it.
+    pub async fn signal_from<T: Serialize + ?Sized>(
+        &self,
+        from: &str,
+        name: &str,
+        message: &T,
+    ) -> Result<()> {
+        let mut request = told(&self.id, Some(name.to_owned()), message)?;
+        request.from = Some(from.to_owned());
+        self.client.send(&request).await.map(drop)
     }
 
     /// Cancels it and everything below it.

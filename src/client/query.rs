@@ -5,14 +5,16 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{Client, Error, Result, TaskHandle};
 use crate::{
     bus::{AskError, Message},
-    task::{AgentName, Code, Millis, Phase, Refusal, TaskId},
+    task::{AgentName, Code, Millis, Payload, Phase, Refusal, TaskId},
     wire::{
         api::{
             CancelRequest, ChildrenPage, ChildrenRequest, CountReply, CountRequest, EventsPage,
             EventsRequest, GetRequest, ListRequest, ManyReply, ManyRequest, PauseRequest, RetryRequest,
             StatsReply, TaskPage, TaskReply, TaskView, TreePage, TreeRequest, Why, WhyRequest, verb,
         },
-        codec, headers, subjects,
+        codec, headers,
+        history::{HistoryPage, HistoryRequest, TellRequest},
+        subjects,
     },
 };
 
@@ -60,6 +62,33 @@ impl Client {
     /// Lets the task's tree go on.
     pub async fn resume(&self, task: &TaskId) -> Result<TaskReply> {
         self.ask(verb::RESUME, &PauseRequest { task: task.clone() }).await
+    }
+
+    /// Puts a message into a task's mailbox. `Ok` with a state means that it is journaled; without one it is stored, and not
+    /// decided yet.
+    pub async fn tell<T: Serialize + ?Sized>(&self, task: &TaskId, message: &T) -> Result<TaskReply> {
+        self.send(&told(task, None, message)?).await
+    }
+
+    /// The same with a name: what a handler waits for with `Ctx::wait_signal`.
+    pub async fn signal<T: Serialize + ?Sized>(
+        &self,
+        task: &TaskId,
+        name: &str,
+        message: &T,
+    ) -> Result<TaskReply> {
+        self.send(&told(task, Some(name.to_owned()), message)?).await
+    }
+
+    /// The same, saying who says it, or by which nonce a repeat is recognised.
+    pub async fn send(&self, request: &TellRequest) -> Result<TaskReply> {
+        let verb = if request.name.is_some() { verb::SIGNAL } else { verb::TELL };
+        self.ask(verb, request).await
+    }
+
+    /// A page of what a task was told and what its handler recorded: steps from `place` on, messages after `after`.
+    pub async fn history(&self, task: &TaskId, place: u32, after: u32) -> Result<HistoryPage> {
+        self.ask(verb::HISTORY, &HistoryRequest { task: task.clone(), place, after }).await
     }
 
     /// Submits a dead task again, as a new one linked to it.
@@ -123,6 +152,16 @@ impl Client {
             }
         }
     }
+}
+
+/// A message under a fresh nonce.
+pub(super) fn told<T: Serialize + ?Sized>(
+    task: &TaskId,
+    name: Option<String>,
+    message: &T,
+) -> Result<TellRequest> {
+    let message = Payload::json(message).map_err(|e| Error::Data(format!("the message is no JSON: {e}")))?;
+    Ok(TellRequest { task: task.clone(), name, message, from: None, nonce: Some(TaskId::fresh()) })
 }
 
 fn answer<R: DeserializeOwned>(verb: &str, message: &Message) -> Result<R> {

@@ -187,6 +187,7 @@ pub(super) async fn next_news(
                     return Err(BusError::Closed("the subscription ended".to_owned()).into());
                 };
                 match codec::decode_any::<Done>(None, &message.payload, MAX_HINT).1 {
+                    Ok(done) if done.answers_a_message() => {}
                     // Somebody else's submit under this id was refused: no news of the task.
                     Ok(done) if done.refuses_a_submission() && (ours.is_none() || done.body_hash != ours) => {}
                     Ok(done) => return Ok(News::Hint(Ended::of_hint(task.clone(), done))),

@@ -181,7 +181,7 @@ impl Watch {
 
     fn hear_hint(&mut self, message: &Message) {
         let done = match codec::decode_any::<Done>(None, &message.payload, MAX_HINT).1 {
-            Ok(done) if done.refuses_a_submission() => return,
+            Ok(done) if done.refuses_a_submission() || done.answers_a_message() => return,
             Ok(done) => done,
             Err(error) => return tracing::debug!(task = %self.task, %error, "a hint is not understood"),
         };

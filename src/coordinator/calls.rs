@@ -8,7 +8,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::{
     flow::operate::Change,
     task::{Code, Payload, Refusal, TaskKey},
-    wire::api::{ChildrenPage, TaskView, TenantsReply, TenantsRequest, Why},
+    wire::{
+        api::{ChildrenPage, TaskView, TenantsReply, TenantsRequest, Why},
+        history::HistoryPage,
+    },
 };
 
 /// Questions that may wait at once.
@@ -51,6 +54,17 @@ pub enum OwnerCall {
         /// All that have work, or some of them.
         reply: oneshot::Sender<TenantsReply>,
     },
+    /// A page of what a task was told and what its handler recorded.
+    History {
+        /// Of which task.
+        key: TaskKey,
+        /// Steps from this place on.
+        place: u32,
+        /// Messages after this number.
+        after: u32,
+        /// `None`: there is no such task.
+        reply: oneshot::Sender<Option<HistoryPage>>,
+    },
     /// Whether a change of limits is journaled.
     Applied {
         /// Which.
@@ -75,6 +89,7 @@ impl OwnerCall {
             Self::Children { reply, .. } => reply.is_closed(),
             Self::Why { reply, .. } => reply.is_closed(),
             Self::Tenants { reply, .. } => reply.is_closed(),
+            Self::History { reply, .. } => reply.is_closed(),
             Self::Applied { reply, .. } => reply.is_closed(),
             Self::Results { reply, .. } => reply.is_closed(),
         }

@@ -452,6 +452,12 @@ fn answer(engine: &mut Engine<Handle>, call: OwnerCall) -> Option<OwnerCall> {
         OwnerCall::Tenants { request, reply } => {
             let _ = reply.send(tenants::tenants(engine.state(), engine.live(), &request));
         }
+        OwnerCall::History { key, place, after, reply } => match engine.history(&key, place, after) {
+            Some((_, false)) => return Some(OwnerCall::History { key, place, after, reply }),
+            page => {
+                let _ = reply.send(page.map(|(page, _)| page));
+            }
+        },
         OwnerCall::Applied { change, reply } => {
             let _ = reply.send(engine.is_applied(&change));
         }

@@ -11,6 +11,8 @@
 //! `NOT_FOUND`. `submit`, `cancel` and `retry` publish to INTAKE like everybody else and wait a
 //! moment for the decision. Nothing here retries a query.
 
+mod tell;
+
 use std::time::Duration;
 
 use serde::{Serialize, de::DeserializeOwned};
@@ -110,6 +112,9 @@ impl Queries {
             verb::RETRY => reply(query, &self.retry(tenant, body(query)?).await?),
             verb::PAUSE => reply(query, &self.set_tree(tenant, body(query)?, true).await?),
             verb::RESUME => reply(query, &self.set_tree(tenant, body(query)?, false).await?),
+            verb::TELL => reply(query, &self.tell_task(tenant, body(query)?, false).await?),
+            verb::SIGNAL => reply(query, &self.tell_task(tenant, body(query)?, true).await?),
+            verb::HISTORY => reply(query, &self.history(tenant, body(query)?).await?),
             verb::STATS => self.hot(query, |queries, query| async move { queries.stats(&query).await }).await,
             other => Err(Refusal::new(Code::BadQuery, format!("there is no verb {other}"))),
         }

@@ -86,6 +86,7 @@ impl State {
                 timers.insert((at, slot));
             }
             stored.extend([Some(task.input), task.more().result].into_iter().flatten());
+            stored.extend(task.history().into_iter().flat_map(|h| h.all_stored()).map(|(_, stored)| stored));
             let root = self.tasks.find(task.tenant, task.root());
             if !task.is_root()
                 && task.phase != Phase::Rejected

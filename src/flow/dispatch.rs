@@ -65,6 +65,8 @@ pub fn offer(state: &State, slot: Slot) -> Option<Ready> {
         root: task.root().clone(),
         depth: task.depth(),
         children: task.more().children.len() as u32,
+        recorded: task.history().map_or(0, |history| history.entries().len() as u32),
+        told: task.history().map_or(0, |history| history.count_told()),
         deadline_at,
         time_left_ms,
         input,

@@ -37,13 +37,13 @@ use super::{
     state::{Policy, State},
     submit,
     tasks::Slot,
-    times,
+    tell, times,
 };
 use crate::{
     task::{AgentName, Code, InstanceId, Millis, Payload, Refusal, Token},
     wire::{
         api::TaskView,
-        messages::{CtlOp, ReportOp},
+        messages::{Cmd, CmdOp, CtlOp, ReportOp},
         subjects::Shard,
     },
 };
@@ -385,6 +385,11 @@ impl<H> Engine<H> {
             Input::Submit { .. } if self.waiting.is_full() => {
                 self.waiting.park(input, handle);
                 return Ok(());
+            }
+            Input::Cmd { key, nonce, body: Ok(Cmd { op: CmdOp::Tell { .. }, .. }) }
+                if self.waiting.is_full() =>
+            {
+                tell::no_room(key, nonce)
             }
             Input::Submit { .. } | Input::Cmd { .. } => {
                 if let Input::Submit { stored_at, .. } = &input {

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     fair::{Charge, Place, RESUMED, rank},
+    history::History,
     times::Timing,
 };
 use crate::task::{
@@ -166,11 +167,13 @@ pub struct More {
     pub refusal: Option<Refusal>,
     /// Kept while a live parent may ask for it.
     pub result: Option<Stored>,
+    /// What it was told and what its handler recorded.
+    pub(super) history: Option<Box<History>>,
     /// When it may start and by when it must be over.
     pub(super) timing: Option<Box<Timing>>,
     /// Its wait is over: first in line, free of rate.
     pub(super) resumed: bool,
-    /// A child of it has ended since it was dispatched: what makes a wait that is over at once a resume.
+    /// A child of it has ended, or a message has come, since it was dispatched: what makes a wait that is over at once a resume.
     pub(super) news: bool,
     /// Cells an attempt is expected to use.
     pub cost: u32,
@@ -190,6 +193,7 @@ static NO_MORE: More = More {
     failures: Vec::new(),
     refusal: None,
     result: None,
+    history: None,
     timing: None,
     resumed: false,
     news: false,
@@ -345,7 +349,7 @@ impl Task {
         }
     }
 
-    /// Says whether a child has ended since it was dispatched.
+    /// Says whether a child has ended, or a message has come, since it was dispatched.
     pub(super) fn set_news(&mut self, news: bool) {
         if news || self.more.is_some() {
             self.more_mut().news = news;

@@ -5,6 +5,7 @@
 
 mod admit;
 mod cancel;
+mod history;
 mod lease;
 mod limits;
 mod memory;
@@ -45,6 +46,9 @@ pub enum Misfit {
     /// A record number out of order.
     #[error("{0}: report {1} does not follow {2}")]
     Order(TaskKey, u32, u32),
+    /// A message or a step that does not follow.
+    #[error("{0} has another {1:?}")]
+    History(TaskKey, What),
     /// A payload carried on that the task does not have.
     #[error("{0} has no such {1:?}")]
     NotThere(TaskKey, What),
@@ -144,6 +148,19 @@ pub fn evolve(state: &mut State, record: &Record, at: At) -> Result<Changes, Mis
             }
             state.touch(slot, &mut changes);
         }
+        Record::Told { key, nonce, seq, signal, from, message } => {
+            let slot = state.slot_of(key)?;
+            let letter =
+                history::Letter { nonce, seq: *seq, signal: signal.as_deref(), from: from.as_deref() };
+            state.told(slot, letter, message, &mut changes)?;
+        }
+        Record::Stepped { key, token, n, step } => {
+            let slot = state.slot_of(key)?;
+            state.reported(slot, *token, *n)?;
+            if let Some(step) = step {
+                state.stepped(slot, step)?;
+            }
+        }
         Record::Dispatched { key, attempt, token, instance, lease_ms, resume } => {
             let slot = state.slot_of(key)?;
             state.dispatch(slot, *attempt, *token, instance, *lease_ms, *resume)?;
@@ -198,7 +215,10 @@ pub fn evolve(state: &mut State, record: &Record, at: At) -> Result<Changes, Mis
             let slot = state.slot_of(key)?;
             match state.tasks[slot].is_held() {
                 true => state.may_start(slot),
-                false => state.wake(slot, false)?,
+                false => {
+                    state.time_passed(slot);
+                    state.wake(slot, false)?;
+                }
             }
             state.touch(slot, &mut changes);
         }
@@ -352,7 +372,7 @@ impl State {
         }
         if let Some(result) = self.tasks[slot].more_mut().result.take() {
             self.references.remove(result);
-            self.resident.drop_result(slot);
+            self.resident.drop(slot, What::Result);
         }
     }
 
@@ -360,11 +380,7 @@ impl State {
     fn carried(&mut self, slot: Slot, what: What, payload: &Payload) -> Result<(), Misfit> {
         let rev = self.rev;
         let task = &self.tasks[slot];
-        let from = match what {
-            What::Input => Some(task.input),
-            What::Result => task.more().result,
-        };
-        let Some(from) = from.filter(|from| !from.is_empty() && from.fits(payload)) else {
+        let Some(from) = task.stored(what).filter(|from| !from.is_empty() && from.fits(payload)) else {
             return Err(Misfit::NotThere(self.key_of(task), what));
         };
         let to: Stored = from.moved(rev);
@@ -372,6 +388,7 @@ impl State {
         match what {
             What::Input => task.input = to,
             What::Result => task.more_mut().result = Some(to),
+            What::Message(_) | What::Step(_) => task.history_mut().carried(what, to),
         }
         self.references.add(to);
         self.references.remove(from);

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     entry::{ChildOf, LastEnd, Lease, More, Ran, Stored, Task, Tree},
+    history::History,
     times::Timing,
 };
 use crate::task::{BodyHash, Code, Millis, Phase, Priority, Refusal, TaskId, Times, TryFailure, grown};
@@ -66,6 +67,7 @@ struct MoreRef<'a> {
     timing: Option<KeptTiming>,
     cost: u32,
     paused: bool,
+    history: Option<&'a History>,
 }
 
 /// A timing with all its fields, present or not.
@@ -184,6 +186,7 @@ pub(super) fn task_ref<T, A>(task: &Task, tenant: T, agent: A) -> TaskRef<'_, T,
             timing: more.timing.as_deref().map(KeptTiming::from),
             cost: more.cost,
             paused: more.paused,
+            history: more.history.as_deref(),
         }),
         admitted: task.admitted,
     }
@@ -248,6 +251,8 @@ struct KeptMore {
     cost: u32,
     #[serde(default)]
     paused: bool,
+    #[serde(default)]
+    history: Option<Box<History>>,
 }
 
 impl KeptTask {
@@ -299,6 +304,7 @@ impl KeptTask {
                         retry_after_ms: r.retry_after_ms,
                     }),
                     result: more.result,
+                    history: more.history,
                     timing: more.timing.map(Into::into),
                     resumed: false,
                     news: false,

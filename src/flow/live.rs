@@ -44,6 +44,8 @@ struct Instance {
     lease_ms: Millis,
     heard: Millis,
     draining: bool,
+    /// It understands messages to tasks.
+    messages: bool,
     /// An offer to it was not answered; no more until it is heard again.
     suspected: bool,
     /// Leases we ended that it may still be working on; each occupies a slot.
@@ -216,6 +218,7 @@ impl Live {
             instance.slots = beat.slots.min(100_000);
             instance.lease_ms = beat.lease_ms.clamp(100, 24 * 3_600_000);
             instance.draining = beat.draining;
+            instance.messages = beat.messages;
             instance.suspected = false;
             instance.heard = hearing;
             instance.dead.retain(|token| listed.contains(token));
@@ -224,6 +227,11 @@ impl Live {
         }
         self.count_room(number);
         over
+    }
+
+    /// Whether an instance understands messages to tasks.
+    pub fn takes_messages(&self, agent: &AgentName, id: &InstanceId) -> bool {
+        self.number(agent, id).and_then(|number| self.instance(number)).is_some_and(|known| known.messages)
     }
 
     fn number(&self, agent: &AgentName, id: &InstanceId) -> Option<u32> {
@@ -253,6 +261,7 @@ impl Live {
             lease_ms,
             heard: self.hearing,
             draining: false,
+            messages: false,
             suspected: false,
             dead: BTreeSet::new(),
             leased: 0,

@@ -1,10 +1,18 @@
 //! Reading the state: views of tasks as readers, parents and hints see them.
 
-use super::{entry::Task, state::State, tasks::Slot};
+use super::{
+    entry::{Stored, Task},
+    history::{Recorded, Told},
+    record::What,
+    resident::ENTRY,
+    state::State,
+    tasks::Slot,
+};
 use crate::{
     task::{Payload, Phase, TaskKey},
     wire::{
         api::{ChildView, ChildrenPage, TaskView},
+        history::{Did, HistoryPage, Mail, Step},
         messages::{Done, MAX_HINT_RESULT},
     },
 };
@@ -64,6 +72,7 @@ pub fn done_hint(task: &Task) -> Done {
         attempt: task.attempt(),
         last_event: task.ran().last_event,
         body_hash: Some(task.body_hash),
+        nonce: None,
     }
 }
 
@@ -118,4 +127,93 @@ pub fn children(
         });
     }
     Some((page, missing))
+}
+
+/// Steps and messages on a page, and journal messages asked for at once when some are not in memory.
+const PAGE: (usize, usize) = (2_048, 64);
+
+/// A page of what a task was told and what its handler recorded. If the first of it is not in memory: the journal messages
+/// that hold it and what follows, as far as there is room for them.
+pub fn history(state: &State, key: &TaskKey, place: u32, after: u32) -> Option<(HistoryPage, Vec<u64>)> {
+    let slot = state.find(key).filter(|slot| !state.tasks[*slot].tombstone)?;
+    let Some(history) = state.tasks[slot].history() else { return Some(Default::default()) };
+    let mut page = HistoryPage::default();
+    let mut bytes = 0;
+    let messages = history.told().skip(after as usize);
+    let steps = history.entries().range(place..);
+    let payload = |what, stored: Stored| match stored.rev() {
+        None => Some(Payload::default()),
+        Some(_) => state.resident.part(slot, what).cloned(),
+    };
+    let full = |page: &HistoryPage, bytes: usize| {
+        bytes > PAGE_BYTES || page.messages.len() + page.steps.len() >= PAGE.0
+    };
+    let mut missing = Missing { revs: Vec::new(), room: state.resident.room_for_others() / 2 };
+    for (seq, told) in messages {
+        let found = payload(What::Message(seq), told.message);
+        if full(&page, bytes) || (found.is_none() && !page.messages.is_empty()) {
+            page.next = Some((place, seq - 1));
+            return Some((page, Vec::new()));
+        }
+        match found {
+            Some(message) if missing.revs.is_empty() => {
+                bytes += message.len() + 64;
+                page.messages.push(mail(seq, told, message));
+            }
+            Some(_) => {}
+            None if missing.takes(told.message) => {}
+            None => return Some((page, missing.revs)),
+        }
+    }
+    for (at, entry) in steps {
+        let found = match entry.did {
+            Recorded::Result(stored) => payload(What::Step(*at), stored).map(Did::Result),
+            Recorded::Took(seq) => Some(Did::Took(seq)),
+            Recorded::TimedOut => Some(Did::TimedOut {}),
+            Recorded::Slept => Some(Did::Slept {}),
+        };
+        let begun = page.messages.len() + page.steps.len() > 0;
+        if full(&page, bytes) || (found.is_none() && begun) {
+            page.next = Some((*at, history.count_told()));
+            return Some((page, Vec::new()));
+        }
+        match (found, entry.did) {
+            (Some(did), _) if missing.revs.is_empty() => {
+                bytes += if let Did::Result(result) = &did { result.len() } else { 0 } + 64;
+                page.steps.push(Step { place: *at, name: entry.name.to_string(), did });
+            }
+            (None, Recorded::Result(stored)) if missing.takes(stored) => {}
+            (None, _) => break,
+            (Some(_), _) => {}
+        }
+    }
+    Some((page, missing.revs))
+}
+
+fn mail(seq: u32, told: &Told, message: Payload) -> Mail {
+    let (signal, from) = (told.signal.as_deref().map(str::to_owned), told.from.as_deref().map(str::to_owned));
+    Mail { seq, signal, from, at: told.at, message }
+}
+
+/// Journal messages to be read, at least one.
+struct Missing {
+    revs: Vec<u64>,
+    room: usize,
+}
+
+impl Missing {
+    /// Whether this one is read with them.
+    fn takes(&mut self, stored: Stored) -> bool {
+        let Some(rev) = stored.rev() else { return true };
+        // More than there is room for would push out the first before it is looked for again.
+        let cost = stored.len() + ENTRY;
+        if !self.revs.is_empty() && (self.revs.len() >= PAGE.1 || cost > self.room) {
+            return false;
+        }
+        self.room = self.room.saturating_sub(cost);
+        if !self.revs.contains(&rev) {
+            self.revs.push(rev);
+        }
+        true
+    }
 }

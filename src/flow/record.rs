@@ -13,7 +13,11 @@ use crate::{
         PlanName, Refusal, ScheduleName, ScheduleSettings, Spec, TaskId, TaskKey, TenantName, TenantSettings,
         Token, TryFailure, hex,
     },
-    wire::{codec, subjects::Shard},
+    wire::{
+        codec,
+        history::{Did, Step},
+        subjects::Shard,
+    },
 };
 
 /// Version of the journal's format.
@@ -87,7 +91,7 @@ impl JournalMessage {
         }
     }
 
-    /// The inputs and results it holds, each with the task it belongs to.
+    /// The inputs, results, messages and steps it holds, each with the task it belongs to.
     pub fn payloads(self) -> Vec<(TaskKey, What, Payload)> {
         let mut out = Vec::new();
         for record in self.records {
@@ -103,6 +107,10 @@ impl JournalMessage {
                 }
                 Record::Ended { key, outcome: Outcome::Completed { result }, .. } => {
                     out.push((key, What::Result, result));
+                }
+                Record::Told { key, seq, message, .. } => out.push((key, What::Message(seq), message)),
+                Record::Stepped { key, step: Some(Step { place, did: Did::Result(result), .. }), .. } => {
+                    out.push((key, What::Step(place), result));
                 }
                 Record::Carried { key, what, payload } => out.push((key, what, payload)),
                 _ => {}
@@ -120,6 +128,10 @@ pub enum What {
     Input,
     /// What it was completed with.
     Result,
+    /// The message of this number.
+    Message(u32),
+    /// The result of the step at this place.
+    Step(u32),
 }
 
 /// Where a task came from.
@@ -299,6 +311,35 @@ pub enum Record {
         #[serde(deserialize_with = "crate::task::grown")]
         children: Vec<Admission>,
     },
+    /// A message was put into a task's mailbox.
+    Told {
+        /// To which task.
+        key: TaskKey,
+        /// By which a repeat is recognised.
+        nonce: TaskId,
+        /// Its number among the task's messages, from 1.
+        seq: u32,
+        /// Its name, of a signal.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        signal: Option<String>,
+        /// Who says it, as the sender says.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from: Option<String>,
+        /// Opaque.
+        message: Payload,
+    },
+    /// A step report was decided.
+    Stepped {
+        /// Which task.
+        key: TaskKey,
+        /// Its lease.
+        token: Token,
+        /// Number of the report.
+        n: u32,
+        /// What is recorded; absent: it was refused, and nothing is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        step: Option<Step>,
+    },
     /// A task was given to an instance.
     Dispatched {
         /// Which.
@@ -417,7 +458,8 @@ impl Record {
                 children.iter().map(|c| c.spec.input.len() + RECORD_BYTES).sum::<usize>()
             }
             Self::Ended { outcome: Outcome::Completed { result }, .. } => result.len(),
-            Self::Carried { payload, .. } => payload.len(),
+            Self::Carried { payload, .. } | Self::Told { message: payload, .. } => payload.len(),
+            Self::Stepped { step: Some(Step { did: Did::Result(result), .. }), .. } => result.len(),
             _ => 0,
         };
         RECORD_BYTES + payload

@@ -6,23 +6,29 @@
 
 use std::collections::VecDeque;
 
-use super::{entry::Stored, quick::QuickMap, tasks::Slot};
+use super::{entry::Stored, quick::QuickMap, record::What, tasks::Slot};
 use crate::task::Payload;
 
 /// Bytes kept unless said otherwise.
 pub const BUDGET: usize = 64 * 1024 * 1024;
+/// What was asked for may take this much whatever inputs take: all that one message holds has to be there at once, or
+/// who asked for one of its payloads is never answered.
+const FLOOR: usize = 1024 * 1024;
 /// What an entry costs besides its bytes, roughly.
-const ENTRY: usize = 96;
+pub const ENTRY: usize = 96;
 
 /// See the module.
 #[derive(Debug)]
 pub struct Resident {
     budget: usize,
     bytes: usize,
+    /// Of which inputs.
+    input_bytes: usize,
     inputs: QuickMap<u32, Payload>,
-    results: QuickMap<u32, Payload>,
-    /// Results in the order they came; some are gone.
-    order: VecDeque<u32>,
+    /// Results, messages and steps.
+    others: QuickMap<(u32, u64), Payload>,
+    /// Those in the order they came; some are gone.
+    order: VecDeque<(u32, u64)>,
 }
 
 impl Default for Resident {
@@ -30,8 +36,9 @@ impl Default for Resident {
         Self {
             budget: BUDGET,
             bytes: 0,
+            input_bytes: 0,
             inputs: QuickMap::default(),
-            results: QuickMap::default(),
+            others: QuickMap::default(),
             order: VecDeque::new(),
         }
     }
@@ -41,8 +48,23 @@ fn cost(payload: &Payload) -> usize {
     payload.len() + ENTRY
 }
 
+/// Which of a task's payloads, but for its input, as a number.
+fn part(slot: Slot, what: What) -> (u32, u64) {
+    let part = match what {
+        What::Input | What::Result => 0,
+        What::Message(seq) => 1 << 32 | u64::from(seq),
+        What::Step(place) => 2 << 32 | u64::from(place),
+    };
+    (slot.0, part)
+}
+
 impl Resident {
-    /// How many bytes may be kept.
+    /// What results, messages and steps may take together: they give way to inputs, but for a little.
+    pub fn room_for_others(&self) -> usize {
+        self.budget.saturating_sub(self.input_bytes).max(FLOOR)
+    }
+
+    /// Says how many bytes may be kept.
     pub fn set_budget(&mut self, bytes: usize) {
         self.budget = bytes;
     }
@@ -54,7 +76,7 @@ impl Resident {
 
     /// Payloads kept.
     pub fn len(&self) -> usize {
-        self.inputs.len() + self.results.len()
+        self.inputs.len() + self.others.len()
     }
 
     /// Whether nothing is kept.
@@ -69,32 +91,40 @@ impl Resident {
 
     /// The result of the task in this slot, if it is here.
     pub fn result(&self, slot: Slot) -> Option<&Payload> {
-        self.results.get(&slot.0)
+        self.part(slot, What::Result)
+    }
+
+    /// A result, message or step of the task in this slot, if it is here.
+    pub fn part(&self, slot: Slot, what: What) -> Option<&Payload> {
+        self.others.get(&part(slot, what))
     }
 
     /// Keeps an input if it fits into so many times the budget; 0: in any case.
     pub fn keep_input(&mut self, slot: Slot, payload: &Payload, times: usize) {
         let cost = cost(payload);
-        while self.bytes + cost > self.budget && self.drop_oldest_result() {}
+        while self.bytes + cost > self.budget && self.drop_oldest() {}
         if times == 0 || self.bytes + cost <= self.budget * times {
             self.drop_input(slot);
             self.bytes += cost;
+            self.input_bytes += cost;
             self.inputs.insert(slot.0, payload.clone());
         }
     }
 
-    /// Keeps a result if there is room; `must`: older ones go.
-    pub fn keep_result(&mut self, slot: Slot, payload: &Payload, must: bool) {
+    /// Keeps a result, message or step if there is room; `must`: older ones go.
+    pub fn keep(&mut self, slot: Slot, what: What, payload: &Payload, must: bool) {
         let cost = cost(payload);
-        while must && self.bytes + cost > self.budget && self.drop_oldest_result() {}
+        let too_much = |kept: &Self| kept.bytes - kept.input_bytes + cost > kept.room_for_others();
+        while must && too_much(self) && self.drop_oldest() {}
         if must || self.bytes + cost <= self.budget {
-            self.drop_result(slot);
+            self.drop(slot, what);
             self.bytes += cost;
-            self.results.insert(slot.0, payload.clone());
-            self.order.push_back(slot.0);
-            if self.order.len() > 2 * self.results.len() + 64 {
-                let results = &self.results;
-                self.order.retain(|slot| results.contains_key(slot));
+            let part = part(slot, what);
+            self.others.insert(part, payload.clone());
+            self.order.push_back(part);
+            if self.order.len() > 2 * self.others.len() + 64 {
+                let others = &self.others;
+                self.order.retain(|part| others.contains_key(part));
             }
         }
     }
@@ -103,20 +133,24 @@ impl Resident {
     pub fn drop_input(&mut self, slot: Slot) {
         if let Some(payload) = self.inputs.remove(&slot.0) {
             self.bytes -= cost(&payload);
+            self.input_bytes -= cost(&payload);
         }
     }
 
-    /// The result is needed no more.
-    pub fn drop_result(&mut self, slot: Slot) {
-        if let Some(payload) = self.results.remove(&slot.0) {
-            self.bytes -= cost(&payload);
-        }
+    /// A result, message or step is needed no more.
+    pub fn drop(&mut self, slot: Slot, what: What) {
+        self.drop_part(part(slot, what));
     }
 
-    fn drop_oldest_result(&mut self) -> bool {
-        while let Some(slot) = self.order.pop_front() {
-            if self.results.contains_key(&slot) {
-                self.drop_result(Slot(slot));
+    fn drop_part(&mut self, part: (u32, u64)) -> bool {
+        let payload = self.others.remove(&part);
+        self.bytes -= payload.as_ref().map_or(0, cost);
+        payload.is_some()
+    }
+
+    fn drop_oldest(&mut self) -> bool {
+        while let Some(part) = self.order.pop_front() {
+            if self.drop_part(part) {
                 return true;
             }
         }
@@ -209,7 +243,7 @@ mod tests {
         let mut resident = Resident::default();
         resident.set_budget(1_000);
         for slot in 0..3 {
-            resident.keep_result(Slot(slot), &payload(200), false);
+            resident.keep(Slot(slot), What::Result, &payload(200), false);
         }
         assert_eq!(resident.len(), 3);
         for slot in 0..4 {

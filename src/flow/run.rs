@@ -1,4 +1,4 @@
-//! Reports of running attempts: spawn and end, in order, each applied once.
+//! Reports of running attempts: spawn, step and end, in order, each applied once.
 //!
 //! A report counts only with the live (task, attempt, token, instance). n = last + 1 is applied,
 //! n ≤ last is answered from state, a higher one is held until its predecessors have come.
@@ -11,10 +11,10 @@ use super::{
     record::{Admission, Origin, Record},
     settle,
     state::State,
-    times,
+    step, times,
 };
 use crate::{
-    task::{Code, MAX_CELLS, Outcome, Refusal, Spec, TaskId, TaskKey, WaitFor, child_id},
+    task::{Code, MAX_CELLS, Outcome, Refusal, Spec, TaskId, TaskKey, WaitFor, check_label, child_id},
     wire::messages::{CtlOp, End, RefusedChild, Report, ReportOp, Spawn, Verdict},
 };
 
@@ -96,7 +96,7 @@ fn ended(key: &TaskKey, task: &Task, report: &Report) -> Decision {
     }
     let differs = match &report.op {
         ReportOp::End(end) if report.n == last.n => outcome_hash(&end.outcome) != last.outcome,
-        ReportOp::Spawn(_) if report.n == last.n => true,
+        ReportOp::Spawn(_) | ReportOp::Step(_) if report.n == last.n => true,
         _ => false,
     };
     let refusal = differs.then(|| {
@@ -127,6 +127,14 @@ fn live(
     }
     match &report.op {
         ReportOp::Spawn(op) => spawn(state, key, task, report, op),
+        ReportOp::Step(op) => {
+            let refusal = step::refusal(state, key, task, op);
+            let recorded = refusal.is_none().then(|| op.clone());
+            let record =
+                Record::Stepped { key: key.clone(), token: report.token, n: report.n, step: recorded };
+            let answers = vec![verdict(report, refusal, Vec::new())];
+            Decision { records: vec![record], answers, ..Decision::none() }
+        }
         ReportOp::End(op) => end(state, key, task, report, op, entropy),
     }
 }
@@ -197,7 +205,7 @@ fn inputs_over(state: &State, op: &Spawn) -> Option<Refusal> {
 
 /// A wait as it is journaled: only for what is there to wait for.
 fn awaited(state: &State, key: &TaskKey, wait: &WaitFor) -> WaitFor {
-    let WaitFor::Children(ids) = wait else { return WaitFor::AllChildren };
+    let WaitFor::Children(ids) = wait else { return wait.clone() };
     let own = ids.iter().filter(|id| {
         let child = TaskKey { tenant: key.tenant.clone(), id: (*id).clone() };
         state.task(&child).is_some_and(|c| c.parent() == Some(&key.id) && !c.phase.is_terminal())
@@ -245,16 +253,30 @@ fn end(
                 failure = Some(settle::dead(state, task, Code::TooLarge, &message));
             }
         }
-        Outcome::Failed { message, retryable, retry_after_ms } => {
-            let failed =
-                settle::try_lost(state, task, Code::HandlerFailed, message, *retry_after_ms, entropy);
+        Outcome::Failed { message, retryable, retry_after_ms, code } => {
+            let code = code
+                .filter(|code| matches!(code, Code::StepChanged | Code::StepsExceeded))
+                .unwrap_or(Code::HandlerFailed);
+            let failed = settle::try_lost(state, task, code, message, *retry_after_ms, entropy);
             failure = Some(match retryable {
                 true => failed,
-                false => settle::dead(state, task, Code::HandlerFailed, message),
+                false => settle::dead(state, task, code, message),
             });
         }
         Outcome::Snooze { ms } => wake_at = Some(now.saturating_add((*ms).min(settle::MAX_SNOOZE_MS))),
-        Outcome::Wait(_) => {}
+        Outcome::Wait(wait) => {
+            if let WaitFor::Message { signal: Some(name), .. } = wait
+                && let Err(refusal) = check_label("signal", name)
+            {
+                failure = Some(settle::dead(state, task, Code::HandlerFailed, &refusal.message));
+            }
+            let most = match wait {
+                WaitFor::Message { within_ms, .. } => *within_ms,
+                WaitFor::Time { ms, .. } => Some(*ms),
+                WaitFor::AllChildren | WaitFor::Children(_) => None,
+            };
+            wake_at = most.map(|ms| now.saturating_add(ms.min(settle::MAX_SNOOZE_MS)));
+        }
     }
     let record = Record::Ended {
         key: key.clone(),
@@ -268,6 +290,7 @@ fn end(
                 message: failed.what.message.clone(),
                 retryable: false,
                 retry_after_ms: None,
+                code: None,
             },
             None => match &op.outcome {
                 Outcome::Wait(wait) => Outcome::Wait(awaited(state, key, wait)),

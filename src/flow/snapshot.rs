@@ -457,6 +457,7 @@ impl State {
             self.rebuild_one(slot)?;
             let task = &self.tasks[slot];
             stored.extend([Some(task.input), task.more().result].into_iter().flatten());
+            stored.extend(task.history().into_iter().flat_map(|h| h.all_stored()).map(|(_, stored)| stored));
             if task.remembered {
                 memory.push((task.order, slot));
             }

@@ -10,6 +10,7 @@ use super::{
     query::done_hint,
     record::{Admission, Origin, Record},
     state::State,
+    tell::tell,
     times,
 };
 use crate::{
@@ -116,6 +117,7 @@ fn admitted(
             attempt: 0,
             last_event: 0,
             body_hash: Some(body_hash),
+            nonce: None,
         };
         answers.push(Tell::Done { key: key.clone(), done: Box::new(done) });
     }
@@ -139,6 +141,7 @@ fn refuse_only(key: &TaskKey, refusal: Refusal, submitted: Option<BodyHash>) -> 
         attempt: 0,
         last_event: 0,
         body_hash: submitted,
+        nonce: None,
     };
     Decision {
         records: vec![Record::Refused { key: key.clone(), refusal }],
@@ -190,6 +193,9 @@ fn command(state: &State, key: &TaskKey, nonce: &TaskId, body: &Result<Cmd, Deco
         CmdOp::Retry {} => retry(state, key, nonce),
         CmdOp::Pause {} => pause(state, key, true),
         CmdOp::Resume {} => pause(state, key, false),
+        CmdOp::Tell { signal, message, from } => {
+            tell(state, key, nonce, signal.as_deref(), message, from.as_deref())
+        }
     }
 }
 

@@ -97,6 +97,16 @@ codes! {
     Unknown = "UNKNOWN", 503, true;
     /// Only a dead task can be retried.
     NotDead = "NOT_DEAD", 409, false;
+    /// The task is over: it takes no messages any more.
+    TaskEnded = "TASK_ENDED", 409, false;
+    /// The task has as many messages, or bytes of them, as a mailbox holds.
+    MailboxFull = "MAILBOX_FULL", 429, true;
+    /// The task has as many steps and messages, or bytes of them, as are kept of one.
+    StepsExceeded = "STEPS_EXCEEDED", 422, false;
+    /// Something else is recorded at this place of the handler, or is next to be taken.
+    StepConflict = "STEP_CONFLICT", 409, false;
+    /// The handler does not call the same steps in the same order as when they were recorded.
+    StepChanged = "STEP_CHANGED", 409, false;
     /// Too many queries at once.
     Busy = "BUSY", 503, true;
     /// The query was not answered within its deadline; what was done for it was dropped.

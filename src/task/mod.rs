@@ -4,6 +4,7 @@
 //! crate speaks in these words.
 
 mod code;
+mod history;
 mod limits;
 mod list;
 mod name;
@@ -18,6 +19,10 @@ mod times;
 mod token;
 
 pub use code::{Code, Refusal};
+pub use history::{
+    MAX_FROM, MAX_HISTORY, MAX_HISTORY_BYTES, MAX_MAIL, MAX_MAIL_BYTES, MAX_MAIL_MESSAGE, capped_from,
+    check_label,
+};
 pub use limits::{AgentSettings, AllSettings, MAX_CELLS, Overrides, Per, Plan, Quota, TenantSettings};
 pub use list::grown;
 pub use name::{AgentName, InstanceId, NameError, PlanName, ScheduleName, TaskId, TenantName};

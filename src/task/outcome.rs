@@ -25,13 +25,16 @@ pub enum Outcome {
         /// The least time to wait before the next try, in milliseconds.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         retry_after_ms: Option<Millis>,
+        /// `STEP_CHANGED` or `STEPS_EXCEEDED`; else it is `HANDLER_FAILED`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code: Option<Code>,
     },
     /// Call me again after this long; no try is counted.
     Snooze {
         /// Milliseconds.
         ms: Millis,
     },
-    /// Call me again when my children have ended; no try is counted.
+    /// Call me again when this has happened; no try is counted.
     Wait(WaitFor),
 }
 
@@ -47,6 +50,26 @@ pub enum WaitFor {
     AllChildren,
     /// These children are terminal. Ids that are no children of the task count as ended.
     Children(#[serde(deserialize_with = "super::grown")] Vec<TaskId>),
+    /// A message: the first that was not taken yet, also one that is there already. It is recorded as taken at `place`.
+    Message {
+        /// Number of this call in the handler.
+        #[serde(default)]
+        place: u32,
+        /// Only signals of this name; absent: only messages without a name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        signal: Option<String>,
+        /// No longer than this, in milliseconds; then it is recorded that none has come.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        within_ms: Option<Millis>,
+    },
+    /// A time: it is recorded at `place` that it has passed.
+    Time {
+        /// Number of this call in the handler.
+        #[serde(default)]
+        place: u32,
+        /// Milliseconds.
+        ms: Millis,
+    },
 }
 
 /// One lost or failed try, kept with the task (the last ten).
@@ -56,7 +79,7 @@ pub struct TryFailure {
     pub attempt: u32,
     /// Wall clock, Unix milliseconds.
     pub at: Millis,
-    /// `HANDLER_FAILED`, `LEASE_LOST`, `OFFER_LOST` or `TRY_TIMEOUT`.
+    /// `HANDLER_FAILED`, `LEASE_LOST`, `OFFER_LOST`, `TRY_TIMEOUT`, `STEP_CHANGED` or `STEPS_EXCEEDED`.
     pub code: Code,
     /// For people; at most 512 bytes.
     pub message: String,

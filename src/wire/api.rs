@@ -39,6 +39,12 @@ pub mod verb {
     pub const RESUME: &str = "resume";
     /// What holds a task back.
     pub const WHY: &str = "why";
+    /// Put a message into a task's mailbox.
+    pub const TELL: &str = "tell";
+    /// The same, with a name.
+    pub const SIGNAL: &str = "signal";
+    /// What a task was told and what its handler recorded.
+    pub const HISTORY: &str = "history";
     /// Counts per state.
     pub const STATS: &str = "stats";
     /// Several tasks at once.
@@ -48,10 +54,12 @@ pub mod verb {
     /// A page of a whole tree, oldest first.
     pub const TREE: &str = "tree";
     /// All of them.
-    pub const ALL: [&str; 14] =
-        [SUBMIT, GET, LIST, CHILDREN, EVENTS, WHY, CANCEL, RETRY, PAUSE, RESUME, STATS, MANY, COUNT, TREE];
+    pub const ALL: [&str; 17] = [
+        SUBMIT, GET, LIST, CHILDREN, EVENTS, WHY, CANCEL, RETRY, PAUSE, RESUME, TELL, SIGNAL, HISTORY, STATS, MANY,
+        COUNT, TREE,
+    ];
     /// Those that wait for a decision of the owner's.
-    pub const DECIDED: [&str; 5] = [SUBMIT, CANCEL, RETRY, PAUSE, RESUME];
+    pub const DECIDED: [&str; 7] = [SUBMIT, CANCEL, RETRY, PAUSE, RESUME, TELL, SIGNAL];
 }
 
 /// `submit`
@@ -82,12 +90,12 @@ pub struct SubmitRequest {
     pub cost: Option<u32>,
 }
 
-/// Answer to `submit`, `cancel`, `retry`, `pause` and `resume`.
+/// Answer to `submit`, `cancel`, `retry`, `pause`, `resume`, `tell` and `signal`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TaskReply {
     /// The task's id; for `retry` the new one's.
     pub task: TaskId,
-    /// Its state. For a submit that was stored but not decided within the wait: `null`.
+    /// Its state. For what was stored but not decided within the wait: `null`.
     pub state: Option<Phase>,
     /// Why it was refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]

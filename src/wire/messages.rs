@@ -6,7 +6,10 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{VERSION, codec};
+use super::{
+    VERSION, codec,
+    history::{Mail, Step},
+};
 use crate::task::{
     AgentName, Code, InstanceId, Millis, Outcome, Payload, Phase, Priority, Refusal, Spec, TaskId, TaskKey,
     TenantName, Times, Token,
@@ -14,6 +17,10 @@ use crate::task::{
 
 fn version() -> u32 {
     VERSION
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 /// `sv.submit.<tenant>.<agent>.<task>`
@@ -110,6 +117,18 @@ pub enum CmdOp {
     Pause {},
     /// Let the task's tree go on.
     Resume {},
+    /// Put a message into the task's mailbox.
+    Tell {
+        /// Its name, of a signal.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        signal: Option<String>,
+        /// Opaque.
+        #[serde(default)]
+        message: Payload,
+        /// Who says it, as the sender says; cut to 128 bytes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from: Option<String>,
+    },
 }
 
 /// `sv.beat.<agent>.<instance>`: one heartbeat for the whole instance.
@@ -129,6 +148,9 @@ pub struct Beat {
     /// It takes no new work.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub draining: bool,
+    /// It understands messages on its `ctl` subject; without it, it is told none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub messages: bool,
 }
 
 /// Lease length if an agent says nothing, in milliseconds.
@@ -191,6 +213,12 @@ pub struct Offer {
     /// How many children it has; fetch them with `sv.api.<tenant>.children`.
     #[serde(default)]
     pub children: u32,
+    /// How many steps it has recorded; fetch them with `sv.api.<tenant>.history`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub recorded: u32,
+    /// How many messages were told to it so far; fetch them there, too.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub told: u32,
     /// When the task expires, whatever it does then, Unix milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_at: Option<Millis>,
@@ -303,6 +331,8 @@ impl TaskReport {
 pub enum ReportOp {
     /// Children to create or adopt.
     Spawn(Spawn),
+    /// What the handler did at one of its places, to be told when it runs again.
+    Step(Step),
     /// The attempt is over.
     End(End),
 }
@@ -358,6 +388,13 @@ pub enum CtlOp {
         token: Token,
         /// `CANCELLED`, `DEADLINE_EXCEEDED`, `LEASE_LOST`, `OFFER_LOST`, `PAUSED`, `STALE_LEASE` or `TRY_TIMEOUT`.
         code: Code,
+    },
+    /// A message to the task that runs under this lease: only for instances that say that they understand it.
+    Message {
+        /// Which lease.
+        token: Token,
+        /// What was told.
+        mail: Mail,
     },
 }
 
@@ -425,9 +462,17 @@ pub struct Done {
     /// What the id was submitted with: another hash means your submit was a conflict.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body_hash: Option<crate::task::BodyHash>,
+    /// Present: what became of the message to the task with this nonce, and no news of the task itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nonce: Option<TaskId>,
 }
 
 impl Done {
+    /// Says what became of a message, and nothing of the task.
+    pub fn answers_a_message(&self) -> bool {
+        self.nonce.is_some()
+    }
+
     /// Refuses the one submission that has this body hash, and says nothing of the task with this id.
     pub fn refuses_a_submission(&self) -> bool {
         self.rev == 0 && self.state == Phase::Rejected

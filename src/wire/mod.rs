@@ -5,6 +5,7 @@
 pub mod api;
 pub mod codec;
 pub mod headers;
+pub mod history;
 pub mod messages;
 pub mod schema;
 pub mod subjects;

@@ -129,7 +129,14 @@ impl Story {
     /// An instance heartbeats, with its slots free but for `tokens`; not told.
     pub fn beat(&mut self, agent: &str, instance: &str, tokens: &[Token]) {
         let (agent, instance): (AgentName, InstanceId) = (name(agent), name(instance));
-        let body = Beat { v: 1, slots: 2, tokens: tokens.to_vec(), lease_ms: 15_000, draining: false };
+        let body = Beat {
+            v: 1,
+            slots: 2,
+            tokens: tokens.to_vec(),
+            lease_ms: 15_000,
+            draining: false,
+            messages: false,
+        };
         self.engine.push(Input::Beat { agent, instance, body }, None);
         self.turn();
     }

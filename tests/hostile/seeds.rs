@@ -75,7 +75,14 @@ impl Owner {
     }
 
     fn beat(&mut self, agent: &str, tokens: Vec<Token>) {
-        let body = Beat { v: 1, slots: 4, tokens: tokens.clone(), lease_ms: 15_000, draining: false };
+        let body = Beat {
+            v: 1,
+            slots: 4,
+            tokens: tokens.clone(),
+            lease_ms: 15_000,
+            draining: false,
+            messages: false,
+        };
         let instance: InstanceId = name(&format!("{agent}-1"));
         self.push(Input::Beat { agent: name(agent), instance: instance.clone(), body });
         self.push(Input::Accept {
@@ -124,7 +131,8 @@ fn story() -> Owner {
         1,
         end(Outcome::Completed { result: Payload::Bytes(vec![7; 40].into()) }),
     );
-    let failed = Outcome::Failed { message: "no".to_owned(), retryable: true, retry_after_ms: None };
+    let failed =
+        Outcome::Failed { message: "no".to_owned(), retryable: true, retry_after_ms: None, code: None };
     owner.report("t-2", "reader", 2, 1, 1, end(failed));
     owner.beat("planner", vec![]);
     owner.beat("planner", vec![Token(3)]);

@@ -134,6 +134,15 @@ async fn the_fanout_example_sums_up_what_its_children_counted() {
 }
 
 #[tokio::test]
+async fn the_approval_example_drafts_once_and_publishes_what_was_approved() {
+    let fabric = Fabric::start().await;
+    let printed = fabric.print_of("approval").await;
+    let lines = ["writer: drafting", "person: approving", "a page about selvedges, approved by ada"];
+    assert_eq!(printed.lines().collect::<Vec<_>>(), lines);
+    fabric.stop().await;
+}
+
+#[tokio::test]
 async fn the_cancel_example_reaches_the_handler_and_the_client() {
     let fabric = Fabric::start().await;
     let printed = fabric.print_of("cancel").await;
@@ -175,7 +184,7 @@ async fn a_task_of_forty_minutes_keeps_its_lease_of_two_by_heartbeats_alone() {
     let clock = Clock::fast(600.0);
     let fabric = Fabric::start_on(clock).await;
     let nap = |ctx: Ctx, _: ()| async move {
-        ctx.sleep(Duration::from_secs(40 * 60)).await?;
+        ctx.sleep_here(Duration::from_secs(40 * 60)).await?;
         Ok::<_, AgentError>(ctx.attempt())
     };
     let client = fabric.client().await;

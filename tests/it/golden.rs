@@ -13,6 +13,7 @@ use selvedge::{
     wire::{
         api::*,
         codec::{self, Format},
+        history::*,
         messages::*,
     },
 };
@@ -183,8 +184,14 @@ fn messages(golden: &mut Golden) {
     golden.check("cmd-retry", Cmd { v: 1, op: CmdOp::Retry {} });
     golden.check("cmd-pause", Cmd { v: 1, op: CmdOp::Pause {} });
     golden.check("cmd-resume", Cmd { v: 1, op: CmdOp::Resume {} });
-    golden.check("beat", Beat { v: 1, slots: 8, tokens: vec![TOKEN], lease_ms: 15_000, draining: false });
-    golden.check("beat-draining", Beat { v: 1, slots: 0, tokens: vec![], lease_ms: 15_000, draining: true });
+    golden.check(
+        "beat",
+        Beat { v: 1, slots: 8, tokens: vec![TOKEN], lease_ms: 15_000, draining: false, messages: false },
+    );
+    golden.check(
+        "beat-draining",
+        Beat { v: 1, slots: 0, tokens: vec![], lease_ms: 15_000, draining: true, messages: true },
+    );
     golden.check("beat-reply", BeatReply { v: 1, epoch: 42, stop: vec![TOKEN] });
     golden.check(
         "offer",
@@ -203,6 +210,8 @@ fn messages(golden: &mut Golden) {
                     root: task("t-0"),
                     depth: 1,
                     children: 70,
+                    recorded: 3,
+                    told: 2,
                     deadline_at: Some(AT + 7_200_000),
                     time_left_ms: Some(300_000),
                     input: input(),
@@ -218,6 +227,8 @@ fn messages(golden: &mut Golden) {
                     root: task("t-2"),
                     depth: 0,
                     children: 0,
+                    recorded: 0,
+                    told: 0,
                     deadline_at: None,
                     time_left_ms: None,
                     input: Payload::Bytes(vec![0, 255].into()),
@@ -275,6 +286,7 @@ fn messages(golden: &mut Golden) {
             message: "rate limited".into(),
             retryable: true,
             retry_after_ms: Some(30_000),
+            code: None,
         }),
     );
     golden.check("report-snooze", end(Outcome::Snooze { ms: 60_000 }));
@@ -283,6 +295,33 @@ fn messages(golden: &mut Golden) {
         "report-wait-children",
         end(Outcome::Wait(WaitFor::Children(vec![child_id(&task("t-1"), "read", 0)]))),
     );
+    golden.check(
+        "report-wait-signal",
+        end(Outcome::Wait(WaitFor::Message {
+            place: 2,
+            signal: Some("approval".into()),
+            within_ms: Some(86_400_000),
+        })),
+    );
+    golden.check("report-wait-time", end(Outcome::Wait(WaitFor::Time { place: 3, ms: 60_000 })));
+    golden.check(
+        "report-failed-changed",
+        end(Outcome::Failed {
+            message: "place 3: the handler calls step `b`, and step `a` is recorded there".into(),
+            retryable: true,
+            retry_after_ms: None,
+            code: Some(Code::StepChanged),
+        }),
+    );
+    for (name, step) in [("report-step", result()), ("report-took", took())] {
+        golden.check(name, report(3, ReportOp::Step(step)));
+    }
+    let tell = CmdOp::Tell {
+        signal: Some("approval".into()),
+        message: Payload::json(&serde_json::json!({"ok": true})).unwrap(),
+        from: Some("ada".into()),
+    };
+    golden.check("cmd-tell", Cmd { v: 1, op: tell });
     golden.check(
         "ctl-verdict",
         ctl(CtlOp::Verdict(Verdict { token: TOKEN, n: 3, refusal: None, refused: vec![] })),
@@ -319,6 +358,7 @@ fn messages(golden: &mut Golden) {
             ],
         },
     );
+    golden.check("ctl-message", ctl(CtlOp::Message { token: TOKEN, mail: mail(1) }));
     golden.check("ctl-stop", ctl(CtlOp::Stop { token: TOKEN, code: Code::Cancelled }));
     golden.check("owner-hello", OwnerHello { v: 1, epoch: 42, coordinator: "c-1".into() });
     golden.check(
@@ -332,6 +372,7 @@ fn messages(golden: &mut Golden) {
             attempt: 2,
             last_event: 17,
             body_hash: Some(BodyHash(TOKEN.0.to_be_bytes())),
+            nonce: None,
         },
     );
     golden.check(
@@ -345,6 +386,21 @@ fn messages(golden: &mut Golden) {
             attempt: 0,
             last_event: 0,
             body_hash: None,
+            nonce: None,
+        },
+    );
+    golden.check(
+        "done-told",
+        Done {
+            v: 1,
+            rev: 0,
+            state: Phase::Waiting,
+            refusal: None,
+            result: None,
+            attempt: 1,
+            last_event: 0,
+            body_hash: Some(BodyHash(TOKEN.0.to_be_bytes())),
+            nonce: Some(task("n-1")),
         },
     );
     golden.check(
@@ -364,7 +420,41 @@ fn messages(golden: &mut Golden) {
     );
 }
 
+fn mail(seq: u32) -> Mail {
+    let (signal, from) = (Some("approval".into()), Some("ada".into()));
+    Mail { seq, signal, from, at: AT, message: Payload::json(&serde_json::json!({"ok": true})).unwrap() }
+}
+
+fn result() -> Step {
+    Step { place: 0, name: "charge".into(), did: Did::Result(Payload::json(&45).unwrap()) }
+}
+
+fn took() -> Step {
+    Step { place: 1, name: "approval".into(), did: Did::Took(1) }
+}
+
 fn queries(golden: &mut Golden) {
+    golden.check(
+        "api-signal",
+        TellRequest {
+            task: task("t-1"),
+            name: Some("approval".into()),
+            message: Payload::json(&serde_json::json!({"ok": true})).unwrap(),
+            from: Some("ada".into()),
+            nonce: Some(task("n-1")),
+        },
+    );
+    golden.check("api-history", HistoryRequest { task: task("t-1"), place: 0, after: 0 });
+    let timed_out = Step { place: 2, name: "approval".into(), did: Did::TimedOut {} };
+    let slept = Step { place: 3, name: String::new(), did: Did::Slept {} };
+    golden.check(
+        "api-history-reply",
+        HistoryPage {
+            messages: vec![mail(1)],
+            steps: vec![result(), took(), timed_out, slept],
+            next: Some((4, 1)),
+        },
+    );
     golden.check(
         "api-submit",
         SubmitRequest {
@@ -515,5 +605,5 @@ fn a_newer_sender_is_understood_as_far_as_it_goes() {
     let report = br#"{"token":"00000000000000000000000000000001","attempt":1,"agent":"a","instance":"i","n":1,"op":{"dance":{}}}"#;
     let error = Format::Json.decode::<Report>(report, 1_000).unwrap_err().to_string();
     // What is known is named; what was sent is not repeated.
-    assert!(error.contains("`op`") && error.contains("expected `spawn` or `end`"), "{error}");
+    assert!(error.contains("`op`") && error.contains("expected one of `spawn`, `step`, `end`"), "{error}");
 }

@@ -22,3 +22,4 @@ mod redis_connection;
 mod sdk;
 mod servers;
 mod store_servers;
+mod talk;

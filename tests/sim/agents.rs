@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use selvedge::{
     flow::input::Input,
-    task::{AgentName, Code, InstanceId, Outcome, Payload, Spec, TaskKey, Token, WaitFor, child_id},
+    task::{AgentName, Code, InstanceId, Outcome, Payload, Spec, TaskId, TaskKey, Token, WaitFor, child_id},
     wire::messages::{Accept, Beat, BeatReply, Ctl, CtlOp, End, Offer, Report, ReportOp, Spawn, Verdict},
 };
 
@@ -14,6 +14,7 @@ use crate::{
     bus::Queue,
     rng::Rng,
     scenario::{Fault, Seen, Sight},
+    talk::Places,
     world::{Event, World},
 };
 
@@ -26,16 +27,18 @@ struct Place {
     started: u32,
 }
 
-struct Run {
-    key: TaskKey,
+pub struct Run {
+    pub key: TaskKey,
+    pub root: TaskId,
     attempt: u32,
     tries: u32,
-    ops: VecDeque<Op>,
+    pub ops: VecDeque<Op>,
+    pub places: Places,
     behaviour: Behaviour,
     n: u32,
     unanswered: BTreeMap<u32, Report>,
     /// Goes on when this report is answered.
-    blocked_on: Option<u32>,
+    pub blocked_on: Option<u32>,
     ended: bool,
 }
 
@@ -172,6 +175,8 @@ impl World {
             tokens: instance.runs.keys().copied().collect(),
             lease_ms,
             draining: instance.draining,
+            // Some know nothing of messages.
+            messages: at % 2 == 0,
         };
         if instance.next_beat <= now {
             instance.next_beat = now + lease_ms / 3;
@@ -215,6 +220,8 @@ impl World {
             let behaviour = Behaviour::read(&offer.input);
             let run = Run {
                 key: TaskKey { tenant: offer.tenant.clone(), id: offer.task.clone() },
+                root: offer.root.clone(),
+                places: Places::of(&offer),
                 attempt: offer.attempt,
                 tries: offer.tries,
                 ops: behaviour.script(offer.tries, offer.attempt),
@@ -298,14 +305,17 @@ impl World {
                 self.end(id, token, Outcome::Wait(wait));
             }
             Op::Complete => {
-                let result = Payload::Bytes(run.behaviour.seed.to_be_bytes().to_vec().into());
+                let mut bytes = run.behaviour.seed.to_be_bytes().to_vec();
+                bytes.extend(&run.places.gathered);
+                let result = Payload::Bytes(bytes.into());
                 self.end(id, token, Outcome::Completed { result });
             }
             Op::Fail { retryable } => {
                 let message = format!("try {} went wrong", run.tries + 1);
-                self.end(id, token, Outcome::Failed { message, retryable, retry_after_ms: None });
+                self.end(id, token, Outcome::Failed { message, retryable, retry_after_ms: None, code: None });
             }
             Op::Snooze(ms) => self.end(id, token, Outcome::Snooze { ms }),
+            op => self.agent_talks(id, token, op),
         }
     }
 
@@ -315,17 +325,22 @@ impl World {
         run.is_none_or(|run| run.unanswered.contains_key(&report.n))
     }
 
-    fn run_mut(&mut self, id: &InstanceId, token: &Token) -> Option<&mut Run> {
+    pub fn run_mut(&mut self, id: &InstanceId, token: &Token) -> Option<&mut Run> {
         self.agents.instances.get_mut(id)?.runs.get_mut(token)
     }
 
-    fn end(&mut self, id: &InstanceId, token: Token, outcome: Outcome) {
+    pub fn end(&mut self, id: &InstanceId, token: Token, outcome: Outcome) {
         let used = self.run_mut(id, &token).and_then(|run| run.behaviour.used(run.attempt));
         let n = self.report(id, token, ReportOp::End(End { last_event: 0, outcome, used }));
         if self.strikes(Fault::TwoEnds)
             && let Some(mut other) = self.run_mut(id, &token).and_then(|r| r.unanswered.get(&n).cloned())
         {
-            let outcome = Outcome::Failed { message: "or not".into(), retryable: true, retry_after_ms: None };
+            let outcome = Outcome::Failed {
+                message: "or not".into(),
+                retryable: true,
+                retry_after_ms: None,
+                code: None,
+            };
             other.op = ReportOp::End(End { last_event: 0, outcome, used: None });
             self.publish_report(id, token, other);
         }
@@ -335,7 +350,7 @@ impl World {
     }
 
     /// Numbers a report, keeps it until it is answered, and publishes it.
-    fn report(&mut self, id: &InstanceId, token: Token, op: ReportOp) -> u32 {
+    pub fn report(&mut self, id: &InstanceId, token: Token, op: ReportOp) -> u32 {
         let Some(instance) = self.agents.instances.get_mut(id) else { return 0 };
         let agent = self.agents.places[instance.place].agent.clone();
         let Some(run) = instance.runs.get_mut(&token) else { return 0 };
@@ -386,6 +401,7 @@ impl World {
             match op {
                 CtlOp::Verdict(verdict) => self.verdict(id, verdict),
                 CtlOp::Stop { token, .. } => self.stop(id, token),
+                CtlOp::Message { token, mail } => self.agent_told(id, token, mail),
             }
         }
     }
@@ -408,7 +424,9 @@ impl World {
 
     fn verdict(&mut self, id: &InstanceId, verdict: Verdict) {
         let Some(instance) = self.agents.instances.get_mut(id) else { return };
-        let Some(run) = instance.runs.get_mut(&verdict.token) else { return };
+        if !instance.runs.contains_key(&verdict.token) {
+            return;
+        }
         match verdict.refusal.as_ref().map(|r| r.code) {
             Some(Code::ReportGap) => return,
             Some(Code::StaleLease) => {
@@ -416,10 +434,15 @@ impl World {
                 instance.over.insert(verdict.token);
                 return;
             }
+            Some(code @ (Code::StepConflict | Code::StepsExceeded | Code::BadMessage)) => {
+                return self.fail(format!("a step was refused as {code}"));
+            }
             _ => {}
         }
+        let Some(run) = self.run_mut(id, &verdict.token) else { return };
         run.unanswered.remove(&verdict.n);
         if run.ended && verdict.n >= run.n {
+            let Some(instance) = self.agents.instances.get_mut(id) else { return };
             instance.runs.remove(&verdict.token);
             instance.over.insert(verdict.token);
         } else if run.blocked_on == Some(verdict.n) {

@@ -12,6 +12,7 @@ macro_rules! ensure {
 }
 
 mod schedules;
+pub mod talk;
 mod times;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -27,8 +28,13 @@ use selvedge::{
     },
 };
 
-use self::times::Clocked;
+use selvedge::wire::history::Did;
+
 pub use self::times::Until;
+use self::{
+    talk::{Letter, Talk},
+    times::Clocked,
+};
 use crate::scenario::Sight;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +47,17 @@ pub enum Place {
     Sleeping {
         due: u64,
         retry: bool,
+    },
+    /// Waits for a message, perhaps not for ever.
+    Told {
+        place: u32,
+        signal: Option<String>,
+        due: Option<u64>,
+    },
+    /// Waits for a time that is recorded.
+    Asleep {
+        place: u32,
+        due: u64,
     },
     Over(Phase),
 }
@@ -128,6 +145,7 @@ pub struct Known {
     pub rev: u64,
     pub result: Option<Payload>,
     pub clocked: Clocked,
+    pub talk: Talk,
 }
 
 impl Known {
@@ -136,7 +154,9 @@ impl Known {
             Place::Queued | Place::Delayed(_) => Phase::Queued,
             Place::Running => Phase::Running,
             Place::Sleeping { retry: true, .. } => Phase::Retrying,
-            Place::Awaiting(_) | Place::Sleeping { .. } => Phase::Waiting,
+            Place::Awaiting(_) | Place::Sleeping { .. } | Place::Told { .. } | Place::Asleep { .. } => {
+                Phase::Waiting
+            }
             Place::Over(phase) => phase,
         }
     }
@@ -389,6 +409,14 @@ impl Audit {
                     self.touch(key);
                     return Ok(());
                 }
+                match known.place {
+                    Place::Told { place, due, .. } => {
+                        let due = due.ok_or("a wait without an end is over")?;
+                        return self.time_came(key, place, due, Did::TimedOut {});
+                    }
+                    Place::Asleep { place, due } => return self.time_came(key, place, due, Did::Slept {}),
+                    _ => {}
+                }
                 let Place::Sleeping { due, .. } = known.place else {
                     return Err(format!("{key} was woken while {:?}", known.place));
                 };
@@ -400,9 +428,15 @@ impl Audit {
             Record::TimedOut { key, token, failure } => self.timed_out(key, *token, failure)?,
             Record::Expired { key, refusal } => self.expired(key, refusal)?,
             Record::Cancelled { key, .. } => self.cancelled(key)?,
-            Record::Carried { key, payload, .. } => {
+            Record::Told { key, nonce, seq, signal, from, message } => {
+                let (signal, from, message) = (signal.clone(), from.clone(), message.clone());
+                self.told(key, nonce, *seq, Letter { signal, from, message, taken: false })?;
+            }
+            Record::Stepped { key, token, n, step } => self.stepped(key, *token, *n, step.as_ref())?,
+            Record::Carried { key, payload, what } => {
+                self.carried_talk(key, *what, payload)?;
                 ensure!(self.tasks.contains_key(key), "{key} is carried and came from nowhere");
-                ensure!(!payload.is_empty(), "{key}: nothing is carried");
+                ensure!(*payload != Payload::default(), "{key}: nothing is carried");
                 self.sights.push(Sight::Carried);
             }
             Record::Refused { key, refusal } => {
@@ -412,6 +446,9 @@ impl Audit {
                         let covered = refusal.limit.unwrap_or(0);
                         ensure!(covered <= self.true_wall, "TOO_OLD up to a time that has not come");
                         self.sights.push(Sight::TooOld);
+                    }
+                    Code::NotFound | Code::TaskEnded | Code::Backpressure => {
+                        self.sights.push(Sight::MessageRefused);
                     }
                     _ => {}
                 }
@@ -527,6 +564,7 @@ impl Audit {
             rev: self.rev,
             result: None,
             clocked,
+            talk: Talk::default(),
         };
         if let Some(code) = known.refusal {
             let sight = match code {
@@ -793,6 +831,7 @@ impl Audit {
         match (outcome, failure) {
             (_, Some(failure)) => self.failed(key, failure)?,
             (Outcome::Completed { result }, None) => {
+                self.gathered(key, result)?;
                 self.known(key)?.result = Some(result.clone());
                 self.over(key, Phase::Completed);
             }
@@ -801,11 +840,19 @@ impl Audit {
                 self.known(key)?.place = Place::Sleeping { due, retry: false };
                 self.sights.push(Sight::Snoozed);
             }
+            (Outcome::Wait(WaitFor::Message { place, signal, within_ms }), None) => {
+                ensure!(wake_at.is_some() == within_ms.is_some(), "a wait that ends otherwise than it says");
+                self.waits_for_message(key, *place, signal.as_deref(), wake_at)?;
+            }
+            (Outcome::Wait(WaitFor::Time { place, .. }), None) => {
+                self.waits_for_time(key, *place, wake_at.ok_or("a sleep without an end")?)?;
+            }
             (Outcome::Wait(wait), None) => {
                 let own = self.known(key)?.children.clone();
                 let mut awaited: BTreeSet<TaskId> = match wait {
                     WaitFor::AllChildren => own.into_iter().collect(),
                     WaitFor::Children(ids) => ids.iter().filter(|id| own.contains(id)).cloned().collect(),
+                    _ => BTreeSet::new(),
                 };
                 awaited.retain(|id| !self.tasks[&of(key, id)].is_over());
                 let known = self.known(key)?;

@@ -13,12 +13,29 @@ const LARGE: u64 = 8;
 #[derive(Debug, Clone)]
 pub enum Op {
     Work(u64),
-    Spawn { step: &'static str, count: u32, blocking: bool },
-    Await { half: bool },
+    Spawn {
+        step: &'static str,
+        count: u32,
+        blocking: bool,
+    },
+    Await {
+        half: bool,
+    },
     Complete,
-    Fail { retryable: bool },
+    Fail {
+        retryable: bool,
+    },
     Snooze(u64),
     Crash,
+    /// Recorded at a place, like all that follow.
+    Step(&'static str),
+    /// A message to the root of its tree.
+    Tell,
+    Recv {
+        signal: Option<&'static str>,
+        within: Option<u64>,
+    },
+    Sleep(u64),
 }
 
 /// The input of every simulated task: a seed, how deep its tree goes on, and how wide.
@@ -33,13 +50,15 @@ pub struct Behaviour {
     pub timed: u8,
     /// Its tasks declare what they cost, and tell what they used.
     pub metered: bool,
+    /// Its tasks record steps, and tell each other things.
+    pub talks: bool,
 }
 
 impl Behaviour {
     pub fn payload(self) -> Payload {
         let mut bytes = self.seed.to_be_bytes().to_vec();
         bytes.extend([self.levels, self.fan, self.plain, self.timed]);
-        bytes.extend(self.metered.then_some(1));
+        bytes.extend([u8::from(self.metered), u8::from(self.talks)]);
         let mut rng = Rng::new(self.seed, 12);
         if self.timed == 1 && rng.per_mille(LARGE) {
             bytes.resize(rng.between(16, 60) as usize * 1_024, 0);
@@ -51,8 +70,8 @@ impl Behaviour {
         let bytes = input.as_bytes();
         let byte = |at: usize| bytes.get(at).copied().unwrap_or(0);
         let seed = bytes.iter().take(8).fold(0, |seed, b| (seed << 8) | u64::from(*b));
-        let (timed, metered) = (byte(11), byte(12) == 1);
-        Self { seed, levels: byte(8), fan: byte(9), plain: byte(10), timed, metered }
+        let (timed, metered, talks) = (byte(11), byte(12) == 1, byte(13) == 1);
+        Self { seed, levels: byte(8), fan: byte(9), plain: byte(10), timed, metered, talks }
     }
 
     pub fn agent(self) -> AgentName {
@@ -158,6 +177,34 @@ impl Behaviour {
             }
         }
         ops.extend([Op::Work(work), Op::Complete]);
+        // Behind the first work, before whatever else it does: what comes later goes through it again.
+        let said = self.said();
+        for op in said.into_iter().rev() {
+            ops.insert(1, op);
+        }
         ops
+    }
+
+    /// What it records and waits for: the same in every attempt.
+    fn said(self) -> Vec<Op> {
+        let mut rng = Rng::new(self.seed, 15);
+        if !self.talks || self.plain == 1 || rng.per_mille(400) {
+            return Vec::new();
+        }
+        let (go, within) = (Some("go"), Some(rng.between(100, 9_000)));
+        match rng.below(7) {
+            0 => vec![Op::Step("a"), Op::Step("b"), Op::Sleep(rng.between(1, 3_000)), Op::Step("c")],
+            1 => vec![Op::Step("a"), Op::Recv { signal: None, within: None }, Op::Step("b")],
+            2 => vec![Op::Recv { signal: go, within }, Op::Step("a"), Op::Recv { signal: go, within }],
+            3 => vec![Op::Tell, Op::Recv { signal: None, within }, Op::Recv { signal: None, within: None }],
+            4 => vec![Op::Sleep(rng.between(1, 3_000)), Op::Recv { signal: go, within: None }, Op::Tell],
+            5 => vec![
+                Op::Step("a"),
+                Op::Tell,
+                Op::Recv { signal: None, within },
+                Op::Recv { signal: go, within },
+            ],
+            _ => vec![Op::Tell, Op::Step("z"), Op::Step("y")],
+        }
     }
 }

@@ -10,7 +10,7 @@ use selvedge::{
     },
     task::{AgentName, Code, TaskId, TaskKey, TenantName},
     wire::{
-        messages::{CmdOp, CtlOp},
+        messages::{Cmd, CmdOp, CtlOp},
         subjects::Shard,
     },
 };
@@ -89,6 +89,12 @@ impl World {
                 match alive || !decided(key) {
                     true => Err(format!("the cancel of {key} was acknowledged, and it lives")),
                     false => Ok(()),
+                }
+            }
+            Input::Cmd { key, nonce, body: Ok(cmd) } if matches!(cmd.op, CmdOp::Tell { .. }) => {
+                match self.is_told(key, nonce) {
+                    true => Ok(()),
+                    false => Err(format!("message {nonce} to {key} was acknowledged, and is nowhere")),
                 }
             }
             Input::Report { body: Ok(report), .. } => match self.audit.granted.get(&report.token) {
@@ -354,6 +360,7 @@ impl World {
                 return Err(format!("I12: the index shows another result of {key}"));
             }
         }
+        self.audit.check_talk()?;
         self.check_history()
     }
 
@@ -367,6 +374,11 @@ impl World {
             let decided = self.audit.tasks.contains_key(key)
                 || self.audit.tombstones.contains(key)
                 || self.audit.refused.iter().any(|(k, _)| k == key);
+            if let Input::Cmd { nonce, body: Ok(Cmd { op: CmdOp::Tell { .. }, .. }), .. } = &publication.input
+                && !self.is_told(key, nonce)
+            {
+                return Err(format!("I1: message {nonce} to {key} was acknowledged and is nowhere"));
+            }
             if !decided {
                 return Err(format!("I1: {key} was acknowledged and is nowhere"));
             }

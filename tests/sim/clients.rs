@@ -127,6 +127,7 @@ impl Clients {
             }
         }
         let base_agents = agents.iter().map(|(name, (own, _))| (name.clone(), own.clone())).collect();
+        let talks = scenario.has(Fault::Talking);
         let mut script = Vec::new();
         let mut planned = 0;
         while planned < scenario.tasks {
@@ -134,11 +135,13 @@ impl Clients {
             // Nobody has set the last one: it gets the default plan.
             let who = if at == 19 && scenario.cap.is_none() { TENANTS } else { at % TENANTS };
             let behaviour = match scenario.cap {
-                Some(_) => Behaviour { seed: rng.next(), levels: 4, fan: 3, plain: 1, timed: 0, metered },
+                Some(_) => {
+                    Behaviour { seed: rng.next(), levels: 4, fan: 3, plain: 1, timed: 0, metered, talks }
+                }
                 None => {
                     let levels = *rng.pick(&[0, 0, 0, 1, 1, 2, 3]);
                     let fan = rng.between(1, 5) as u8;
-                    Behaviour { seed: rng.next(), levels, fan, plain: 0, timed: 0, metered }
+                    Behaviour { seed: rng.next(), levels, fan, plain: 0, timed: 0, metered, talks }
                 }
             };
             let tasks = behaviour.planned();
@@ -218,7 +221,7 @@ impl Clients {
 }
 
 impl World {
-    fn send_to_intake(&mut self, input: Input) {
+    pub fn send_to_intake(&mut self, input: Input) {
         let from = Publisher(self.clients.publications.len());
         self.clients.publications.push(Publication { input: input.clone(), acked: false });
         self.publish(Queue::Intake, input, Some(from));
@@ -291,8 +294,9 @@ impl World {
             && clients.wanted > 100
         {
             let metered = self.scenario.has(Fault::Metered);
+            let talks = self.scenario.has(Fault::Talking);
             let seed = clients.rng.next();
-            let behaviour = Behaviour { seed, levels: 1, fan: 3, plain: 0, timed: 0, metered };
+            let behaviour = Behaviour { seed, levels: 1, fan: 3, plain: 0, timed: 0, metered, talks };
             clients.script.push((tenant(clients.rng.below(TENANTS as u64) as usize), behaviour));
         }
     }
@@ -397,7 +401,15 @@ impl World {
     /// A schedule is set, changed, paused or removed.
     fn operator_schedules(&mut self) {
         let mut rng = self.clients.rng.clone();
-        let behaviour = Behaviour { seed: rng.next(), levels: 0, fan: 1, plain: 1, timed: 0, metered: false };
+        let behaviour = Behaviour {
+            seed: rng.next(),
+            levels: 0,
+            fan: 1,
+            plain: 1,
+            timed: 0,
+            metered: false,
+            talks: false,
+        };
         let settings = ScheduleSettings {
             cron: (*rng.pick(&["* * * * *", "*/5 * * * *"])).to_owned(),
             tz: (*rng.pick(&["UTC", "Asia/Tokyo"])).to_owned(),

@@ -125,6 +125,7 @@ impl World {
     /// Elections, restarts, duels and followers, twice a second.
     pub fn watch(&mut self) {
         self.after(500, Event::Watch);
+        self.friends_tell();
         let now = self.now;
         if let Some((from, to)) = self.scenario.outage
             && (from..to).contains(&now)
@@ -342,6 +343,7 @@ impl World {
         };
         match next {
             Next::Idle => {
+                self.answer_pages();
                 self.look_at_times(who, shard_now, wall);
                 self.listen_when_drained(who);
                 self.look_at_limits(who);
@@ -349,6 +351,7 @@ impl World {
             }
             Next::Effects(effects) => {
                 self.perform(who, effects);
+                self.answer_pages();
                 self.listen_when_drained(who);
                 self.wake_coordinator(who, 1);
             }
@@ -480,7 +483,7 @@ impl World {
             if at == stop_at {
                 break;
             }
-            if let Err(why) = self.check_effect(&effect) {
+            if let Err(why) = self.check_effect(&effect).and_then(|()| self.check_told(&effect)) {
                 return self.fail(why);
             }
             match effect {

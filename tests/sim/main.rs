@@ -22,6 +22,7 @@ mod index;
 mod rng;
 mod scenario;
 mod snapshots;
+mod talk;
 mod world;
 
 use std::{

@@ -97,6 +97,9 @@ kinds! {
         AgentStopped = 30,
         TreeStopped = 40,
         AllStopped = 15,
+        // messages and steps
+        Talking = 500,
+        ToldAnyway = 300,
     }
 }
 
@@ -166,6 +169,16 @@ kinds! {
         ScheduleMadeUp,
         SchedulePlanned,
         BadTime,
+        ToldEarly,
+        WokenByMessage,
+        MessageWasThere,
+        TakenLive,
+        NoMessageInTime,
+        SleptInPlace,
+        StepRecorded,
+        GivenBack,
+        HistoryRead,
+        MessageRefused,
     }
 }
 

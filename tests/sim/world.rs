@@ -143,6 +143,10 @@ pub struct World {
     /// State of the last owner that died at rest, and the journal's head then.
     pub last_words: Option<(u64, Vec<u8>)>,
     pub snapshots: Snapshots,
+    /// For messages and steps.
+    pub talk: Rng,
+    /// Handlers that wait for a page of their history.
+    pub asking: BTreeSet<(InstanceId, Token)>,
 }
 
 impl World {
@@ -176,10 +180,15 @@ impl World {
             steps: 0,
             last_words: None,
             snapshots: Snapshots::new(scenario.seed),
+            talk: Rng::new(scenario.seed, 14),
+            asking: BTreeSet::new(),
         };
         world.audit.forgetful = scenario.has(Fault::Forgetful);
         if world.audit.forgetful {
             world.seen.count(Seen::Injected(Fault::Forgetful));
+        }
+        if scenario.has(Fault::Talking) {
+            world.seen.count(Seen::Injected(Fault::Talking));
         }
         if scenario.has(Fault::Metered) {
             world.seen.count(Seen::Injected(Fault::Metered));

@@ -192,6 +192,7 @@ impl Queries {
             attempt: view.attempt,
             last_event: view.last_event,
             body_hash: view.body_hash,
+            nonce: None,
         }))
     }
 
@@ -218,6 +219,7 @@ async fn next_hint(hints: &mut crate::bus::Subscription, ours: Option<BodyHash>)
     use futures_util::StreamExt;
     while let Some(message) = hints.next().await {
         if let (_, Ok(done)) = codec::decode_any::<Done>(None, &message.payload, usize::MAX)
+            && !done.answers_a_message()
             // Somebody else's submit under this id was refused: no news of the task.
             && !(done.refuses_a_submission() && (ours.is_none() || done.body_hash != ours))
         {

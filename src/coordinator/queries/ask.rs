@@ -11,7 +11,9 @@ use crate::{
     task::{AgentName, Code, Refusal, TaskKey},
     wire::{
         api::{ChildrenPage, TaskView, TenantsReply, TenantsRequest, Why},
-        codec, subjects,
+        codec,
+        history::HistoryPage,
+        subjects,
     },
 };
 
@@ -23,6 +25,8 @@ pub enum Ask {
     View(TaskKey),
     /// A page of children.
     Children(TaskKey, u32, u32, bool),
+    /// A page of a task's history, from a place and after a message.
+    History(TaskKey, u32, u32),
     /// What holds a task back.
     Why(TaskKey),
     /// What tenants have and may have; asked by operators.
@@ -41,6 +45,8 @@ pub enum Told {
     View(Option<Box<TaskView>>),
     /// A page, or that there is no such task.
     Children(Option<ChildrenPage>),
+    /// A page, or that there is no such task.
+    History(Option<HistoryPage>),
     /// Why, or that there is no such task.
     Why(Option<Box<Why>>),
     /// The tenants.
@@ -123,6 +129,13 @@ impl Queries {
                 let call = |reply| OwnerCall::Children { key, after, limit, results, reply };
                 match self.owner.ask(call).await {
                     Ok(Some(page)) => Told::Children(page),
+                    Ok(None) => Told::Refused(changing()),
+                    Err(refusal) => Told::Refused(refusal),
+                }
+            }
+            Ok(Ask::History(key, place, after)) => {
+                match self.owner.ask(|reply| OwnerCall::History { key, place, after, reply }).await {
+                    Ok(Some(page)) => Told::History(page),
                     Ok(None) => Told::Refused(changing()),
                     Err(refusal) => Told::Refused(refusal),
                 }

@@ -12,8 +12,8 @@ use crate::{
         state::State,
         tasks::Slot,
     },
-    task::{Millis, Payload, Token},
-    wire::{api::TaskView, messages::CtlOp},
+    task::{Millis, Payload, TaskKey, Token},
+    wire::{api::TaskView, history::Mail, messages::CtlOp},
 };
 
 pub(super) struct Batch<H> {
@@ -93,6 +93,7 @@ impl<H> Engine<H> {
                 }
                 self.offer(token, batch);
             }
+            Record::Told { key, seq, message, .. } => self.told(key, *seq, message, batch),
             Record::Ended { token, .. } => {
                 self.live.ended(*token, true);
                 self.drop_held(*token);
@@ -123,6 +124,27 @@ impl<H> Engine<H> {
         }
         batch.touched.extend(changes.touched);
         batch.results.extend(changes.result);
+    }
+
+    /// A message for a handler that runs. Should it get lost, the handler waits for it, and the wait is over at once.
+    fn told(&self, key: &TaskKey, seq: u32, message: &Payload, batch: &mut Batch<H>) {
+        let Some(task) = self.state.task(key) else { return };
+        let (Some(lease), Some(told)) = (task.lease(), task.history().and_then(|h| h.message(seq))) else {
+            return;
+        };
+        if !self.live.takes_messages(self.state.agent_of(task), &lease.instance) {
+            return;
+        }
+        let mail = Mail {
+            seq,
+            signal: told.signal.as_deref().map(str::to_owned),
+            from: told.from.as_deref().map(str::to_owned),
+            at: told.at,
+            message: message.clone(),
+        };
+        let (agent, instance) = (self.state.agent_of(task).clone(), lease.instance.clone());
+        let op = CtlOp::Message { token: lease.token, mail };
+        batch.effects.push(Effect::Tell(Tell::Ctl { agent, instance, op }));
     }
 
     /// Offers a lease's task, or asks for its input first.

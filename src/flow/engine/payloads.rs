@@ -12,7 +12,7 @@ use crate::{
         tasks::Slot,
     },
     task::{Millis, Payload, Phase, TaskKey, Token},
-    wire::api::ChildrenPage,
+    wire::{api::ChildrenPage, history::HistoryPage},
 };
 
 /// A message that was asked for and did not come is asked for again after this long.
@@ -91,7 +91,7 @@ pub struct Sizes {
     pub references: usize,
     /// Payloads in memory.
     pub resident: usize,
-    /// By the budget.
+    /// By the budget, and 1 MiB.
     pub resident_bytes: usize,
     /// By the tasks, and 262,144 forgotten ones.
     pub dirty: usize,
@@ -218,6 +218,14 @@ impl<H> Engine<H> {
         self.waiting.is_full()
     }
 
+    /// A page of what a task was told and what its handler recorded; as for [`Engine::children`].
+    pub fn history(&mut self, key: &TaskKey, place: u32, after: u32) -> Option<(HistoryPage, bool)> {
+        let (page, missing) = query::history(&self.state, key, place, after)?;
+        let complete = missing.is_empty();
+        self.waiting.wanted.extend(missing);
+        Some((page, complete))
+    }
+
     /// Says how full the journal is.
     pub(super) fn room(&mut self, used: u64, max: u64) {
         let percent = |of: u64| max / 100 * of;
@@ -313,7 +321,9 @@ impl<H> Engine<H> {
             let task = &self.state.tasks[slot];
             let resident = &mut self.state.resident;
             match (what, task.phase) {
-                (What::Result, _) => resident.keep_result(slot, payload, true),
+                (What::Result | What::Message(_) | What::Step(_), _) => {
+                    resident.keep(slot, *what, payload, true);
+                }
                 (What::Input, Phase::Failed) => {
                     resident.keep_input(slot, payload, 0);
                     dead.push(slot);
@@ -370,11 +380,7 @@ impl<H> Engine<H> {
 
 /// Whether the task needs this payload of this message.
 fn is_in(task: &Task, what: What, rev: u64, payload: &Payload) -> bool {
-    let stored = match what {
-        What::Input => Some(task.input),
-        What::Result => task.more().result,
-    };
-    stored.is_some_and(|stored| stored.rev() == Some(rev) && stored.fits(payload))
+    task.stored(what).is_some_and(|stored| stored.rev() == Some(rev) && stored.fits(payload))
 }
 
 #[cfg(test)]

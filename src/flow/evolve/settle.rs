@@ -6,7 +6,7 @@ use super::{Changes, KEEP_FAILURES, Misfit};
 use crate::{
     flow::{
         entry::{Stored, Tree},
-        record::{AfterFailure, Failure},
+        record::{AfterFailure, Failure, What},
         state::State,
         tasks::Slot,
     },
@@ -72,7 +72,7 @@ impl State {
                     task.more_mut().result = Some(stored);
                     self.references.add(stored);
                     if !stored.is_empty() {
-                        self.resident.keep_result(slot, result, false);
+                        self.resident.keep(slot, What::Result, result, false);
                     }
                 }
                 changes.result = Some((slot, result.clone()));
@@ -83,6 +83,10 @@ impl State {
                 let task = self.step(slot, Step::Wait)?;
                 task.set_resumed(false);
                 self.wake_later(slot, due);
+            }
+            Outcome::Wait(wait @ (WaitFor::Message { .. } | WaitFor::Time { .. })) => {
+                self.step(slot, Step::Wait)?;
+                self.await_recorded(slot, wait, wake_at)?;
             }
             Outcome::Wait(wait) => {
                 let live = self.live_children_of(slot, wait);
@@ -110,6 +114,7 @@ impl State {
         match wait {
             WaitFor::AllChildren => task.more().children.iter().filter(is_live).cloned().collect(),
             WaitFor::Children(ids) => ids.iter().filter(is_live).cloned().collect(),
+            WaitFor::Message { .. } | WaitFor::Time { .. } => BTreeSet::new(),
         }
     }
 
@@ -153,6 +158,7 @@ impl State {
         changes.ended.push(slot);
         let wall = self.wall;
         self.forget_timer(slot);
+        self.drop_history(slot);
         let task = &mut self.tasks[slot];
         task.ended = NonZeroU64::new(wall);
         if let Some(more) = &mut task.more {

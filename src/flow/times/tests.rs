@@ -71,7 +71,8 @@ impl Owner {
     }
 
     pub fn slots(&mut self, slots: u32) {
-        let body = Beat { v: 1, slots, tokens: vec![], lease_ms: 3_600_000, draining: false };
+        let body =
+            Beat { v: 1, slots, tokens: vec![], lease_ms: 3_600_000, draining: false, messages: false };
         let (agent, instance) = ("reader".parse().unwrap(), "r-1".parse().unwrap());
         self.push(Input::Beat { agent, instance, body });
     }
@@ -352,7 +353,12 @@ fn of_an_end_and_a_deadline_the_first_in_the_journal_stands() {
 
 #[test]
 fn what_would_go_on_after_its_deadline_expires_at_it() {
-    let failed = Outcome::Failed { message: "no".to_owned(), retryable: true, retry_after_ms: Some(60_000) };
+    let failed = Outcome::Failed {
+        message: "no".to_owned(),
+        retryable: true,
+        retry_after_ms: Some(60_000),
+        code: None,
+    };
     for (outcome, meanwhile) in [(failed, Phase::Retrying), (Outcome::Snooze { ms: 60_000 }, Phase::Waiting)]
     {
         let mut owner = Owner::new();
@@ -423,7 +429,8 @@ fn a_retried_task_has_as_long_as_the_first_had_and_is_not_delayed_again() {
     let mut owner = Owner::new();
     owner.submit("t", asks(|t| (t.delay_ms, t.deadline_ms) = (Some(1_000), Some(10_000))));
     owner.pass(1_000);
-    let failed = Outcome::Failed { message: "no".to_owned(), retryable: false, retry_after_ms: None };
+    let failed =
+        Outcome::Failed { message: "no".to_owned(), retryable: false, retry_after_ms: None, code: None };
     owner.end("t", failed);
     owner.pass(20_000);
     let body = Ok(Cmd { v: 1, op: CmdOp::Retry {} });

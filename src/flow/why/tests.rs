@@ -84,7 +84,7 @@ fn an_agent_nobody_serves_is_named_with_when_the_task_expires() {
 #[test]
 fn an_instance_that_leaves_takes_no_work() {
     let mut owner = Owner::new();
-    let body = Beat { v: 1, slots: 4, tokens: vec![], lease_ms: 3_600_000, draining: true };
+    let body = Beat { v: 1, slots: 4, tokens: vec![], lease_ms: 3_600_000, draining: true, messages: false };
     let (agent, instance) = ("reader".parse().unwrap(), "r-1".parse().unwrap());
     owner.push(Input::Beat { agent, instance, body });
     submit(&mut owner, &["t"]);
@@ -219,7 +219,7 @@ fn times_are_named_with_their_end() {
     owner.end("snoozed", Outcome::Snooze { ms: 9_000 });
     assert_eq!(numbers(&only(&owner, "snoozed")), (Reason::Snoozed, None, None, Some(WALL + 9_000)));
     submit(&mut owner, &["tried"]);
-    let failed = Outcome::Failed { message: "no".into(), retryable: true, retry_after_ms: Some(60_000) };
+    let failed = Outcome::Failed { message: "no".into(), retryable: true, retry_after_ms: Some(60_000), code: None };
     owner.end("tried", failed);
     let hold = only(&owner, "tried");
     assert_eq!((hold.reason, hold.actual, hold.limit), (Reason::Backoff, Some(1), Some(2)));
@@ -265,7 +265,7 @@ fn an_offer_an_attempt_and_an_end_say_where_the_task_is() {
     let why = why_of(&owner, "t");
     assert_eq!(numbers(&why.reasons[0]), (Reason::Running, Some(700), Some(3_600_000), None));
     assert_eq!(why.instance.unwrap().as_str(), "r-1");
-    owner.end("t", Outcome::Failed { message: "no".into(), retryable: false, retry_after_ms: None });
+    owner.end("t", Outcome::Failed { message: "no".into(), retryable: false, retry_after_ms: None, code: None });
     let hold = only(&owner, "t");
     assert_eq!((hold.reason, hold.message.as_str()), (Reason::Ended, "it is failed: HANDLER_FAILED: no"));
     let of_index = of_ended(owner.view("t"), WALL);

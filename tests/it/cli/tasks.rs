@@ -194,3 +194,33 @@ async fn a_delayed_task_shows_when_it_may_start_and_an_expired_one_why() {
     let zero = cli.run(&["submit", "doubler", "5", "--ttl", "0"]).await;
     assert!(zero.code != 0 && zero.err.contains("BAD_TIME"), "{}", zero.err);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signal_and_a_message_reach_the_handler_and_a_task_that_is_over_takes_none() {
+    let (fabric, cli) = fabric().await;
+    let waits = |ctx: Ctx, _: serde_json::Value| async move {
+        let note: String = ctx.recv().await?.decode()?;
+        let approval = ctx.wait_signal("approval", None).await?;
+        Ok::<_, AgentError>((note, approval.and_then(|signal| signal.from)))
+    };
+    fabric.agent(Agent::new("writer", waits).unwrap()).await;
+    let id = cli.ok(&["submit", "writer", "{}", "--confirm"]).await;
+    let id = id.trim();
+    let told = cli.ok(&["signal", id, "approval", "{\"ok\":true}", "--from", "ada"]).await;
+    assert!(told.starts_with(&format!("{id} is told")), "{told}");
+    assert_eq!(cli.json(&["tell", id, "\"look at chapter 3\"", "--nonce", "n-1"]).await["task"], id);
+    let result = crate::harness::fabric::eventually("the result", async {
+        loop {
+            let view = cli.json(&["get", id]).await;
+            if view["state"] == "completed" {
+                return view["result"].clone();
+            }
+        }
+    })
+    .await;
+    assert_eq!(result, json!(["look at chapter 3", "ada"]));
+    let error = cli.fails(1, &["signal", id, "approval"]).await;
+    assert_eq!(error["code"], "TASK_ENDED");
+    let error = cli.fails(2, &["tell", id, "no json"]).await;
+    assert_eq!(error["code"], "BAD_INPUT");
+}

@@ -127,6 +127,8 @@ impl Audit {
             | Record::ScheduleSet { .. }
             | Record::ScheduleFired { .. }
             | Record::SchedulePlanned { .. }
+            | Record::Told { .. }
+            | Record::Stepped { .. }
             | Record::Woken { .. }
             | Record::Carried { .. }
             | Record::Refused { .. } => {}

@@ -53,6 +53,7 @@ impl ByHand {
             tokens: tokens.to_vec(),
             lease_ms: self.lease_ms,
             draining: false,
+            messages: false,
         };
         let body = Format::Json.encode(&beat);
         self.link.main.tell(subjects::beat(&self.agent, &self.instance), body).await.unwrap();

@@ -212,6 +212,8 @@ pub fn offer(task: &str, token: u128, input: &str) -> Offer {
         parent: None,
         depth: 0,
         children: 0,
+        recorded: 0,
+        told: 0,
         deadline_at: None,
         time_left_ms: None,
         input: Payload::json(input).unwrap(),
@@ -219,7 +221,17 @@ pub fn offer(task: &str, token: u128, input: &str) -> Offer {
 }
 
 pub fn done(state: Phase, result: Option<Payload>) -> Done {
-    Done { v: 1, rev: 7, state, refusal: None, result, attempt: 1, last_event: 0, body_hash: None }
+    Done {
+        v: 1,
+        rev: 7,
+        state,
+        refusal: None,
+        result,
+        attempt: 1,
+        last_event: 0,
+        body_hash: None,
+        nonce: None,
+    }
 }
 
 pub async fn next(subscription: &mut Subscriber) -> Message {
