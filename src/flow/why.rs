@@ -4,6 +4,7 @@
 //! [`super::fair`], [`Live`]) and decides nothing. Costs the instances of one agent and logarithms of its queue.
 
 use super::{
+    history::Awaited,
     live::{AgentSize, Live},
     state::{Agent, State, Tenant},
     tasks::Slot,
@@ -145,11 +146,17 @@ fn not_before(lane: &Lane, slot: Slot) -> Hold {
     Hold { until, ..hold(Reason::NotBefore, format!("{what} is {} away", span(left))) }
 }
 
-/// Retrying, or waiting for a time or for children.
+/// Retrying, or waiting for a time, a message or children.
 fn parked(lane: &Lane, slot: Slot) -> Hold {
     let task = &lane.state.tasks[slot];
     let left = task.wake_at().map(|at| span(at.saturating_sub(lane.state.clock_now())));
     let until = task.wake_at().and_then(|at| lane.wall(at));
+    let awaited = task.history().and_then(|history| history.awaits.as_ref()).map(|awaits| &awaits.what);
+    if let (Phase::Waiting, Some(Awaited::Message(name))) = (task.phase, awaited) {
+        let what = name.as_ref().map_or("a message".to_owned(), |name| format!("the signal {name}"));
+        let most = left.map_or(String::new(), |left| format!(", for {left} more at most"));
+        return Hold { until, ..hold(Reason::Message, format!("it waits for {what}{most}")) };
+    }
     match (task.phase, left) {
         (Phase::Retrying, left) => {
             let (tries, max) = (task.tries(), task.max_tries);

@@ -55,8 +55,8 @@ pub mod verb {
     pub const TREE: &str = "tree";
     /// All of them.
     pub const ALL: [&str; 17] = [
-        SUBMIT, GET, LIST, CHILDREN, EVENTS, WHY, CANCEL, RETRY, PAUSE, RESUME, TELL, SIGNAL, HISTORY, STATS, MANY,
-        COUNT, TREE,
+        SUBMIT, GET, LIST, CHILDREN, EVENTS, WHY, CANCEL, RETRY, PAUSE, RESUME, TELL, SIGNAL, HISTORY, STATS,
+        MANY, COUNT, TREE,
     ];
     /// Those that wait for a decision of the owner's.
     pub const DECIDED: [&str; 7] = [SUBMIT, CANCEL, RETRY, PAUSE, RESUME, TELL, SIGNAL];

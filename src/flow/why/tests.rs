@@ -219,7 +219,8 @@ fn times_are_named_with_their_end() {
     owner.end("snoozed", Outcome::Snooze { ms: 9_000 });
     assert_eq!(numbers(&only(&owner, "snoozed")), (Reason::Snoozed, None, None, Some(WALL + 9_000)));
     submit(&mut owner, &["tried"]);
-    let failed = Outcome::Failed { message: "no".into(), retryable: true, retry_after_ms: Some(60_000), code: None };
+    let failed =
+        Outcome::Failed { message: "no".into(), retryable: true, retry_after_ms: Some(60_000), code: None };
     owner.end("tried", failed);
     let hold = only(&owner, "tried");
     assert_eq!((hold.reason, hold.actual, hold.limit), (Reason::Backoff, Some(1), Some(2)));
@@ -252,6 +253,17 @@ fn a_waiting_parent_names_its_children() {
 }
 
 #[test]
+fn a_wait_for_a_signal_is_named_with_its_limit() {
+    let mut owner = Owner::new();
+    submit(&mut owner, &["t"]);
+    let wait = WaitFor::Message { place: 0, signal: Some("approval".into()), within_ms: Some(9_000) };
+    owner.end("t", Outcome::Wait(wait));
+    let hold = only(&owner, "t");
+    assert_eq!((hold.reason, hold.until), (Reason::Message, Some(WALL + 9_000)));
+    assert_eq!(hold.message, "it waits for the signal approval, for 9.0 s more at most");
+}
+
+#[test]
 fn an_offer_an_attempt_and_an_end_say_where_the_task_is() {
     let mut owner = Owner::new();
     submit(&mut owner, &["t"]);
@@ -265,7 +277,10 @@ fn an_offer_an_attempt_and_an_end_say_where_the_task_is() {
     let why = why_of(&owner, "t");
     assert_eq!(numbers(&why.reasons[0]), (Reason::Running, Some(700), Some(3_600_000), None));
     assert_eq!(why.instance.unwrap().as_str(), "r-1");
-    owner.end("t", Outcome::Failed { message: "no".into(), retryable: false, retry_after_ms: None, code: None });
+    owner.end(
+        "t",
+        Outcome::Failed { message: "no".into(), retryable: false, retry_after_ms: None, code: None },
+    );
     let hold = only(&owner, "t");
     assert_eq!((hold.reason, hold.message.as_str()), (Reason::Ended, "it is failed: HANDLER_FAILED: no"));
     let of_index = of_ended(owner.view("t"), WALL);

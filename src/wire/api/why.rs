@@ -100,6 +100,8 @@ reasons! {
     Backoff = "backoff";
     /// Its handler asked to be run again later.
     Snoozed = "snoozed";
+    /// It waits for a message or a signal.
+    Message = "message";
     /// It waits for children.
     Children = "children";
     /// Live leases of the shard are at their cap.
