@@ -52,7 +52,7 @@ use crate::{
 const MESSAGE_BYTES: usize = 48 * 1024;
 /// Room for dispatches behind the inputs of a message: a flood of inputs can't keep slots idle, and as many dispatches fit
 /// in as ends can stand before them.
-const DISPATCH_BYTES: usize = 40 * 1024;
+const DISPATCH_BYTES: usize = 48 * 1024;
 /// Expiries and starts decided in one message: a mass expiry must not keep slots idle.
 const DUE_AT_ONCE: usize = 128;
 /// Facts of inputs that left no record, kept for the next message.

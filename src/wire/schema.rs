@@ -36,6 +36,19 @@ const MESSAGES: &[(&str, &str, &str)] = &[
         "children!: [object], next: count",
     ),
     (verb::EVENTS, "task!: name, after: [count], limit: count", "events!: [object], more!: flag"),
+    (
+        verb::WHY,
+        "task!: name",
+        "tenant!: name, task!: name, agent!: name, state!: state, reasons!: [object], children: [name], \
+         instance: text, since: count, expires_at: count, at!: count",
+    ),
+    (verb::TELL, "task!: name, message!: any, from: text, nonce: name", TASK_REPLY),
+    (verb::SIGNAL, "task!: name, name!: text, message!: any, from: text, nonce: name", TASK_REPLY),
+    (
+        verb::HISTORY,
+        "task!: name, place!: count, after!: count",
+        "messages!: [object], steps!: [object], next: [count]",
+    ),
     (verb::CANCEL, "task!: name, reason: text", TASK_REPLY),
     (verb::RETRY, "task!: name, nonce: name", TASK_REPLY),
     (verb::PAUSE, "task!: name", TASK_REPLY),
