@@ -59,7 +59,7 @@ impl Owner {
         view.agent = AgentName::new(agent).unwrap();
         if n >= 30 {
             // Some of them are grandchildren.
-            let parent = if n % 3 == 0 { format!("t{}", 30 + n % 7) } else { root.clone() };
+            let parent = if n.is_multiple_of(3) { format!("t{}", 30 + n % 7) } else { root.clone() };
             (view.root, view.parent, view.depth) = (id(&root), Some(id(&parent)), 1);
         }
         self.tasks.insert(name.clone(), Owned { view, told: None });
