@@ -59,6 +59,10 @@ fn part(slot: Slot, what: What) -> (u32, u64) {
 }
 
 impl Resident {
+    fn others_bytes(&self) -> usize {
+        self.bytes - self.input_bytes
+    }
+
     /// What results, messages and steps may take together: they give way to inputs, but for a little.
     pub fn room_for_others(&self) -> usize {
         self.budget.saturating_sub(self.input_bytes).max(FLOOR)
@@ -102,8 +106,9 @@ impl Resident {
     /// Keeps an input if it fits into so many times the budget; 0: in any case.
     pub fn keep_input(&mut self, slot: Slot, payload: &Payload, times: usize) {
         let cost = cost(payload);
-        while self.bytes + cost > self.budget && self.drop_oldest() {}
-        if times == 0 || self.bytes + cost <= self.budget * times {
+        let others_give_way = |kept: &Self| kept.bytes + cost > kept.budget && kept.others_bytes() > FLOOR;
+        while others_give_way(self) && self.drop_oldest() {}
+        if times == 0 || self.input_bytes + cost <= self.budget * times {
             self.drop_input(slot);
             self.bytes += cost;
             self.input_bytes += cost;
@@ -114,7 +119,7 @@ impl Resident {
     /// Keeps a result, message or step if there is room; `must`: older ones go.
     pub fn keep(&mut self, slot: Slot, what: What, payload: &Payload, must: bool) {
         let cost = cost(payload);
-        let too_much = |kept: &Self| kept.bytes - kept.input_bytes + cost > kept.room_for_others();
+        let too_much = |kept: &Self| kept.others_bytes() + cost > kept.room_for_others();
         while must && too_much(self) && self.drop_oldest() {}
         if must || self.bytes + cost <= self.budget {
             self.drop(slot, what);
@@ -241,20 +246,35 @@ mod tests {
     #[test]
     fn inputs_fill_it_and_results_give_way() {
         let mut resident = Resident::default();
-        resident.set_budget(1_000);
+        resident.set_budget(4 << 20);
         for slot in 0..3 {
-            resident.keep(Slot(slot), What::Result, &payload(200), false);
+            resident.keep(Slot(slot), What::Result, &payload(1 << 20), false);
         }
         assert_eq!(resident.len(), 3);
         for slot in 0..4 {
-            resident.keep_input(Slot(slot), &payload(200), 1);
+            resident.keep_input(Slot(slot), &payload(1 << 20), 1);
         }
         assert!((0..3).all(|slot| resident.result(Slot(slot)).is_none()));
         let here = (0..4).filter(|slot| resident.input(Slot(*slot)).is_some()).count();
-        assert_eq!((here, resident.bytes() <= 1_000), (3, true));
+        assert_eq!((here, resident.bytes() <= 4 << 20), (3, true));
         resident.keep_input(Slot(9), &payload(200), 0);
         assert!(resident.input(Slot(9)).is_some());
         (0..10).for_each(|slot| resident.drop_input(Slot(slot)));
+        assert_eq!((resident.bytes(), resident.is_empty()), (0, true));
+    }
+
+    #[test]
+    fn what_was_read_back_stays_however_many_inputs_come() {
+        let mut resident = Resident::default();
+        resident.set_budget(1_000);
+        for place in 0..5 {
+            resident.keep(Slot(7), What::Step(place), &payload(900), true);
+            resident.keep_input(Slot(place), &payload(900), 0);
+        }
+        assert!((0..5).all(|place| resident.part(Slot(7), What::Step(place)).is_some()));
+        assert!(resident.part(Slot(7), What::Message(0)).is_none(), "each kind is told apart");
+        (0..5).for_each(|place| resident.drop(Slot(7), What::Step(place)));
+        (0..5).for_each(|slot| resident.drop_input(Slot(slot)));
         assert_eq!((resident.bytes(), resident.is_empty()), (0, true));
     }
 
