@@ -260,7 +260,7 @@ fn a_wait_for_a_signal_is_named_with_its_limit() {
     owner.end("t", Outcome::Wait(wait));
     let hold = only(&owner, "t");
     assert_eq!((hold.reason, hold.until), (Reason::Message, Some(WALL + 9_000)));
-    assert_eq!(hold.message, "it waits for the signal approval, for 9.0 s more at most");
+    assert_eq!(hold.message, "it waits for the signal approval, for 9000 ms more at most");
 }
 
 #[test]
