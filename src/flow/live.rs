@@ -335,7 +335,7 @@ impl Live {
         }
     }
 
-    /// Whether an offer may be on its way whose lease has been ended meanwhile. After [`RESEND_MS`] without an answer it
+    /// Whether an offer may be on its way whose lease has been ended meanwhile. After `RESEND_MS` without an answer it
     /// counts as lost.
     pub fn is_overtaking(&mut self) -> bool {
         let hearing = self.hearing;
