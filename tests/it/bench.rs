@@ -83,10 +83,13 @@ fn what_a_noisy_tenant_does_to_another_is_told_beside_one_queue_and_fixed_shares
     }
     let all = find(&figures, "all of it, beside the least it could take");
     assert!(all["ratio"].as_f64().unwrap() >= 1.0, "nobody is faster than the slots: {all}");
-    for name in ["slowest wait of 20 behind 2000", "wait of a newcomer among 50 flooding tenants, worst of 1"]
-    {
-        assert!(value(&figures, name) > 0.0, "{name}");
+    let newcomer = "wait of a newcomer among 50 tenants with 100 each";
+    for name in ["slowest wait of 20 behind 2000".to_owned(), format!("{newcomer}, beside 10 each")] {
+        assert!(value(&figures, &name) > 0.0, "{name}");
     }
+    assert!(
+        find(&figures, &format!("{newcomer}, worst of 3, beside a round of theirs"))["reference"] == 50.0
+    );
     assert!((0.0..=100.0).contains(&value(&figures, "slots idle with work for them")));
 }
 

@@ -47,12 +47,18 @@ pub async fn run(bench: &Bench, report: &mut Report) -> Result<()> {
     let sides = stored.len();
     // By tenant, the reference last; one value a run.
     let (mut p50, mut p99) = (vec![Vec::new(); sides + 1], vec![Vec::new(); sides + 1]);
+    // A question that was asked before is answered without Redis: each is asked in words of its own.
+    let mut once = 0;
+    let mut page = async |client: &Client| {
+        once += 1;
+        client.list().since(once).limit(10).page().await
+    };
     for _ in 0..bench.args.runs {
         let mut nanos = vec![Vec::new(); sides + 1];
         for _ in 0..calls {
             for (client, nanos) in tenants.iter().zip(&mut nanos) {
                 let begin = Instant::now();
-                let page = client.list().limit(10).page().await?;
+                let page = page(client).await?;
                 nanos.push(begin.elapsed().as_nanos() as u64);
                 anyhow::ensure!(page.tasks.len() == 10, "a page of {}", page.tasks.len());
             }
@@ -78,7 +84,7 @@ pub async fn run(bench: &Bench, report: &mut Report) -> Result<()> {
 
         let before = rig.moment().await?;
         for _ in 0..calls {
-            tenants[n].list().limit(10).page().await?;
+            page(&tenants[n]).await?;
         }
         let counters = rig.used(&before).await?.counters;
         let each = [

@@ -24,10 +24,15 @@ const MANY: u64 = 5_000;
 const FEW: u64 = 20;
 /// Repeats, each at another phase.
 const REPEATS: f64 = 20.0;
-/// What the one has waiting in the second part, and so many in the third with a hundred each.
+/// What the one has waiting in the second part.
 const FLOOD: u64 = 200_000;
+/// Tenants in the third part, and what each of them has waiting: first a little, then a lot.
 const CROWD: u64 = 1_000;
-const EACH: u64 = 100;
+const EACH: [u64; 2] = [10, 100];
+/// Newcomers among them, one after the other.
+const NEWCOMERS: u64 = 60;
+/// The wait with a lot beside that with a little: the same, as far as so many can tell.
+const CROWD_RATIO: f64 = 1.5;
 /// What the slowest of the few may wait: in the middle of all repeats, and at most.
 const USUAL_MS: f64 = 25.0;
 const WORST_MS: f64 = 45.0;
@@ -37,7 +42,7 @@ pub async fn run(bench: &Bench, report: &mut Report) -> Result<()> {
     let repeats = (REPEATS * bench.args.scale).ceil() as u64;
     together(bench, report, repeats).await?;
     behind_a_flood(bench, report, repeats).await?;
-    in_a_crowd(bench, report, repeats).await
+    in_a_crowd(bench, report).await
 }
 
 async fn rig(bench: &Bench) -> Result<(Rig, Trace)> {
@@ -120,24 +125,35 @@ async fn behind_a_flood(bench: &Bench, report: &mut Report, repeats: u64) -> Res
     Ok(())
 }
 
-async fn in_a_crowd(bench: &Bench, report: &mut Report, repeats: u64) -> Result<()> {
+/// Everybody has the same right to the slots there: a newcomer waits for those who are before it in this round, and that
+/// must be as long whatever they have behind.
+async fn in_a_crowd(bench: &Bench, report: &mut Report) -> Result<()> {
     let crowd = bench.args.scaled(CROWD, 50);
-    let (rig, mut trace) = rig(bench).await?;
-    for n in 0..crowd {
-        let tenant = rig.client.tenant(&format!("crowd{n}"))?;
-        load::submit_timed(&tenant, AGENT, EACH, LENGTH).await?;
+    let newcomers = bench.args.scaled(NEWCOMERS, 3);
+    let round = crowd as f64 * LENGTH.as_secs_f64() * 1e3 / f64::from(SLOTS);
+    let mut waits: [Vec<f64>; 2] = Default::default();
+    for (each, waits) in EACH.into_iter().zip(&mut waits) {
+        let (rig, mut trace) = rig(bench).await?;
+        for n in 0..crowd {
+            let tenant = rig.client.tenant(&format!("crowd{n}"))?;
+            load::submit_timed(&tenant, AGENT, each, LENGTH).await?;
+        }
+        rig.await_decided().await?;
+        intake_age(report, &rig, &format!("{each} of each of {crowd} tenants")).await?;
+        for n in 0..newcomers {
+            // Another newcomer each time: whoever has just run has had its share of such a crowd for a while.
+            waits.push(wait(&rig.client.tenant(&format!("b{n}"))?, &mut trace, 1).await?);
+            phase().await;
+        }
+        rig.stop().await;
     }
-    rig.await_decided().await?;
-    intake_age(report, &rig, &format!("{EACH} of each of {crowd} tenants")).await?;
-    let mut waits = Vec::new();
-    for repeat in 0..repeats {
-        // Another newcomer each time: whoever has just run has had its share of such a crowd for a while.
-        waits.push(wait(&rig.client.tenant(&format!("b{repeat}"))?, &mut trace, 1).await?);
-        phase().await;
-    }
-    waited(report, format!("wait of a newcomer among {crowd} flooding tenants"), &waits)?;
-    rig.stop().await;
-    Ok(())
+    let [few, many] = waits;
+    let name = format!("wait of a newcomer among {crowd} tenants with {} each", EACH[1]);
+    let worst = many.iter().copied().fold(0.0, f64::max);
+    let figure = Figure::over(format!("{name}, beside {} each", EACH[0]), "ms", &many);
+    report.add(CASE, figure.map(|figure| figure.against(&few).target(Target::RatioAtMost(CROWD_RATIO))))?;
+    let figure = Figure::once(format!("{name}, worst of {newcomers}, beside a round of theirs"), "ms", worst);
+    Ok(report.add(CASE, figure.against(&[round]).target(Target::RatioAtMost(1.0)))?)
 }
 
 /// Submits a few and gives the slowest wait for a start, in milliseconds.
