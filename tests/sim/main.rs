@@ -35,7 +35,7 @@ use selvedge::flow::record::Hash;
 use world::World;
 
 /// Seeds in an ordinary run.
-const SEEDS: u64 = 500;
+const SEEDS: u64 = 60;
 
 /// Runs a scenario. `Ok`: what it has seen, and the hash of its journal.
 fn run(scenario: Scenario) -> Result<(Counters, Hash), String> {
