@@ -66,7 +66,10 @@ impl Error {
     /// Whether waiting and asking again can help.
     pub(super) fn is_transient(&self) -> bool {
         match self {
-            Self::Refused(refusal) => refusal.code.is_retryable() || refusal.code == Code::NotFound,
+            // Whoever waits asks again after a pause that grows: what took too long may be quick then.
+            Self::Refused(refusal) => {
+                refusal.code.is_retryable() || matches!(refusal.code, Code::NotFound | Code::TimedOut)
+            }
             Self::Unavailable(_) | Self::TimedOut { .. } => true,
             Self::Unknown { .. } | Self::Ended { .. } | Self::Data(_) | Self::Name(_) | Self::Bus(_) => false,
         }

@@ -259,7 +259,9 @@ impl Audit {
         });
         self.all_in_time(due.count())?;
         let firings = message.records.iter().filter(|record| matches!(record, Record::ScheduleFired { .. }));
-        if firings.count() < 100 && message.records.len() < 120 {
+        // A message that is full leaves firings to the next one.
+        let weight: usize = message.records.iter().map(Record::weight).sum();
+        if firings.count() < 100 && weight < 30 * 1_024 {
             self.schedules.none_due(self.wall)?;
         }
         Ok(())
