@@ -19,7 +19,7 @@ use crate::bus::{self, Connection, survey};
 use crate::client::DEFAULT_TENANT;
 use crate::store;
 use crate::task::MAX_PAYLOAD_BYTES;
-use crate::wire::subjects::Shard;
+use crate::wire::subjects::{self, Shard};
 use crate::wire::topology::{Sizing, Topology};
 
 /// Arguments of `doctor`.
@@ -345,12 +345,17 @@ async fn coordinator(report: &mut Report, connection: &Connection) {
 
 /// What each role listens to; publishing is not tried, because that would change something.
 async fn rights(report: &mut Report, connection: &Connection) {
+    let (Ok(tenant), Ok(agent)) = (DEFAULT_TENANT.parse(), "doctor".parse()) else { return };
     let roles = [
-        ("client", vec![format!("sv.done.{DEFAULT_TENANT}.*"), format!("sv.event.{DEFAULT_TENANT}.*")]),
-        ("agent", vec!["sv.offer.doctor.*".to_owned(), "sv.ctl.doctor.*".to_owned()]),
+        ("client", vec![subjects::done_of_tenant(&tenant), subjects::events_of_tenant(&tenant)]),
+        ("agent", vec![subjects::offers_of_agent(&agent), subjects::ctl_of_agent(&agent)]),
         (
             "coordinator",
-            vec!["sv.beat.*.*".to_owned(), "sv.accept.*.*".to_owned(), "sv.api.doctor.doctor".to_owned()],
+            vec![
+                subjects::BEAT_ALL.to_owned(),
+                subjects::ACCEPT_ALL.to_owned(),
+                subjects::api(&tenant, "doctor"),
+            ],
         ),
     ];
     let all: Vec<String> = roles.iter().flat_map(|(_, subjects)| subjects.clone()).collect();

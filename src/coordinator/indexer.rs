@@ -40,139 +40,38 @@
 //!
 //! A newer owner's flush in Redis ends this indexer ([`IndexerEnd::Fenced`]).
 
-use std::{collections::HashMap, time::Duration};
+mod ask;
+mod options;
+
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+pub use self::{
+    ask::{FollowReply, IndexAsk},
+    options::{IndexerOptions, Pace},
+};
 use super::queries::hot::Hot;
 use crate::{
     bus::{
-        Clock,
         archive::{Archive, ArchiveError, Archived},
         consume::jitter,
     },
     store::{
         Connection, StoreError,
-        index::{Generation, IndexBatch, IndexWrite, IndexWriter, Mark, Retention, Written},
+        index::{Generation, IndexBatch, IndexWrite, IndexWriter, Mark, Written},
     },
-    task::{Backoff, TenantName},
+    task::TenantName,
     telemetry::names,
     wire::subjects::Shard,
 };
-
-/// What the indexer asks of the owner loop.
-#[derive(Debug)]
-pub enum IndexAsk {
-    /// Gather for this generation from now on. An unanswered [`IndexAsk::Next`] is void: drop its
-    /// `reply`, or the tasks sent to it are lost.
-    Follow {
-        /// Goes into every batch.
-        generation: Generation,
-        /// Tasks touched after this journal sequence are dirty (`Dirty::prune`); `None`: all of them are, with their results
-        /// (`Engine::touch_all`).
-        from: Option<u64>,
-        /// The owner's answer.
-        reply: oneshot::Sender<FollowReply>,
-    },
-    /// Hand out work as soon as there is some; the first time after a [`IndexAsk::Follow`] at once, even
-    /// if there is none, so that an index of no tasks is known to be complete. Dropping `reply` says that
-    /// the owner is done for good.
-    Next {
-        /// Tasks at most.
-        max: usize,
-        /// Bytes of results at most; a batch has at least one task.
-        max_bytes: usize,
-        /// Tasks first touched after this stay for the next time, unless there are no others.
-        until: Option<Mark>,
-        /// Kept until a task is dirty.
-        reply: oneshot::Sender<IndexBatch>,
-    },
-    /// What the index keeps of these tenants' ended tasks.
-    Retention {
-        /// Whose.
-        tenants: Vec<TenantName>,
-        /// The owner's answer.
-        reply: oneshot::Sender<HashMap<TenantName, Retention>>,
-    },
-    /// Everything up to here is in the index.
-    Written {
-        /// Of which index.
-        generation: Generation,
-        /// See [`IndexBatch::upto_seq`].
-        upto_seq: u64,
-    },
-}
-
-/// What the owner says to [`IndexAsk::Follow`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FollowReply {
-    /// The dirty set is as asked for.
-    Following,
-    /// It can't name every task touched since then: begin anew.
-    TooOld,
-}
-
-/// From the beginning of one write to the beginning of the next: `least`, and 1 ms more for so many tasks
-/// written, up to `most`.
-#[derive(Debug, Clone, Copy)]
-pub struct Pace {
-    /// However little there is.
-    pub least: Duration,
-    /// However much there is.
-    pub most: Duration,
-    /// Tasks that add a millisecond.
-    pub tasks_per_ms: u32,
-}
-
-impl Default for Pace {
-    fn default() -> Self {
-        Self { least: Duration::from_millis(20), most: Duration::from_millis(100), tasks_per_ms: 10 }
-    }
-}
-
-impl Pace {
-    fn after(self, tasks: usize) -> Duration {
-        let more = tasks as u64 / u64::from(self.tasks_per_ms.max(1));
-        (self.least + Duration::from_millis(more)).min(self.most)
-    }
-}
 
 /// Tasks per write at most; with more than that waiting nothing is left to gather.
 const MAX_GATHERED: usize = 8_192;
 
 /// Bytes of results per write, roughly.
 const MAX_GATHERED_BYTES: usize = 16 * 1024 * 1024;
-
-/// Sizes and paces.
-#[derive(Debug, Clone)]
-pub struct IndexerOptions {
-    /// Tasks that the owner hands out at once.
-    pub max_tasks: usize,
-    /// Bytes of results that the owner hands out at once.
-    pub max_bytes: usize,
-    /// How long changes gather.
-    pub pace: Pace,
-    /// How often Redis is looked at while nothing is written.
-    pub idle_check: Duration,
-    /// Pause after a failure, with full jitter.
-    pub backoff: Backoff,
-    /// For the retention by age of tenants that nobody writes to.
-    pub clock: Clock,
-}
-
-impl Default for IndexerOptions {
-    fn default() -> Self {
-        Self {
-            max_tasks: 1_000,
-            max_bytes: 4 * 1024 * 1024,
-            pace: Pace::default(),
-            idle_check: Duration::from_secs(1),
-            backoff: Backoff { base_ms: 100, cap_ms: 5_000 },
-            clock: Clock::real(),
-        }
-    }
-}
 
 /// How the index is, for queries that have to say so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 //! ```text
 //! queries ── which verb, which bounds
 //!   look ── get, many, tree, children        hot ── pages that many ask for: one read for all of them
-//!   act ── submit, cancel …      ask ── the owner's loop, here or elsewhere
+//!   act, tell ── submit, cancel, messages …      ask ── the owner's loop, here or elsewhere
 //! ```
 //!
 //! Reads go to Redis; what is not indexed yet, and what only the owner knows, is asked of the owner:
@@ -11,6 +11,10 @@
 //! `NOT_FOUND`. `submit`, `cancel` and `retry` publish to INTAKE like everybody else and wait a
 //! moment for the decision. Nothing here retries a query.
 
+mod act;
+mod ask;
+pub mod hot;
+mod look;
 mod tell;
 
 use std::time::Duration;
@@ -39,11 +43,6 @@ use crate::{
         subjects::Shard,
     },
 };
-
-mod act;
-mod ask;
-pub mod hot;
-mod look;
 
 pub use ask::{Ask, Told};
 use hot::Hot;

@@ -10,13 +10,13 @@
 //! Redis. Everything ends with the term: what was begun is swept by a successor.
 
 pub mod archiver;
+mod fill;
 pub mod keeper;
 pub mod loads;
 pub mod places;
 pub mod start;
 
 use std::{
-    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -28,16 +28,14 @@ use tokio::sync::mpsc;
 
 use self::{
     archiver::{Batch, EndedFeed},
+    fill::Fill,
     keeper::{Order, Told},
     places::PlaceError,
 };
 use super::{admin::Heartbeat, intake::Handle};
 use crate::{
     bus::journal::Room,
-    flow::{
-        engine::{Effect, Engine},
-        input::Input,
-    },
+    flow::engine::{Effect, Engine},
     task::Millis,
     telemetry::names,
 };
@@ -127,46 +125,6 @@ pub struct Shrink {
     not_before: Option<Instant>,
     stuck_until: Option<Instant>,
     room: Fill,
-}
-
-/// The journal's size: as looked at, and what was appended since.
-#[derive(Default)]
-struct Fill {
-    used: u64,
-    max: u64,
-    /// Sequence and bytes of appends since the last look.
-    since: VecDeque<(u64, u64)>,
-    /// What the engine was told last.
-    told: u64,
-}
-
-impl Fill {
-    fn appended(&mut self, seq: u64, bytes: u64) {
-        self.used += bytes;
-        self.since.push_back((seq, bytes));
-        if self.since.len() > 65_536 {
-            self.since.pop_front();
-        }
-    }
-
-    fn seen(&mut self, room: Room) {
-        while self.since.front().is_some_and(|(seq, _)| *seq <= room.last_seq) {
-            self.since.pop_front();
-        }
-        self.used = room.bytes + self.since.iter().map(|(_, bytes)| bytes).sum::<u64>();
-        self.max = room.max_bytes;
-        metrics::gauge!(names::JOURNAL_FILL).set(room.bytes as f64);
-        metrics::gauge!(names::JOURNAL_MAX).set(room.max_bytes as f64);
-    }
-
-    /// What the engine has to be told, if it changed enough to matter.
-    fn news(&mut self) -> Option<Input> {
-        if self.max == 0 || self.used.abs_diff(self.told) < self.max / 128 {
-            return None;
-        }
-        self.told = self.used;
-        Some(Input::Room { used: self.used, max: self.max })
-    }
 }
 
 /// Where a shrink's messages go and come from.

@@ -14,13 +14,19 @@
 //! Part of [`super::state::State`]; changed by `evolve` only. O(log ready lanes) per step. Tenants and tasks are
 //! numbers here.
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    fmt::Debug,
-};
+mod lane;
+mod starts;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeSet, fmt::Debug};
 
 use serde::{Deserialize, Serialize};
 
+use self::{
+    lane::{LOOK_BACK, Lane},
+    starts::Starts,
+};
 use super::{quick::QuickMap, tasks::Slot};
 use crate::task::{Millis, Priority, TenantName};
 
@@ -40,6 +46,7 @@ pub fn rank(priority: Priority) -> u8 {
     }
 }
 
+/// Resumed parents, and the classes.
 const RANKS: usize = 5;
 /// The highest class.
 const TOP: u32 = 1;
@@ -70,12 +77,8 @@ impl Ageing {
 const UNIT: u64 = 1024;
 /// What even the shortest task costs.
 const LEAST: u64 = UNIT / 4;
-/// Tasks that a lane's mean looks back on: enough that short and long ones in turn don't make it swing.
-const LOOK_BACK: u32 = 128;
 /// Expected slot-time of an agent nobody has run yet, in milliseconds.
 const FIRST_GUESS_MS: Millis = 100;
-/// Entries that are looked at one by one to tell the holes among them.
-const COUNTED: usize = 65_536;
 /// Idle lanes are looked through whenever there are a multiple of so many lanes.
 const SWEEP: usize = 256;
 
@@ -86,177 +89,6 @@ pub struct Charge {
     pub start: u64,
     /// Virtual cost charged ahead.
     pub cost: u64,
-}
-
-/// A task in its line.
-#[derive(Debug, Clone, Copy)]
-struct Entry {
-    order: u64,
-    /// [`HOLE`]: it was taken out.
-    slot: Slot,
-    /// When it was admitted, in seconds of logical time; never before what stands in front of it.
-    since: u32,
-}
-
-/// No task's slot.
-const HOLE: Slot = Slot(u32::MAX);
-
-impl Entry {
-    fn task(self) -> Option<Slot> {
-        (self.slot != HOLE).then_some(self.slot)
-    }
-}
-
-/// Tasks of one class in order of arrival. Most come at the back and go from the front; one that is taken out of the
-/// middle leaves a hole.
-#[derive(Debug, Clone, Default)]
-struct Line {
-    entries: VecDeque<Entry>,
-    holes: usize,
-}
-
-impl Line {
-    fn push(&mut self, entry: Entry) -> bool {
-        if self.entries.back().is_none_or(|last| last.order < entry.order) {
-            self.entries.push_back(entry);
-            return true;
-        }
-        match self.entries.binary_search_by_key(&entry.order, |known| known.order) {
-            Ok(at) if self.entries[at].task().is_some() => return false,
-            Ok(at) => {
-                self.entries[at] = entry;
-                self.holes -= 1;
-            }
-            Err(at) => self.entries.insert(at, entry),
-        }
-        true
-    }
-
-    fn remove(&mut self, order: u64) -> bool {
-        let Ok(at) = self.entries.binary_search_by_key(&order, |entry| entry.order) else { return false };
-        if self.entries[at].task().is_none() {
-            return false;
-        }
-        self.entries[at].slot = HOLE;
-        self.holes += 1;
-        while self.entries.front().is_some_and(|entry| entry.task().is_none()) {
-            self.entries.pop_front();
-            self.holes -= 1;
-        }
-        if self.holes > 32 && self.holes * 2 > self.entries.len() {
-            self.entries.retain(|entry| entry.task().is_some());
-            self.holes = 0;
-        }
-        if self.entries.is_empty() {
-            self.entries = VecDeque::new();
-        } else if self.entries.capacity() > 64 && self.entries.len() * 4 < self.entries.capacity() {
-            self.entries.shrink_to(self.entries.len() * 2);
-        }
-        true
-    }
-
-    /// How many stand before the first that is not meant.
-    fn before(&self, is_meant: impl Fn(&Entry) -> bool) -> usize {
-        let end = self.entries.partition_point(is_meant);
-        match (self.holes, end <= COUNTED) {
-            (0, _) => end,
-            (_, true) => self.entries.range(..end).filter(|entry| entry.task().is_some()).count(),
-            (holes, false) => end.saturating_sub(holes),
-        }
-    }
-}
-
-#[derive(Debug, Clone, Default)]
-struct Lane {
-    lines: [Line; RANKS],
-    queued: usize,
-    vtime: u64,
-    running: u32,
-    /// Mean slot-time of its tasks, in units, and of how many, up to [`LOOK_BACK`].
-    service: u64,
-    seen: u32,
-    /// Mean of its square, in units squared by [`UNIT`].
-    square: u64,
-    /// The tag under which the lane stands in `ready`, if it does, and whether it stands in `resumes`, too.
-    ready_as: Option<(u64, bool)>,
-}
-
-impl Lane {
-    /// The oldest of each class, with its rank.
-    fn fronts(&self) -> impl Iterator<Item = (usize, Entry)> {
-        let lines = self.lines.iter().enumerate();
-        lines.filter_map(|(rank, line)| Some((rank, *line.entries.front()?)))
-    }
-
-    fn first(&self, ageing: Ageing) -> Option<Slot> {
-        let aged =
-            self.fronts().map(|(rank, entry)| (ageing.aged(rank, entry.since), entry.order, entry.slot));
-        aged.min().map(|(_, _, slot)| slot)
-    }
-
-    fn resumes(&self) -> bool {
-        !self.lines[usize::from(RESUMED)].entries.is_empty()
-    }
-
-    fn push(&mut self, (rank, order): Place, slot: Slot, since: u32) -> bool {
-        let pushed = self.lines[usize::from(rank) % RANKS].push(Entry { order, slot, since });
-        self.queued += usize::from(pushed);
-        pushed
-    }
-
-    fn remove(&mut self, (rank, order): Place) -> bool {
-        let removed = self.lines[usize::from(rank) % RANKS].remove(order);
-        self.queued -= usize::from(removed);
-        removed
-    }
-
-    /// A task has run for so long.
-    fn learn(&mut self, units: u64) {
-        self.seen = (self.seen + 1).min(LOOK_BACK);
-        let seen = u64::from(self.seen);
-        let mean = |old: u64, new: u64| old.saturating_mul(seen - 1).saturating_add(new) / seen;
-        self.service = mean(self.service, units).max(LEAST);
-        self.square = mean(self.square, units.saturating_mul(units) / UNIT);
-    }
-
-    /// What its next task is expected to take: the mean over its slot-time, not over its tasks.
-    fn expected(&self) -> u64 {
-        let expected = u128::from(self.square) * u128::from(UNIT) / u128::from(self.service.max(1));
-        u64::try_from(expected).unwrap_or(u64::MAX).max(self.service)
-    }
-
-    fn is_idle(&self) -> bool {
-        self.queued == 0 && self.running == 0 && self.ready_as.is_none()
-    }
-}
-
-/// Virtual starts of what runs, lowest first: nearly always they come in this order.
-#[derive(Debug, Clone, Default)]
-struct Starts(VecDeque<(u64, u32)>);
-
-impl Starts {
-    fn add(&mut self, start: u64) {
-        if self.0.back().is_none_or(|(last, _)| *last < start) {
-            return self.0.push_back((start, 1));
-        }
-        match self.0.binary_search_by_key(&start, |(start, _)| *start) {
-            Ok(at) => self.0[at].1 += 1,
-            Err(at) => self.0.insert(at, (start, 1)),
-        }
-    }
-
-    fn remove(&mut self, start: u64) {
-        if let Ok(at) = self.0.binary_search_by_key(&start, |(start, _)| *start) {
-            self.0[at].1 -= 1;
-            if self.0[at].1 == 0 {
-                self.0.remove(at);
-            }
-        }
-    }
-
-    fn first(&self) -> Option<u64> {
-        self.0.front().map(|(start, _)| *start)
-    }
 }
 
 /// A queue as a snapshot holds it.
@@ -562,260 +394,5 @@ impl AgentQueue {
             .collect();
         lanes.sort();
         (lanes, self.service, self.last_start, self.queued)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const A: u32 = 0;
-    const B: u32 = 1;
-
-    fn fill(queue: &mut AgentQueue, tenant: u32, orders: std::ops::Range<u64>) {
-        for order in orders {
-            // In these tests a slot tells the task's order.
-            queue.push(tenant, (3, order), Slot(order as u32), 1);
-        }
-        queue.set_open(tenant, true, true);
-    }
-
-    /// Runs one slot for `n` tasks of 10 ms each; returns who ran.
-    fn serve(queue: &mut AgentQueue, weights: &[u32], n: usize) -> Vec<u32> {
-        let mut ran = Vec::new();
-        for _ in 0..n {
-            let (who, slot) = queue.next(Ageing::default()).unwrap();
-            let weight = weights[who as usize];
-            let charge = queue.start(who, (3, u64::from(slot.0)), weight);
-            queue.settle(who, charge, Some(10), weight);
-            queue.set_open(who, true, true);
-            ran.push(who);
-        }
-        ran
-    }
-
-    #[test]
-    fn the_tasks_before_one_are_those_that_would_be_picked_before_it() {
-        let mut queue = AgentQueue::default();
-        // Classes, admission times and holes as they come.
-        let places: Vec<(Place, u32)> =
-            (0..200u64).map(|order| (((order * 7 % 4 + 1) as u8, order), (order / 3) as u32 + 1)).collect();
-        for (place, since) in &places {
-            queue.push(A, *place, Slot(place.1 as u32), *since);
-        }
-        for (place, _) in places.iter().filter(|(place, _)| place.1 % 5 == 2) {
-            queue.remove(A, *place);
-        }
-        queue.set_open(A, true, true);
-        let ageing = Ageing { now: 90, step: 20 };
-        let mut picked = 0;
-        while let Some((_, slot)) = queue.next(ageing) {
-            let (place, since) = places[slot.0 as usize];
-            assert_eq!(queue.before(A, place, since, ageing), 0, "{place:?} is picked");
-            queue.remove(A, place);
-            queue.set_open(A, true, true);
-            picked += 1;
-        }
-        assert_eq!(picked, 160);
-        // Of all that are there again, the last one picked has all others before it.
-        let mut queue = AgentQueue::default();
-        places.iter().for_each(|(place, since)| queue.push(A, *place, Slot(place.1 as u32), *since));
-        queue.set_open(A, true, true);
-        let mut before: Vec<u64> =
-            places.iter().map(|(place, since)| queue.before(A, *place, *since, ageing)).collect();
-        before.sort_unstable();
-        assert_eq!(before, (0..200).collect::<Vec<u64>>(), "each place once");
-    }
-
-    #[test]
-    fn shares_follow_weights() {
-        let mut queue = AgentQueue::default();
-        fill(&mut queue, A, 0..1_000);
-        fill(&mut queue, B, 0..1_000);
-        let ran = serve(&mut queue, &[1, 3], 400);
-        let b = ran.iter().filter(|t| **t == B).count();
-        assert!((295..=305).contains(&b), "{b} of 400");
-    }
-
-    #[test]
-    fn short_and_long_tasks_mixed_leave_the_shares_as_they_are() {
-        let (slots, weights, lengths) = (20, [1, 2, 4], [1, 20, 500]);
-        let mut queue = AgentQueue::default();
-        (0..3).for_each(|tenant| fill(&mut queue, tenant, 0..20_000));
-        let (mut now, mut begun, mut held) = (0u64, [0usize; 3], [0u64; 3]);
-        let mut running: Vec<(u64, u32, u64, Charge)> = Vec::new();
-        while now < 12_000 {
-            while running.len() < slots {
-                let (who, slot) = queue.next(Ageing::default()).unwrap();
-                let at = who as usize;
-                let charge = queue.start(who, (3, u64::from(slot.0)), weights[at]);
-                let length = lengths[(at + begun[at]) % 3] + 1;
-                begun[at] += 1;
-                running.push((now + length, who, length, charge));
-                queue.set_open(who, true, true);
-            }
-            if now >= 2_000 {
-                running.iter().for_each(|(_, who, ..)| held[*who as usize] += 1);
-            }
-            now += 1;
-            let ended = running.extract_if(.., |(end, ..)| *end <= now).collect::<Vec<_>>();
-            for (_, who, length, charge) in ended {
-                queue.settle(who, charge, Some(length), weights[who as usize]);
-                queue.set_open(who, true, true);
-            }
-        }
-        let all: u64 = held.iter().sum();
-        for (held, weight) in held.into_iter().zip(weights) {
-            let (part, fair) = (held as f64 / all as f64, f64::from(weight) / 7.0);
-            assert!((part / fair - 1.0).abs() < 0.03, "weight {weight} has {part}, not {fair}");
-        }
-    }
-
-    #[test]
-    fn a_newcomer_goes_next_whatever_the_backlog() {
-        let mut queue = AgentQueue::default();
-        fill(&mut queue, A, 0..5_000);
-        serve(&mut queue, &[1, 1], 500);
-        fill(&mut queue, B, 0..3);
-        let ran = serve(&mut queue, &[1, 1], 2);
-        assert!(ran.contains(&B), "{ran:?}");
-    }
-
-    #[test]
-    fn idleness_earns_no_credit() {
-        let mut queue = AgentQueue::default();
-        fill(&mut queue, B, 0..1);
-        serve(&mut queue, &[1, 1], 1);
-        fill(&mut queue, A, 0..1_000);
-        serve(&mut queue, &[1, 1], 500);
-        fill(&mut queue, B, 1..500);
-        let ran = serve(&mut queue, &[1, 1], 100);
-        let b = ran.iter().filter(|t| **t == B).count();
-        assert!((49..=52).contains(&b), "{b} of 100");
-    }
-
-    /// Slots that serve lanes which always have more; each tenant's weight and task lengths. Slot-time by tenant.
-    fn shares(slots: usize, tenants: &[(u32, &[Millis])], until: Millis) -> Vec<f64> {
-        let mut queue = AgentQueue::default();
-        let mut ends = std::collections::BinaryHeap::new();
-        let (mut order, mut now) = (0u64, 0);
-        let mut served = vec![0.0; tenants.len()];
-        let mut runs = vec![0usize; tenants.len()];
-        let push = |queue: &mut AgentQueue, tenant: usize, order: &mut u64| {
-            *order += 1;
-            queue.push(tenant as u32, (3, *order), Slot(*order as u32), 1);
-            queue.set_open(tenant as u32, true, true);
-        };
-        (0..tenants.len()).for_each(|tenant| (0..slots).for_each(|_| push(&mut queue, tenant, &mut order)));
-        while now < until {
-            while ends.len() < slots {
-                let (who, slot) = queue.next(Ageing::default()).unwrap();
-                let (weight, lengths) = tenants[who as usize];
-                let charge = queue.start(who, (3, u64::from(slot.0)), weight);
-                push(&mut queue, who as usize, &mut order);
-                let length = lengths[runs[who as usize] % lengths.len()];
-                runs[who as usize] += 1;
-                ends.push(std::cmp::Reverse((now + length, who, length, charge.start, charge.cost)));
-            }
-            let std::cmp::Reverse((at, who, length, start, cost)) = ends.pop().unwrap();
-            now = at;
-            queue.settle(who, Charge { start, cost }, Some(length), tenants[who as usize].0);
-            queue.set_open(who, true, true);
-            served[who as usize] += length as f64;
-        }
-        // What runs has had its slot, too.
-        for std::cmp::Reverse((at, who, length, ..)) in ends {
-            served[who as usize] += (length as f64 - at.saturating_sub(now) as f64).max(0.0);
-        }
-        served
-    }
-
-    #[test]
-    fn backlogged_tenants_share_slot_time_by_weight_within_three_per_cent_whatever_their_tasks_take() {
-        let even: [(u32, &[Millis]); 3] = [(1, &[20]), (2, &[20]), (4, &[20])];
-        let mixed: [(u32, &[Millis]); 3] = [(1, &[1, 20, 500]), (2, &[500, 1, 20]), (4, &[20, 500, 1])];
-        let apart: [(u32, &[Millis]); 3] = [(1, &[1]), (2, &[20]), (4, &[500])];
-        let across: [(u32, &[Millis]); 3] = [(1, &[500]), (2, &[20]), (4, &[1])];
-        for (name, tenants) in [("even", even), ("mixed", mixed), ("apart", apart), ("across", across)] {
-            let served = shares(20, &tenants, 10_000);
-            let all: f64 = served.iter().sum();
-            for ((weight, _), served) in tenants.iter().zip(&served) {
-                let (share, due) = (served / all, f64::from(*weight) / 7.0);
-                assert!(
-                    (share - due).abs() <= 0.03 * due.max(share),
-                    "{name}: weight {weight} got {share:.4}, due {due:.4}"
-                );
-            }
-        }
-    }
-
-    /// Low tasks under a flood of critical ones: each runs once it has waited three steps, oldest first.
-    #[test]
-    fn a_class_rises_one_step_for_each_time_it_has_waited() {
-        let mut queue = AgentQueue::default();
-        let mut order = 0;
-        let mut push = |queue: &mut AgentQueue, rank: u8, since: u32| {
-            order += 1;
-            queue.push(A, (rank, order), Slot(order as u32), since);
-            queue.set_open(A, true, true);
-            (rank, order)
-        };
-        let low = [push(&mut queue, 4, 1), push(&mut queue, 4, 2), push(&mut queue, 4, 70)];
-        let mut places = std::collections::HashMap::new();
-        let mut ran = Vec::new();
-        for now in 1..=400 {
-            let place = push(&mut queue, 1, now);
-            places.insert(place.1, place);
-            let (_, slot) = queue.next(Ageing { now, step: 60 }).unwrap();
-            let order = u64::from(slot.0);
-            let place = low.iter().copied().find(|(_, low)| *low == order).unwrap_or_else(|| places[&order]);
-            if place.0 == 4 {
-                ran.push((now, order));
-            }
-            let charge = queue.start(A, place, 1);
-            queue.settle(A, charge, Some(10), 1);
-            queue.set_open(A, true, true);
-        }
-        assert_eq!(ran, vec![(181, 1), (182, 2), (250, 3)]);
-        assert_eq!(Ageing { now: 1_000, step: 0 }.steps(1), 0, "0 is never");
-    }
-
-    #[test]
-    fn resumed_parents_are_found_beside_lanes_that_may_not_run() {
-        let mut queue = AgentQueue::default();
-        fill(&mut queue, A, 1..3);
-        fill(&mut queue, B, 3..4);
-        assert_eq!(queue.next_resume(), None);
-        queue.push(B, (RESUMED, 9), Slot(9), 1);
-        queue.set_open(B, false, true);
-        assert_eq!(queue.next_resume(), Some((B, Slot(9))));
-        queue.remove(B, (RESUMED, 9));
-        queue.set_open(B, true, true);
-        assert_eq!(queue.next_resume(), None);
-    }
-
-    #[test]
-    fn what_comes_back_goes_to_its_old_place_and_holes_are_no_tasks() {
-        let mut queue = AgentQueue::default();
-        fill(&mut queue, A, 10..200);
-        for order in 20..150 {
-            queue.remove(A, (3, order));
-        }
-        queue.push(A, (3, 5), Slot(5), 1);
-        queue.push(A, (3, 30), Slot(30), 1);
-        queue.push(A, (0, 190_000), Slot(1), 1);
-        assert_eq!(queue.queued(), 63);
-        let mut order = Vec::new();
-        queue.set_open(A, true, true);
-        while let Some((_, slot)) = queue.next(Ageing::default()) {
-            let place = if slot == Slot(1) { (0, 190_000) } else { (3, u64::from(slot.0)) };
-            let charge = queue.start(A, place, 1);
-            queue.settle(A, charge, None, 1);
-            queue.set_open(A, true, true);
-            order.push(slot.0);
-        }
-        let want: Vec<u32> = [1, 5].into_iter().chain(10..20).chain([30]).chain(150..200).collect();
-        assert_eq!(order, want);
-        assert_eq!(queue.queued(), 0);
     }
 }

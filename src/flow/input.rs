@@ -2,10 +2,12 @@
 
 use crate::{
     task::{
-        AgentName, AgentSettings, AllSettings, Code, InstanceId, Millis, Payload, Plan, PlanName, Refusal,
-        ScheduleName, ScheduleSettings, TaskId, TaskKey, TenantName, TenantSettings, Token,
+        AgentName, AgentSettings, AllSettings, BodyHash, Code, InstanceId, Millis, Payload, Phase, Plan,
+        PlanName, Refusal, ScheduleName, ScheduleSettings, TaskId, TaskKey, TenantName, TenantSettings,
+        Token,
     },
     wire::{
+        VERSION,
         codec::DecodeError,
         messages::{Accept, Beat, Cmd, CtlOp, Done, Offer, Report, Submit},
     },
@@ -194,6 +196,32 @@ impl Decision {
     /// Something that can't be read and that nobody can be told of: counted, not journaled.
     pub fn garbage(code: Code) -> Self {
         Self { garbage: Some(code), ..Self::default() }
+    }
+
+    /// A refusal that leaves the task it names alone: journaled first, as all that is said of what the state does not hold.
+    /// `submitted` and `nonce` tell whose.
+    pub fn refused(
+        key: &TaskKey,
+        refusal: Refusal,
+        submitted: Option<BodyHash>,
+        nonce: Option<TaskId>,
+    ) -> Self {
+        let done = Done {
+            v: VERSION,
+            rev: 0,
+            state: Phase::Rejected,
+            refusal: Some(refusal.clone()),
+            result: None,
+            attempt: 0,
+            last_event: 0,
+            body_hash: submitted,
+            nonce,
+        };
+        Self {
+            records: vec![Record::Refused { key: key.clone(), refusal }],
+            answers: vec![Tell::Done { key: key.clone(), done: Box::new(done) }],
+            ..Self::default()
+        }
     }
 
     /// One answer.

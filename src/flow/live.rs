@@ -3,10 +3,12 @@
 //! Time here is *hearing time*: it advances only while heartbeats could have been heard, so that an
 //! outage, a suspended process or a take-over expires nothing.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+mod instance;
 
-use serde::{Deserialize, Serialize};
+use std::collections::{BTreeSet, VecDeque};
 
+pub use self::instance::AgentSize;
+use self::instance::{Agent, Instance};
 use super::{
     named::Named,
     quick::{QuickMap, QuickSet},
@@ -32,74 +34,6 @@ const LOOK_MS: Millis = 100;
 const MAX_INSTANCES: usize = 65_536;
 /// Dead leases remembered per instance: no more slots than this are withheld from it.
 const MAX_DEAD: usize = 4_096;
-
-/// One process of an agent.
-#[derive(Debug)]
-struct Instance {
-    agent: u32,
-    id: InstanceId,
-    /// Attempts it runs at once.
-    slots: u32,
-    /// Lease length it asks for.
-    lease_ms: Millis,
-    heard: Millis,
-    draining: bool,
-    /// It understands messages to tasks.
-    messages: bool,
-    /// An offer to it was not answered; no more until it is heard again.
-    suspected: bool,
-    /// Leases we ended that it may still be working on; each occupies a slot.
-    dead: BTreeSet<Token>,
-    /// Live leases it has.
-    leased: u32,
-    /// The free slots under which it stands in its agent's `room`, if it does.
-    room: u32,
-}
-
-impl Instance {
-    /// Slots an offer could take, if it is there.
-    fn free(&self) -> u32 {
-        if self.draining || self.suspected {
-            return 0;
-        }
-        self.slots.saturating_sub(self.leased).saturating_sub(self.dead.len() as u32)
-    }
-
-    fn is_quiet(&self, hearing: Millis) -> bool {
-        hearing.saturating_sub(self.heard) * 3 > self.lease_ms * 2
-    }
-}
-
-#[derive(Debug, Default)]
-struct Agent {
-    instances: HashMap<InstanceId, u32>,
-    /// Instances with free slots, by how many; quiet ones are taken out when they turn up.
-    room: BTreeSet<(u32, u32)>,
-}
-
-/// What there is of an agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct AgentSize {
-    /// Its instances.
-    pub instances: usize,
-    /// Their slots.
-    pub slots: u64,
-    /// Those a task could be offered to now.
-    pub free: u64,
-    /// Instances that were not heard for two thirds of their lease.
-    pub quiet: usize,
-    /// Instances that are leaving, or have no slots.
-    pub draining: usize,
-    /// Instances that did not answer an offer and were not heard since.
-    pub suspected: usize,
-}
-
-impl AgentSize {
-    /// Instances that take work as soon as they have a free slot.
-    pub fn serving(&self) -> usize {
-        self.instances - self.quiet - self.draining - self.suspected
-    }
-}
 
 /// What was heard of a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

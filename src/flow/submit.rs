@@ -132,22 +132,7 @@ fn admitted(
 
 /// Journals a refusal that leaves the task alone, and hints at it.
 fn refuse_only(key: &TaskKey, refusal: Refusal, submitted: Option<BodyHash>) -> Decision {
-    let done = Done {
-        v: crate::wire::VERSION,
-        rev: 0,
-        state: Phase::Rejected,
-        refusal: Some(refusal.clone()),
-        result: None,
-        attempt: 0,
-        last_event: 0,
-        body_hash: submitted,
-        nonce: None,
-    };
-    Decision {
-        records: vec![Record::Refused { key: key.clone(), refusal }],
-        answers: vec![Tell::Done { key: key.clone(), done: Box::new(done) }],
-        ..Decision::none()
-    }
+    Decision::refused(key, refusal, submitted, None)
 }
 
 fn conflict(state: &State, task: &Task, spec: &Spec) -> Refusal {

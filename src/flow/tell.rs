@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     task::{
-        Code, MAX_HISTORY, MAX_HISTORY_BYTES, MAX_MAIL, MAX_MAIL_BYTES, MAX_MAIL_MESSAGE, Payload, Phase,
-        Refusal, TaskId, TaskKey, capped_from, check_label,
+        Code, MAX_HISTORY, MAX_HISTORY_BYTES, MAX_MAIL, MAX_MAIL_BYTES, MAX_MAIL_MESSAGE, Payload, Refusal,
+        TaskId, TaskKey, capped_from, check_label,
     },
     wire::messages::Done,
 };
@@ -88,24 +88,8 @@ pub fn no_room(key: &TaskKey, nonce: &TaskId) -> Decision {
     refused(key, nonce, refusal.retry_after(AGAIN_MS))
 }
 
-/// Journaled first, as all that is said of what the state does not hold.
 fn refused(key: &TaskKey, nonce: &TaskId, refusal: Refusal) -> Decision {
-    let done = Done {
-        v: crate::wire::VERSION,
-        rev: 0,
-        state: Phase::Rejected,
-        refusal: Some(refusal.clone()),
-        result: None,
-        attempt: 0,
-        last_event: 0,
-        body_hash: None,
-        nonce: Some(nonce.clone()),
-    };
-    Decision {
-        records: vec![Record::Refused { key: key.clone(), refusal }],
-        answers: vec![Tell::Done { key: key.clone(), done: Box::new(done) }],
-        ..Decision::none()
-    }
+    Decision::refused(key, refusal, None, Some(nonce.clone()))
 }
 
 #[cfg(test)]

@@ -129,6 +129,16 @@ pub fn accept(agent: &AgentName, instance: &InstanceId) -> String {
     format!("sv.accept.{agent}.{instance}")
 }
 
+/// What all instances of an agent are offered.
+pub fn offers_of_agent(agent: &AgentName) -> String {
+    format!("sv.offer.{agent}.*")
+}
+
+/// What all instances of an agent are told.
+pub fn ctl_of_agent(agent: &AgentName) -> String {
+    format!("sv.ctl.{agent}.*")
+}
+
 /// Where an instance is offered tasks.
 pub fn offer(agent: &AgentName, instance: &InstanceId) -> String {
     format!("sv.offer.{agent}.{instance}")
@@ -152,6 +162,11 @@ pub fn ask(shard: Shard) -> String {
 /// Where the end of a task is hinted at.
 pub fn done(tenant: &TenantName, task: &TaskId) -> String {
     ["sv.done.", tenant.as_str(), ".", task.as_str()].concat()
+}
+
+/// The events of a tenant's tasks.
+pub fn events_of_tenant(tenant: &TenantName) -> String {
+    format!("sv.event.{tenant}.*")
 }
 
 /// Every end of a tenant's tasks.

@@ -11,6 +11,7 @@ use super::rig::{AGENT, Rig, Sizes};
 use super::{Bench, load, memory};
 use crate::cli::servers::Event;
 use crate::cli::stack::COORDINATOR;
+use crate::wire::subjects;
 
 const CASE: &str = "start";
 /// How long it may take before it is given up.
@@ -27,7 +28,7 @@ pub async fn run(bench: &Bench, report: &mut Report) -> Result<()> {
     let nats = async_nats::connect(&rig.stack.nats.url).await?;
     let (mut starts, mut kills) = (Vec::new(), Vec::new());
     for _ in 0..bench.args.runs {
-        let mut offers = nats.subscribe(format!("sv.offer.{AGENT}.>")).await?;
+        let mut offers = nats.subscribe(subjects::offers_of_agent(&AGENT.parse()?)).await?;
         nats.flush().await?;
         let mut events = rig.stack.events();
         let killed = Instant::now();

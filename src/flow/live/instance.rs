@@ -1,0 +1,76 @@
+//! One instance as heard, and those of an agent together.
+
+use std::collections::{BTreeSet, HashMap};
+
+use serde::{Deserialize, Serialize};
+
+use crate::task::{InstanceId, Millis, Token};
+
+/// One process of an agent.
+#[derive(Debug)]
+pub(super) struct Instance {
+    pub(super) agent: u32,
+    pub(super) id: InstanceId,
+    /// Attempts it runs at once.
+    pub(super) slots: u32,
+    /// Lease length it asks for.
+    pub(super) lease_ms: Millis,
+    pub(super) heard: Millis,
+    pub(super) draining: bool,
+    /// It understands messages to tasks.
+    pub(super) messages: bool,
+    /// An offer to it was not answered; no more until it is heard again.
+    pub(super) suspected: bool,
+    /// Leases we ended that it may still be working on; each occupies a slot.
+    pub(super) dead: BTreeSet<Token>,
+    /// Live leases it has.
+    pub(super) leased: u32,
+    /// The free slots under which it stands in its agent's `room`, if it does.
+    pub(super) room: u32,
+}
+
+impl Instance {
+    /// Slots an offer could take, if it is there.
+    pub(super) fn free(&self) -> u32 {
+        if self.draining || self.suspected {
+            return 0;
+        }
+        self.slots.saturating_sub(self.leased).saturating_sub(self.dead.len() as u32)
+    }
+
+    pub(super) fn is_quiet(&self, hearing: Millis) -> bool {
+        hearing.saturating_sub(self.heard) * 3 > self.lease_ms * 2
+    }
+}
+
+/// An agent's instances.
+#[derive(Debug, Default)]
+pub(super) struct Agent {
+    pub(super) instances: HashMap<InstanceId, u32>,
+    /// Instances with free slots, by how many; quiet ones are taken out when they turn up.
+    pub(super) room: BTreeSet<(u32, u32)>,
+}
+
+/// What there is of an agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct AgentSize {
+    /// Its instances.
+    pub instances: usize,
+    /// Their slots.
+    pub slots: u64,
+    /// Those a task could be offered to now.
+    pub free: u64,
+    /// Instances that were not heard for two thirds of their lease.
+    pub quiet: usize,
+    /// Instances that are leaving, or have no slots.
+    pub draining: usize,
+    /// Instances that did not answer an offer and were not heard since.
+    pub suspected: usize,
+}
+
+impl AgentSize {
+    /// Instances that take work as soon as they have a free slot.
+    pub fn serving(&self) -> usize {
+        self.instances - self.quiet - self.draining - self.suspected
+    }
+}
