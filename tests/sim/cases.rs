@@ -105,3 +105,47 @@ fn what_comes_back_too_late_expires_at_once() {
 fn a_report_held_by_a_former_owner_comes_again() {
     check(Scenario::of(18));
 }
+
+/// A schedule that had moved to another tenant came to a firing of two hours before again, more of them later than are
+/// remembered: its task is told by its id only within a tenant.
+#[test]
+fn a_firing_is_remembered_for_a_while_whoever_it_was_for() {
+    use Fault::*;
+    check(Scenario::shrunk(
+        2,
+        617,
+        &[
+            PublishLost,
+            PublishAckLost,
+            PublishLate,
+            DeliveredLate,
+            QueueAckLost,
+            AppendLost,
+            AppendAckLost,
+            AppendLate,
+            Duel,
+            ClockStepped,
+            OfferLost,
+            CtlLost,
+            AcceptLost,
+            CoreLate,
+            CoreTwice,
+            IgnoresStop,
+            IndexCrash,
+            SubmitTwice,
+            CancelFirst,
+            RetryDead,
+            TenantPaused,
+            Timed,
+            Scheduled,
+            LoadLost,
+            AgentLimitsChanged,
+            TenantStopped,
+            AgentStopped,
+            TreeStopped,
+            AllStopped,
+            Talking,
+            ToldAnyway,
+        ],
+    ));
+}
