@@ -88,6 +88,7 @@ pub struct Hot(Arc<Mutex<Pages>>);
 enum Found {
     Use(Bytes),
     UseAndRefresh(Bytes, Reading),
+    Read(Reading),
     Wait(Reading),
 }
 
@@ -105,9 +106,14 @@ impl Hot {
         let (found, how) = match self.find(&query.tenant, &question, || read().boxed()) {
             Found::Use(body) => (Ok(body), "kept"),
             Found::UseAndRefresh(body, reading) => {
-                // Bounded by the store's own timeouts; whoever asks meanwhile shares it.
                 tokio::spawn(reading);
                 (Ok(body), "kept")
+            }
+            Found::Read(reading) => {
+                // It goes on without whoever began it: left half done it would be old news to the next who asks. Bounded
+                // by the store's own timeouts.
+                tokio::spawn(reading.clone());
+                (reading.await, "read")
             }
             Found::Wait(reading) => (reading.await, "read"),
         };
@@ -160,19 +166,15 @@ impl Hot {
         // A reading from before the last commit would bring what is past.
         let running =
             page.reading.as_ref().filter(|(began, _)| *began == version).map(|(_, reading)| reading.clone());
-        let reading = match (running, kept) {
-            (Some(_), Some(body)) => return Found::Use(body),
-            (Some(reading), None) => return Found::Wait(reading),
+        match (running, kept) {
+            (Some(_), Some(body)) => Found::Use(body),
+            (Some(reading), None) => Found::Wait(reading),
             (None, kept) => {
                 let reading = self.reading(tenant.clone(), question.clone(), version, read());
                 page.reading = Some((version, reading.clone()));
-                match kept {
-                    Some(body) => return Found::UseAndRefresh(body, reading),
-                    None => reading,
-                }
+                kept.map_or(Found::Read(reading.clone()), |body| Found::UseAndRefresh(body, reading))
             }
-        };
-        Found::Wait(reading)
+        }
     }
 
     /// One read, kept when it is done.
@@ -346,6 +348,20 @@ mod tests {
         drop(first);
         reads.gate.add_permits(1);
         assert_eq!(second.await.unwrap(), "1");
+    }
+
+    /// Left half done, it would tell the next who asks, however much later, what was when it began.
+    #[tokio::test]
+    async fn a_read_comes_to_its_end_when_everybody_has_given_up() {
+        let reads = Reads::new(0);
+        let mut only = Box::pin(reads.ask("acme", "{}"));
+        assert!(only.as_mut().now_or_never().is_none());
+        drop(only);
+        reads.gate.add_permits(1);
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(reads.done.load(Ordering::Relaxed), 1, "nobody has asked since");
     }
 
     #[tokio::test]
