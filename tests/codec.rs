@@ -162,6 +162,7 @@ fn beat() -> impl Strategy<Value = Beat> {
             lease_ms,
             draining,
             messages,
+            calls: None,
         },
     )
 }
@@ -175,6 +176,7 @@ fn accept() -> impl Strategy<Value = Accept> {
         v,
         taken,
         busy,
+        over: vec![],
     })
 }
 

@@ -27,6 +27,7 @@ use tokio::{
 
 use super::{
     AgentError, Ctx, Handled,
+    calls::{Answer, needs_task},
     caught::{Caught, Ended},
     children::Spawned,
     events::{self, Events, Say},
@@ -55,6 +56,8 @@ pub(super) struct Attempt {
     client: OnceLock<Client>,
     /// Set once what was recorded before this attempt is in `places`.
     pub(super) history: OnceCell<()>,
+    /// Of a call: who is answered.
+    pub(super) answer: Option<Answer>,
     state: Mutex<State>,
     /// The state changed in a way that somebody may wait for.
     changed: Notify,
@@ -121,6 +124,11 @@ impl State {
 impl Attempt {
     /// Of this offer, whose input is given to [`Attempt::run`]. It takes a slot from now on.
     pub(super) fn new(instance: Arc<Instance>, offer: Offer) -> Self {
+        Self::answering(instance, offer, None)
+    }
+
+    /// The same of a call.
+    pub(super) fn answering(instance: Arc<Instance>, offer: Offer, answer: Option<Answer>) -> Self {
         instance.slots.take();
         let every = instance.real(offer.lease_ms) / 3;
         let ends = offer.time_left_ms.map(|left| instance.settings.clock.now().saturating_add(left));
@@ -139,6 +147,7 @@ impl Attempt {
             ends,
             client: OnceLock::new(),
             history: OnceCell::new(),
+            answer,
             state: Mutex::new(state),
             changed: Notify::new(),
             dropped: AtomicBool::new(false),
@@ -161,7 +170,7 @@ impl Attempt {
     }
 
     /// Polls the handler until it is done or is to be dropped.
-    async fn until_done(&self, handler: &mut Caught<Handled>) -> Ended {
+    pub(super) async fn until_done(&self, handler: &mut Caught<Handled>) -> Ended {
         poll_fn(|cx| {
             if self.dropped.load(Ordering::Acquire) {
                 return Poll::Ready(Ended::Dropped);
@@ -189,6 +198,13 @@ impl Attempt {
             Ended::Dropped => AgentError::retryable("the handler was dropped"),
         };
         error.into_outcome()
+    }
+
+    /// Of a call: its slot is free.
+    pub(super) fn call_gone(&self) {
+        let mut state = self.state();
+        state.stage = Stage::Released;
+        self.instance.slots.free();
     }
 
     /// Its slot is free. Whether there is an end to be said.
@@ -231,6 +247,9 @@ impl Attempt {
 
     /// Reports something, and says by which number. Waits while too many reports are undecided.
     pub(super) async fn report(&self, op: ReportOp) -> Result<u32, AgentError> {
+        if self.answer.is_some() {
+            return Err(needs_task("what it reports"));
+        }
         let mut op = Some(op);
         self.until(|state| {
             if state.is_closed() {
@@ -251,7 +270,14 @@ impl Attempt {
             if state.stage != Stage::Running {
                 return Err(nothing_more());
             }
-            state.events.get_or_insert_with(|| self.start_events()).queue()
+            match &self.answer {
+                Some(answer) => Err(answer),
+                None => Ok(state.events.get_or_insert_with(|| self.start_events()).queue()),
+            }
+        };
+        let queue = match queue {
+            Ok(queue) => queue,
+            Err(answer) => return answer.chunk(event).await,
         };
         queue.send(Say::Emit(Box::new(event))).await.map_err(|_| nothing_more())
     }

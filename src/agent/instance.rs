@@ -12,7 +12,7 @@ use super::{Handler, Settings, voice::Said};
 use crate::{
     bus::Link,
     task::{AgentName, InstanceId, Millis, Token},
-    wire::subjects,
+    wire::{calls::CallOver, subjects},
 };
 
 pub(super) struct Instance {
@@ -30,12 +30,15 @@ pub(super) struct Instance {
     said: mpsc::UnboundedSender<Said>,
     /// Leases that were over before their handlers were gone.
     gone: mpsc::UnboundedSender<Token>,
+    /// Calls whose handlers are gone.
+    over: mpsc::UnboundedSender<CallOver>,
 }
 
 /// What an instance hears from its attempts.
 pub(super) struct FromAttempts {
     pub(super) said: mpsc::UnboundedReceiver<Said>,
     pub(super) gone: mpsc::UnboundedReceiver<Token>,
+    pub(super) over: mpsc::UnboundedReceiver<CallOver>,
 }
 
 /// How many attempts have a handler.
@@ -67,6 +70,7 @@ impl Instance {
     ) -> (Self, FromAttempts) {
         let (say, said) = mpsc::unbounded_channel();
         let (tell_gone, gone) = mpsc::unbounded_channel();
+        let (tell_over, over) = mpsc::unbounded_channel();
         let instance = Self {
             name,
             id: settings.instance.clone().unwrap_or_else(InstanceId::fresh),
@@ -79,8 +83,9 @@ impl Instance {
             handing_back: AtomicBool::new(false),
             said: say,
             gone: tell_gone,
+            over: tell_over,
         };
-        (instance, FromAttempts { said, gone })
+        (instance, FromAttempts { said, gone, over })
     }
 
     /// How long that many milliseconds of the instance's clock are; one at least.
@@ -100,6 +105,10 @@ impl Instance {
 
     pub(super) fn handler_gone(&self, token: Token) {
         let _ended = self.gone.send(token);
+    }
+
+    pub(super) fn call_over(&self, over: CallOver) {
+        let _ended = self.over.send(over);
     }
 
     /// It was asked to stop.

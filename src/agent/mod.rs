@@ -24,7 +24,9 @@
 //!   Ctx ── what a handler holds       voice ── one task        events ── a task of the attempt's own
 //! ```
 
+mod answers;
 mod attempt;
+mod calls;
 mod caught;
 mod children;
 mod context;

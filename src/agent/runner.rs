@@ -16,7 +16,9 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     Agent, JITTER_MS, RunError,
+    answers::Calls,
     attempt::{Attempt, Heard},
+    calls::lost,
     instance::Instance,
     leases::{Known, Leases},
     voice,
@@ -25,7 +27,9 @@ use crate::{
     bus::{BusError, Link, Message, Subscription, link::jitter_below},
     task::{Payload, Token},
     wire::{
-        VERSION, codec,
+        VERSION,
+        calls::CallOver,
+        codec,
         messages::{Accept, Beat, BeatReply, Ctl, CtlOp, Offer, Offers, OwnerHello, Verdict},
         subjects,
     },
@@ -42,6 +46,7 @@ pub(super) struct Runner {
     /// The highest epoch heard; what comes with a lower one is from a deposed owner.
     epoch: u64,
     leases: Leases,
+    calls: Calls,
     drain: Option<Drain>,
     beat_at: Instant,
     /// When overdue reports and handlers are looked for; `None` while no lease is held.
@@ -61,6 +66,9 @@ struct Hears {
     replies: Subscription,
     reconnects: watch::Receiver<u64>,
     gone: mpsc::UnboundedReceiver<Token>,
+    over: mpsc::UnboundedReceiver<CallOver>,
+    /// Parts of answers that nobody listens for.
+    unheard: Subscription,
 }
 
 /// The last part of an instance's life.
@@ -83,6 +91,7 @@ impl Runner {
         let (name, id) = (&instance.name, &instance.id);
         let lane = &instance.link.main;
         let inbox = lane.inbox();
+        let calls = Calls::new(lane.inbox());
         let hears = Hears {
             offers: lane.subscribe(subjects::offer(name, id)).await?,
             ctl: lane.subscribe(subjects::ctl(name, id)).await?,
@@ -90,6 +99,8 @@ impl Runner {
             replies: lane.subscribe(inbox.clone()).await?,
             reconnects: instance.link.reconnects(),
             gone: from_attempts.gone,
+            over: from_attempts.over,
+            unheard: lane.subscribe(calls.unheard()).await?,
         };
         tracing::info!(agent = %name, instance = %id, slots = instance.settings.slots, "instance started");
         let voice = voice::speak(instance.link.bulk.clone(), instance.reports_to(), from_attempts.said);
@@ -97,6 +108,7 @@ impl Runner {
             instance: Arc::new(instance),
             epoch: 0,
             leases: Leases::default(),
+            calls,
             drain: None,
             beat_at: Instant::now(),
             look_at: None,
@@ -110,7 +122,7 @@ impl Runner {
     pub(super) async fn run(mut self, stop: CancellationToken) -> Result<(), RunError> {
         loop {
             if let Some(drain) = &self.drain
-                && (self.leases.len() == 0 || drain.is_over(Instant::now()))
+                && (self.leases.len() + self.calls.len() == 0 || drain.is_over(Instant::now()))
             {
                 return self.leave().await;
             }
@@ -122,11 +134,14 @@ impl Runner {
                     while let Some(Some(next)) = self.hears.ctl.next().now_or_never() {
                         self.hear_ctl(&next);
                     }
+                    self.answer_calls().await?;
                 }
                 message = self.hears.owners.next() => self.hear_owner(&open(message)?),
                 message = self.hears.replies.next() => self.hear_reply(&open(message)?),
                 Ok(()) = self.hears.reconnects.changed() => self.speak_up(),
                 Some(token) = self.hears.gone.recv() => self.release_dead(token),
+                Some(over) = self.hears.over.recv() => self.call_over(over).await?,
+                message = self.hears.unheard.next() => self.calls.unheard_by(&open(message)?.subject),
                 () = tokio::time::sleep_until(next_at) => self.on_time().await?,
                 () = stop.cancelled(), if self.drain.is_none() => self.start_drain(),
             }
@@ -197,11 +212,42 @@ impl Runner {
                     }
                 }
                 CtlOp::Stop { token, code } => {
-                    tracing::info!(?token, %code, "a lease is over");
-                    self.stop(token);
+                    tracing::info!(?token, %code, "a lease or a call is over");
+                    if !self.calls.stop(&token, code) {
+                        self.stop(token);
+                    }
+                }
+                CtlOp::Call(call) => {
+                    let to = message.reply.as_ref().map(ToString::to_string);
+                    if let Some(to) = to.filter(|to| subjects::may_answer(to)) {
+                        self.calls.take(&self.instance, *call, to);
+                    }
                 }
             }
         }
+    }
+
+    /// Says which calls are taken and which are not; they begin at once: whoever waits is answered first.
+    async fn answer_calls(&mut self) -> Result<(), RunError> {
+        match self.calls.answer() {
+            Some(answer) => self.tell_accept(answer).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Handlers of calls are gone: their slots are free.
+    async fn call_over(&mut self, first: CallOver) -> Result<(), RunError> {
+        let mut over = vec![first];
+        while let Some(Some(next)) = self.hears.over.recv().now_or_never() {
+            over.push(next);
+        }
+        over.iter().for_each(|over| self.calls.release(&over.token));
+        self.tell_accept(Accept { v: VERSION, over, ..Accept::default() }).await
+    }
+
+    async fn tell_accept(&self, answer: Accept) -> Result<(), RunError> {
+        let subject = subjects::accept(&self.instance.name, &self.instance.id);
+        Ok(self.instance.link.main.tell(subject, codec::pack(&answer)).await?)
     }
 
     fn hear_verdict(&mut self, verdict: Verdict) {
@@ -322,6 +368,7 @@ impl Runner {
             lease_ms: settings.lease_ms(),
             draining: self.instance.is_draining(),
             messages: true,
+            calls: Some(self.calls.held()),
         };
         // While disconnected it would only pile up, to be sent stale: the reconnect beats at once.
         if link.main.is_connected() {
@@ -358,6 +405,7 @@ impl Runner {
         for token in running {
             self.leases.drop_handler_at(&token, at);
         }
+        self.calls.give_up(&lost("its instance is leaving"));
         self.look_by(at);
     }
 
@@ -366,6 +414,7 @@ impl Runner {
             tracing::warn!(tasks = self.leases.len(), "leaving with tasks that could not be handed back");
         }
         self.leases = Leases::default();
+        self.calls.drop_all();
         self.beat(0).await?;
         // Best effort: without it the owner notices a lease later.
         let _late = tokio::time::timeout(FLUSH, self.instance.link.main.flush()).await;

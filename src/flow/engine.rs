@@ -10,6 +10,7 @@
 //! answered, so what leaves here is acknowledged state only. The coordinator's loop and the simulator
 //! drive the same engine. `H` is whatever the driver needs to acknowledge an input.
 
+mod calls;
 mod effects;
 mod index;
 mod payloads;
@@ -25,6 +26,7 @@ use self::{
 };
 pub use self::{index::Touched, payloads::Sizes, replay::JournalError};
 use super::{
+    calls::Calls,
     dirty::Dirty,
     dispatch,
     facts::{Fact, News},
@@ -121,6 +123,9 @@ pub struct Engine<H> {
     /// Of inputs that left no record.
     facts: Vec<Fact>,
     dirty: Dirty,
+    calls: Calls,
+    /// Of calls: most of what happens to them leaves no record.
+    call_facts: Vec<Fact>,
     opening: Option<(String, Policy)>,
     opened: bool,
     keeps_ended: bool,
@@ -154,6 +159,8 @@ impl<H> Engine<H> {
             news: News::default(),
             facts: Vec::new(),
             dirty: Dirty::default(),
+            calls: Calls::default(),
+            call_facts: Vec::new(),
             opening: None,
             opened: false,
             keeps_ended: false,
@@ -202,6 +209,7 @@ impl<H> Engine<H> {
 
     /// Starts to own the shard: the next message opens a new epoch.
     pub fn open(&mut self, coordinator: &str, policy: Policy) {
+        self.calls.inherit(&self.state, &self.live);
         self.opening = Some((coordinator.to_owned(), policy));
     }
 
@@ -220,7 +228,9 @@ impl<H> Engine<H> {
     /// Queues an input. The handle comes back in an effect once it is decided and journaled.
     pub fn push(&mut self, input: Input, handle: Option<H>) {
         match input {
-            Input::Beat { .. } | Input::Accept { .. } => self.vital.push_back(Queued { input, handle }),
+            Input::Beat { .. } | Input::Accept { .. } | Input::Call { .. } => {
+                self.vital.push_back(Queued { input, handle })
+            }
             // What offers and commands wait for.
             Input::Loaded { .. } => self.vital.push_back(Queued { input, handle }),
             Input::Room { used, max } => self.room(used, max),
@@ -244,6 +254,9 @@ impl<H> Engine<H> {
             batch.at.epoch += 1;
             self.apply(Decision::record(Record::Opened { coordinator, policy }), &mut batch)?;
         }
+        for record in self.calls.refill(&self.state) {
+            self.apply(Decision::record(record), &mut batch)?;
+        }
         while !batch.is_full()
             && let Some(Queued { input, handle }) = self.vital.pop_front().or_else(|| self.queue.pop_front())
         {
@@ -262,6 +275,9 @@ impl<H> Engine<H> {
             self.apply(due, &mut batch)?;
             // What comes back into its queue may be over by now.
             self.pass_times(&mut batch, entropy)?;
+        }
+        if !self.calls.is_idle() {
+            self.pass_calls(&mut batch)?;
         }
         let full = batch.bytes + DISPATCH_BYTES;
         while batch.bytes < full
@@ -423,6 +439,10 @@ impl<H> Engine<H> {
             Input::Beat { agent, instance, body } => {
                 let state = &self.state;
                 let stop = self.live.beat(agent, instance, body, |token| state.lease_slot(token).is_some());
+                if let Some(held) = &body.calls {
+                    let endings = self.calls.beat(agent, instance, held, &mut self.live);
+                    self.end_calls(endings, batch);
+                }
                 match handle {
                     Some(handle) => batch.effects.push(Effect::Beat(handle, stop)),
                     None => {
@@ -438,8 +458,11 @@ impl<H> Engine<H> {
             Input::Accept { agent, instance, body } => {
                 self.live.accepted(agent, instance, &body.taken);
                 self.live.arrived(&body.busy);
+                self.calls.accepted(agent, instance, &body.taken);
+                self.calls_answered(agent, instance, body, batch);
                 self.busy(agent, instance, &body.busy)
             }
+            Input::Call { .. } => return self.called(&input, batch, entropy),
             Input::Plan { .. } | Input::Tenant { .. } | Input::Agent { .. } | Input::All { .. } => {
                 operate::decide(&self.state, &input)
             }

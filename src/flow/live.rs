@@ -137,7 +137,8 @@ impl Live {
             }
         }
         let known = self.number(agent, id);
-        if beat.slots == 0 && listed.is_empty() {
+        let calls = beat.calls.as_ref().is_some_and(|calls| !calls.is_empty());
+        if beat.slots == 0 && listed.is_empty() && !calls {
             if let Some(number) = known {
                 self.forget(number);
             }
@@ -153,6 +154,7 @@ impl Live {
             instance.lease_ms = beat.lease_ms.clamp(100, 24 * 3_600_000);
             instance.draining = beat.draining;
             instance.messages = beat.messages;
+            instance.takes_calls = beat.calls.is_some();
             instance.suspected = false;
             instance.heard = hearing;
             instance.dead.retain(|token| listed.contains(token));
@@ -196,6 +198,8 @@ impl Live {
             heard: self.hearing,
             draining: false,
             messages: false,
+            takes_calls: false,
+            calls: 0,
             suspected: false,
             dead: BTreeSet::new(),
             leased: 0,
@@ -212,7 +216,7 @@ impl Live {
         let Some(instance) = self.instance_mut(number) else { return };
         instance.slots = 0;
         instance.dead.clear();
-        let leased = instance.leased > 0;
+        let leased = instance.leased + instance.calls > 0;
         self.count_room(number);
         if leased {
             return;
@@ -454,6 +458,52 @@ impl Live {
             self.agents.at_mut(agent)?.room.remove(&(free, number));
             self.instance_mut(number)?.room = 0;
         }
+    }
+
+    /// Hearing time.
+    pub fn hearing(&self) -> Millis {
+        self.hearing
+    }
+
+    /// The instance of an agent that takes calls and has the most free slots, if one has any.
+    pub fn freest_taker(&self, agent: &AgentName) -> Option<(InstanceId, Millis)> {
+        let room = &self.agents.get(agent)?.room;
+        let mut takers = room.iter().rev().filter_map(|(_, number)| self.instance(*number));
+        let found = takers.find(|instance| instance.takes_calls && !instance.is_quiet(self.hearing))?;
+        Some((found.id.clone(), found.lease_ms))
+    }
+
+    /// Whether an instance of the agent that takes calls is there, free or not.
+    pub fn has_takers(&self, agent: &AgentName) -> bool {
+        let numbers = self.agents.get(agent).into_iter().flat_map(|agent| agent.instances.values());
+        let mut instances = numbers.filter_map(|number| self.instance(*number));
+        instances.any(|found| {
+            found.takes_calls && found.slots > 0 && !found.draining && !found.is_quiet(self.hearing)
+        })
+    }
+
+    /// A call takes a slot.
+    pub fn begin_call(&mut self, agent: &AgentName, id: &InstanceId) {
+        let number = self.number(agent, id).unwrap_or_else(|| self.meet(agent, id, 0));
+        if let Some(instance) = self.instance_mut(number) {
+            instance.calls += 1;
+        }
+        self.count_room(number);
+    }
+
+    /// A call's slot is free.
+    pub fn end_call(&mut self, agent: &AgentName, id: &InstanceId) {
+        let Some(number) = self.number(agent, id) else { return };
+        if let Some(instance) = self.instance_mut(number) {
+            instance.calls = instance.calls.saturating_sub(1);
+        }
+        self.count_room(number);
+    }
+
+    /// Whether nothing was heard of an instance for its lease.
+    pub fn is_lost(&self, agent: &AgentName, id: &InstanceId) -> bool {
+        let instance = self.number(agent, id).and_then(|number| self.instance(number));
+        instance.is_none_or(|instance| instance.heard + instance.lease_ms <= self.hearing)
     }
 
     /// Whether an instance of the agent has a free slot.

@@ -19,6 +19,10 @@ pub(super) struct Instance {
     pub(super) draining: bool,
     /// It understands messages to tasks.
     pub(super) messages: bool,
+    /// It takes calls.
+    pub(super) takes_calls: bool,
+    /// Calls it runs.
+    pub(super) calls: u32,
     /// An offer to it was not answered; no more until it is heard again.
     pub(super) suspected: bool,
     /// Leases we ended that it may still be working on; each occupies a slot.
@@ -35,7 +39,8 @@ impl Instance {
         if self.draining || self.suspected {
             return 0;
         }
-        self.slots.saturating_sub(self.leased).saturating_sub(self.dead.len() as u32)
+        let taken = self.leased + self.calls + self.dead.len() as u32;
+        self.slots.saturating_sub(taken)
     }
 
     pub(super) fn is_quiet(&self, hearing: Millis) -> bool {
