@@ -162,6 +162,8 @@ fn beat() -> impl Strategy<Value = Beat> {
             lease_ms,
             draining,
             messages,
+            calls: None,
+            ahead: 0,
         },
     )
 }
@@ -175,6 +177,7 @@ fn accept() -> impl Strategy<Value = Accept> {
         v,
         taken,
         busy,
+        over: vec![],
     })
 }
 

@@ -27,6 +27,7 @@ use tokio::{
 
 use super::{
     AgentError, Ctx, Handled,
+    calls::{Answer, needs_task},
     caught::{Caught, Ended},
     children::Spawned,
     events::{self, Events, Say},
@@ -55,6 +56,8 @@ pub(super) struct Attempt {
     client: OnceLock<Client>,
     /// Set once what was recorded before this attempt is in `places`.
     pub(super) history: OnceCell<()>,
+    /// Of a call: who is answered.
+    pub(super) answer: Option<Answer>,
     state: Mutex<State>,
     /// The state changed in a way that somebody may wait for.
     changed: Notify,
@@ -73,6 +76,7 @@ pub(super) struct State {
     pub(super) places: Places,
     /// Cells the handler says it used.
     pub(super) used: Option<u32>,
+    end_said: Option<Instant>,
 }
 
 /// See the picture above.
@@ -121,6 +125,11 @@ impl State {
 impl Attempt {
     /// Of this offer, whose input is given to [`Attempt::run`]. It takes a slot from now on.
     pub(super) fn new(instance: Arc<Instance>, offer: Offer) -> Self {
+        Self::answering(instance, offer, None)
+    }
+
+    /// The same of a call.
+    pub(super) fn answering(instance: Arc<Instance>, offer: Offer, answer: Option<Answer>) -> Self {
         instance.slots.take();
         let every = instance.real(offer.lease_ms) / 3;
         let ends = offer.time_left_ms.map(|left| instance.settings.clock.now().saturating_add(left));
@@ -132,6 +141,7 @@ impl Attempt {
             spawned: Spawned::default(),
             places: Places::default(),
             used: None,
+            end_said: None,
         };
         Self {
             offer,
@@ -139,6 +149,7 @@ impl Attempt {
             ends,
             client: OnceLock::new(),
             history: OnceCell::new(),
+            answer,
             state: Mutex::new(state),
             changed: Notify::new(),
             dropped: AtomicBool::new(false),
@@ -148,20 +159,28 @@ impl Attempt {
 
     /// The handler's task, to the end that is said of it.
     pub(super) async fn run(self: Arc<Self>, input: Payload) {
-        let ended = {
-            let ctx = Ctx(self.clone());
-            let mut handler = Caught::new(|| (self.instance.handler)(ctx, input));
-            let ended = self.until_done(&mut handler).await;
-            handler.drop_after(ended)
+        let outcome = match self.instance.ahead.turn().await {
+            // Others have free slots, or will have: it goes back, and that counts for nothing.
+            None => Outcome::Snooze { ms: 0 },
+            Some(_slot) => {
+                let begun = Instant::now();
+                let ended = {
+                    let ctx = Ctx(self.clone());
+                    let mut handler = Caught::new(|| (self.instance.handler)(ctx, input));
+                    let ended = self.until_done(&mut handler).await;
+                    handler.drop_after(ended)
+                };
+                self.instance.ahead.ran(begun.elapsed());
+                self.outcome(ended)
+            }
         };
-        let outcome = self.outcome(ended);
         if self.handler_gone() {
             self.end(outcome).await;
         }
     }
 
     /// Polls the handler until it is done or is to be dropped.
-    async fn until_done(&self, handler: &mut Caught<Handled>) -> Ended {
+    pub(super) async fn until_done(&self, handler: &mut Caught<Handled>) -> Ended {
         poll_fn(|cx| {
             if self.dropped.load(Ordering::Acquire) {
                 return Poll::Ready(Ended::Dropped);
@@ -189,6 +208,13 @@ impl Attempt {
             Ended::Dropped => AgentError::retryable("the handler was dropped"),
         };
         error.into_outcome()
+    }
+
+    /// Of a call: its slot is free.
+    pub(super) fn call_gone(&self) {
+        let mut state = self.state();
+        state.stage = Stage::Released;
+        self.instance.slots.free();
     }
 
     /// Its slot is free. Whether there is an end to be said.
@@ -220,6 +246,7 @@ impl Attempt {
             let used = state.used;
             self.say(&mut state, ReportOp::End(End { last_event, outcome, used }));
             state.stage = Stage::Ending;
+            state.end_said = Some(Instant::now());
             state.events = None;
         }
     }
@@ -231,6 +258,9 @@ impl Attempt {
 
     /// Reports something, and says by which number. Waits while too many reports are undecided.
     pub(super) async fn report(&self, op: ReportOp) -> Result<u32, AgentError> {
+        if self.answer.is_some() {
+            return Err(needs_task("what it reports"));
+        }
         let mut op = Some(op);
         self.until(|state| {
             if state.is_closed() {
@@ -251,7 +281,14 @@ impl Attempt {
             if state.stage != Stage::Running {
                 return Err(nothing_more());
             }
-            state.events.get_or_insert_with(|| self.start_events()).queue()
+            match &self.answer {
+                Some(answer) => Err(answer),
+                None => Ok(state.events.get_or_insert_with(|| self.start_events()).queue()),
+            }
+        };
+        let queue = match queue {
+            Ok(queue) => queue,
+            Err(answer) => return answer.chunk(event).await,
         };
         queue.send(Say::Emit(Box::new(event))).await.map_err(|_| nothing_more())
     }
@@ -322,6 +359,9 @@ impl Attempt {
                 return Heard::Noted;
             }
             state.stage = Stage::Released;
+            if let Some(said) = state.end_said {
+                self.instance.ahead.away(now.saturating_duration_since(said));
+            }
             return Heard::Released;
         }
         drop(state);

@@ -24,7 +24,7 @@ impl Ctx {
         &self.0.offer.tenant
     }
 
-    /// The task's id.
+    /// The task's id; of a call, an id of its own.
     pub fn task(&self) -> &TaskId {
         &self.0.offer.task
     }
@@ -100,7 +100,7 @@ impl Ctx {
     }
 
     /// Emits an event: kept in a capped stream, shown to watchers, never truth. Does not wait for it
-    /// to be stored; waits while too many are on their way.
+    /// to be stored; waits while too many are on their way. In a call it is the next part of the answer, straight to the caller.
     pub async fn emit<T: Serialize + ?Sized>(&self, kind: &str, data: &T) -> Result<(), AgentError> {
         let data =
             Payload::json(data).map_err(|e| AgentError::fatal(format!("the event is no JSON: {e}")))?;

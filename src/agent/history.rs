@@ -12,7 +12,7 @@ use std::{
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{AgentError, Ctx, attempt::Attempt, error::refused};
+use super::{AgentError, Ctx, attempt::Attempt, calls::needs_task, error::refused};
 use crate::{
     client::{Error, check_size},
     task::{
@@ -278,6 +278,9 @@ impl Ctx {
 
     /// What is recorded at a place, which must be what is called there now.
     async fn recorded(&self, place: u32, call: &Call<'_>) -> Result<Option<Step>, AgentError> {
+        if self.is_call() {
+            return Err(needs_task(&call.to_string()));
+        }
         if self.0.offer.recorded > 0 || self.0.offer.told > 0 {
             self.0.history.get_or_try_init(|| self.load()).await?;
         }

@@ -8,11 +8,11 @@ use std::{
 
 use tokio::sync::{mpsc, watch};
 
-use super::{Handler, Settings, voice::Said};
+use super::{Handler, Settings, ahead::Ahead, voice::Said};
 use crate::{
     bus::Link,
     task::{AgentName, InstanceId, Millis, Token},
-    wire::subjects,
+    wire::{calls::CallOver, subjects},
 };
 
 pub(super) struct Instance {
@@ -22,6 +22,7 @@ pub(super) struct Instance {
     pub(super) settings: Settings,
     pub(super) link: Link,
     pub(super) slots: Slots,
+    pub(super) ahead: Ahead,
     /// Changes when events that are not known to be stored are to be published again.
     pub(super) resend: watch::Sender<u64>,
     draining: AtomicBool,
@@ -30,23 +31,27 @@ pub(super) struct Instance {
     said: mpsc::UnboundedSender<Said>,
     /// Leases that were over before their handlers were gone.
     gone: mpsc::UnboundedSender<Token>,
+    /// Calls whose handlers are gone.
+    over: mpsc::UnboundedSender<CallOver>,
 }
 
 /// What an instance hears from its attempts.
 pub(super) struct FromAttempts {
     pub(super) said: mpsc::UnboundedReceiver<Said>,
     pub(super) gone: mpsc::UnboundedReceiver<Token>,
+    pub(super) over: mpsc::UnboundedReceiver<CallOver>,
 }
 
-/// How many attempts have a handler.
+/// How many attempts have a handler, or wait for one to end.
 pub(super) struct Slots {
     all: usize,
     taken: AtomicUsize,
 }
 
 impl Slots {
-    pub(super) fn free_now(&self) -> usize {
-        self.all.saturating_sub(self.taken.load(Ordering::Acquire))
+    /// Those left with so many taken ahead.
+    pub(super) fn free_now(&self, ahead: u32) -> usize {
+        (self.all + ahead as usize).saturating_sub(self.taken.load(Ordering::Acquire))
     }
 
     pub(super) fn take(&self) {
@@ -67,11 +72,13 @@ impl Instance {
     ) -> (Self, FromAttempts) {
         let (say, said) = mpsc::unbounded_channel();
         let (tell_gone, gone) = mpsc::unbounded_channel();
+        let (tell_over, over) = mpsc::unbounded_channel();
         let instance = Self {
             name,
             id: settings.instance.clone().unwrap_or_else(InstanceId::fresh),
             handler,
             slots: Slots { all: settings.slots as usize, taken: AtomicUsize::new(0) },
+            ahead: Ahead::new(settings.slots),
             settings,
             link,
             resend: watch::Sender::new(0),
@@ -79,8 +86,14 @@ impl Instance {
             handing_back: AtomicBool::new(false),
             said: say,
             gone: tell_gone,
+            over: tell_over,
         };
-        (instance, FromAttempts { said, gone })
+        (instance, FromAttempts { said, gone, over })
+    }
+
+    /// Whether it takes one more task, in a slot or ahead of one.
+    pub(super) fn has_room(&self) -> bool {
+        self.slots.free_now(self.ahead.expected()) > 0
     }
 
     /// How long that many milliseconds of the instance's clock are; one at least.
@@ -100,6 +113,10 @@ impl Instance {
 
     pub(super) fn handler_gone(&self, token: Token) {
         let _ended = self.gone.send(token);
+    }
+
+    pub(super) fn call_over(&self, over: CallOver) {
+        let _ended = self.over.send(over);
     }
 
     /// It was asked to stop.

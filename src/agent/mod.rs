@@ -24,7 +24,10 @@
 //!   Ctx ── what a handler holds       voice ── one task        events ── a task of the attempt's own
 //! ```
 
+mod ahead;
+mod answers;
 mod attempt;
+mod calls;
 mod caught;
 mod children;
 mod context;

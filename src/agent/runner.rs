@@ -16,7 +16,9 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     Agent, JITTER_MS, RunError,
+    answers::Calls,
     attempt::{Attempt, Heard},
+    calls::lost,
     instance::Instance,
     leases::{Known, Leases},
     voice,
@@ -25,7 +27,9 @@ use crate::{
     bus::{BusError, Link, Message, Subscription, link::jitter_below},
     task::{Payload, Token},
     wire::{
-        VERSION, codec,
+        VERSION,
+        calls::CallOver,
+        codec,
         messages::{Accept, Beat, BeatReply, Ctl, CtlOp, Offer, Offers, OwnerHello, Verdict},
         subjects,
     },
@@ -33,6 +37,9 @@ use crate::{
 
 /// Messages above this size are not ours.
 const MAX_MESSAGE: usize = 8 * 1024 * 1024;
+
+/// The least between two heartbeats that say anew how many tasks are taken ahead.
+const AHEAD_EVERY: Duration = Duration::from_millis(250);
 
 /// How long the server may take to take what is flushed.
 const FLUSH: Duration = Duration::from_secs(2);
@@ -42,8 +49,10 @@ pub(super) struct Runner {
     /// The highest epoch heard; what comes with a lower one is from a deposed owner.
     epoch: u64,
     leases: Leases,
+    calls: Calls,
     drain: Option<Drain>,
     beat_at: Instant,
+    beaten_at: Instant,
     /// When overdue reports and handlers are looked for; `None` while no lease is held.
     look_at: Option<Instant>,
     inbox: String,
@@ -61,6 +70,9 @@ struct Hears {
     replies: Subscription,
     reconnects: watch::Receiver<u64>,
     gone: mpsc::UnboundedReceiver<Token>,
+    over: mpsc::UnboundedReceiver<CallOver>,
+    /// Parts of answers that nobody listens for.
+    unheard: Subscription,
 }
 
 /// The last part of an instance's life.
@@ -83,6 +95,7 @@ impl Runner {
         let (name, id) = (&instance.name, &instance.id);
         let lane = &instance.link.main;
         let inbox = lane.inbox();
+        let calls = Calls::new(lane.inbox());
         let hears = Hears {
             offers: lane.subscribe(subjects::offer(name, id)).await?,
             ctl: lane.subscribe(subjects::ctl(name, id)).await?,
@@ -90,6 +103,8 @@ impl Runner {
             replies: lane.subscribe(inbox.clone()).await?,
             reconnects: instance.link.reconnects(),
             gone: from_attempts.gone,
+            over: from_attempts.over,
+            unheard: lane.subscribe(calls.unheard()).await?,
         };
         tracing::info!(agent = %name, instance = %id, slots = instance.settings.slots, "instance started");
         let voice = voice::speak(instance.link.bulk.clone(), instance.reports_to(), from_attempts.said);
@@ -97,8 +112,10 @@ impl Runner {
             instance: Arc::new(instance),
             epoch: 0,
             leases: Leases::default(),
+            calls,
             drain: None,
             beat_at: Instant::now(),
+            beaten_at: Instant::now(),
             look_at: None,
             inbox,
             hears,
@@ -110,7 +127,7 @@ impl Runner {
     pub(super) async fn run(mut self, stop: CancellationToken) -> Result<(), RunError> {
         loop {
             if let Some(drain) = &self.drain
-                && (self.leases.len() == 0 || drain.is_over(Instant::now()))
+                && (self.leases.len() + self.calls.len() == 0 || drain.is_over(Instant::now()))
             {
                 return self.leave().await;
             }
@@ -122,11 +139,15 @@ impl Runner {
                     while let Some(Some(next)) = self.hears.ctl.next().now_or_never() {
                         self.hear_ctl(&next);
                     }
+                    self.answer_calls().await?;
+                    self.mind_ahead();
                 }
                 message = self.hears.owners.next() => self.hear_owner(&open(message)?),
                 message = self.hears.replies.next() => self.hear_reply(&open(message)?),
                 Ok(()) = self.hears.reconnects.changed() => self.speak_up(),
                 Some(token) = self.hears.gone.recv() => self.release_dead(token),
+                Some(over) = self.hears.over.recv() => self.call_over(over).await?,
+                message = self.hears.unheard.next() => self.calls.unheard_by(&open(message)?.subject),
                 () = tokio::time::sleep_until(next_at) => self.on_time().await?,
                 () = stop.cancelled(), if self.drain.is_none() => self.start_drain(),
             }
@@ -168,7 +189,7 @@ impl Runner {
                 tracing::debug!(task = %offer.task, attempt = offer.attempt, "an offer came again after its end");
             }
             Known::Held => answer.taken.push(offer.token),
-            Known::New if self.instance.slots.free_now() == 0 || self.instance.is_draining() => {
+            Known::New if !self.instance.has_room() || self.instance.is_draining() => {
                 answer.busy.push(offer.token);
             }
             Known::New => {
@@ -197,11 +218,42 @@ impl Runner {
                     }
                 }
                 CtlOp::Stop { token, code } => {
-                    tracing::info!(?token, %code, "a lease is over");
-                    self.stop(token);
+                    tracing::info!(?token, %code, "a lease or a call is over");
+                    if !self.calls.stop(&token, code) {
+                        self.stop(token);
+                    }
+                }
+                CtlOp::Call(call) => {
+                    let to = message.reply.as_ref().map(ToString::to_string);
+                    if let Some(to) = to.filter(|to| subjects::may_answer(to)) {
+                        self.calls.take(&self.instance, *call, to);
+                    }
                 }
             }
         }
+    }
+
+    /// Says which calls are taken and which are not; they begin at once: whoever waits is answered first.
+    async fn answer_calls(&mut self) -> Result<(), RunError> {
+        match self.calls.answer() {
+            Some(answer) => self.tell_accept(answer).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Handlers of calls are gone: their slots are free.
+    async fn call_over(&mut self, first: CallOver) -> Result<(), RunError> {
+        let mut over = vec![first];
+        while let Some(Some(next)) = self.hears.over.recv().now_or_never() {
+            over.push(next);
+        }
+        over.iter().for_each(|over| self.calls.release(&over.token));
+        self.tell_accept(Accept { v: VERSION, over, ..Accept::default() }).await
+    }
+
+    async fn tell_accept(&self, answer: Accept) -> Result<(), RunError> {
+        let subject = subjects::accept(&self.instance.name, &self.instance.id);
+        Ok(self.instance.link.main.tell(subject, codec::pack(&answer)).await?)
     }
 
     fn hear_verdict(&mut self, verdict: Verdict) {
@@ -313,6 +365,14 @@ impl Runner {
         }
     }
 
+    /// What is taken ahead is said anew when it is far off, but not all the time.
+    fn mind_ahead(&mut self) {
+        let soon = self.beaten_at + AHEAD_EVERY;
+        if self.instance.ahead.is_off() && soon < self.beat_at {
+            self.beat_at = soon;
+        }
+    }
+
     async fn beat(&mut self, slots: u32) -> Result<(), RunError> {
         let Instance { name, id, settings, link, .. } = &*self.instance;
         let beat = Beat {
@@ -322,11 +382,14 @@ impl Runner {
             lease_ms: settings.lease_ms(),
             draining: self.instance.is_draining(),
             messages: true,
+            calls: Some(self.calls.held()),
+            ahead: if slots > 0 { self.instance.ahead.say() } else { 0 },
         };
         // While disconnected it would only pile up, to be sent stale: the reconnect beats at once.
         if link.main.is_connected() {
             link.main.tell_answerable(subjects::beat(name, id), &self.inbox, codec::pack(&beat)).await?;
         }
+        self.beaten_at = Instant::now();
         let shortest = self.leases.shortest().map(|lease| Duration::from_millis(lease.max(1)));
         let lease = shortest.unwrap_or(settings.lease).min(settings.lease);
         self.beat_at = settings.clock.after(lease / 3);
@@ -358,6 +421,7 @@ impl Runner {
         for token in running {
             self.leases.drop_handler_at(&token, at);
         }
+        self.calls.give_up(&lost("its instance is leaving"));
         self.look_by(at);
     }
 
@@ -366,6 +430,7 @@ impl Runner {
             tracing::warn!(tasks = self.leases.len(), "leaving with tasks that could not be handed back");
         }
         self.leases = Leases::default();
+        self.calls.drop_all();
         self.beat(0).await?;
         // Best effort: without it the owner notices a lease later.
         let _late = tokio::time::timeout(FLUSH, self.instance.link.main.flush()).await;

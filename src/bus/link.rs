@@ -105,6 +105,22 @@ impl Lane {
             .map_err(|e| BusError::Closed(e.to_string()))
     }
 
+    /// Sends an error as the service protocol says it, in headers, with its body.
+    pub async fn tell_error(
+        &self,
+        subject: impl Into<String>,
+        status: u16,
+        text: &str,
+        body: Bytes,
+    ) -> Result<(), BusError> {
+        let mut said = async_nats::HeaderMap::new();
+        said.insert(headers::SERVICE_ERROR_CODE, status.to_string());
+        // A header is one line.
+        said.insert(headers::SERVICE_ERROR, text.replace(['\r', '\n'], " "));
+        let told = self.0.nats.publish_with_headers(subject.into(), said, body).await;
+        told.map_err(|e| BusError::Closed(e.to_string()))
+    }
+
     /// A subject only this process listens on.
     pub fn inbox(&self) -> String {
         self.0.nats.new_inbox()

@@ -9,8 +9,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::failure::EXIT_CODES;
 use super::nats_args::NatsArgs;
 use super::{
-    agent, bench, cancel, completions, config, coordinator, dead, demo, dev, doctor, get, index, list, nats,
-    pause, plan, schedule, submit, tell, tenant, tenants, watch, why,
+    agent, bench, call, cancel, completions, config, coordinator, dead, demo, dev, doctor, get, index, list,
+    nats, pause, plan, schedule, submit, tell, tenant, tenants, watch, why,
 };
 use crate::config::{Loaded, Log, LogFilter, Origin, Sources, all as options};
 
@@ -85,6 +85,8 @@ pub enum Command {
     Coordinator(coordinator::CoordinatorArgs),
     /// Submit a task
     Submit(submit::SubmitArgs),
+    /// Call an agent and print its answer as it comes
+    Call(call::CallArgs),
     /// Show a task
     Get(get::GetArgs),
     /// List tasks, newest first

@@ -64,6 +64,14 @@ pub struct LimitArgs {
     #[arg(long, value_name = "N")]
     pub cells_burst: Option<u32>,
 
+    /// Places of --in-flight that tasks never take, so that calls find one
+    #[arg(long, value_name = "N")]
+    pub call_reserve: Option<u32>,
+
+    /// How long a call may take
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub call_max: Option<Duration>,
+
     /// Ended tasks that are kept
     #[arg(long, value_name = "N")]
     pub retain_tasks: Option<u64>,
@@ -93,6 +101,8 @@ impl LimitArgs {
             agent_in_flight: self.agent_in_flight,
             cells: self.cells,
             cells_burst: self.cells_burst,
+            call_reserve: self.call_reserve,
+            call_max_ms: self.call_max.map(millis),
         }
     }
 }
@@ -112,6 +122,8 @@ pub fn shown(plan: &Plan, own: Option<&Overrides>) -> String {
             optional(plan.cell_quota().map(|quota| quota.burst)),
             o.cells.is_some() || o.cells_burst.is_some(),
         ),
+        ("kept for calls", plan.call_reserve.unwrap_or(0).to_string(), o.call_reserve.is_some()),
+        ("a call may take", human_duration(Duration::from_millis(plan.call_ms())), o.call_max_ms.is_some()),
         ("backlog", plan.backlog.to_string(), o.backlog.is_some()),
         ("depth", plan.depth.to_string(), o.depth.is_some()),
         ("children", plan.children.to_string(), o.children.is_some()),
@@ -156,5 +168,7 @@ pub fn merged(old: Overrides, new: Overrides) -> Overrides {
         agent_in_flight: new.agent_in_flight.or(old.agent_in_flight),
         cells: new.cells.or(old.cells),
         cells_burst: new.cells_burst.or(old.cells_burst),
+        call_reserve: new.call_reserve.or(old.call_reserve),
+        call_max_ms: new.call_max_ms.or(old.call_max_ms),
     }
 }

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 pub mod agent;
 pub mod args;
 pub mod bench;
+pub mod call;
 pub mod cancel;
 pub mod completions;
 pub mod config;
@@ -98,6 +99,7 @@ async fn start(cli: Cli, stop: CancellationToken) -> Result<ExitCode> {
         Command::List(args) => until(stop, list::run(args, ctx)).await,
         Command::Watch(args) => until(stop, watch::run(args, ctx)).await,
         Command::Cancel(args) => until(stop, cancel::run(args, ctx)).await,
+        Command::Call(args) => until(stop, call::run(args, ctx)).await,
         Command::Tell(args) => until(stop, tell::tell(args, ctx)).await,
         Command::Signal(args) => until(stop, tell::signal(args, ctx)).await,
         Command::Dead(args) => until(stop, dead::run(args, ctx)).await,

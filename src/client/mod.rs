@@ -14,6 +14,7 @@
 //! A client holds no state of tasks. It never retries a query that timed out, and never calls a
 //! submit failed whose fate it does not know.
 
+mod call;
 mod error;
 mod handle;
 mod many;
@@ -24,10 +25,10 @@ mod watch;
 
 use std::{sync::Arc, time::Duration};
 
+pub use call::{Answer, Call, Chunk};
 pub use error::{Error, Result};
 pub use handle::TaskHandle;
 pub use query::List;
-#[cfg(feature = "agent")]
 pub(crate) use submit::check_size;
 pub use submit::{NewTask, Submission};
 pub use wait::Ended;

@@ -17,17 +17,23 @@ use serde::{Deserialize, de::IgnoredAny};
 use tokio::sync::mpsc;
 
 use crate::{
-    bus::consume::{Ack, Delivery},
+    bus::{
+        Message,
+        consume::{Ack, Delivery},
+    },
     flow::{
+        calls::ReplyTo,
         engine::Backlog,
         input::{Input, check_version},
     },
-    task::{MAX_PAYLOAD_BYTES, TaskKey},
+    task::{Code, MAX_PAYLOAD_BYTES, Refusal, TaskKey},
     telemetry::names,
     wire::{
+        calls::CallRequest,
         codec::{self, DecodeError, Format},
+        headers,
         messages::{Accept, Beat, MAX_REPORTS, MAX_SUBMITS, Reports, Submits, TaskSubmit},
-        subjects::{self, Intake, Reported, SubjectError},
+        subjects::{self, Called, Intake, Reported, SubjectError},
         topology::{INTAKE, REPORTS},
     },
 };
@@ -295,6 +301,22 @@ fn heard<T>(body: Result<T, DecodeError>, version: impl Fn(&T) -> u32) -> Result
     let body = body.map_err(|e| e.to_string())?;
     check_version(version(&body)).map_err(|refusal| refusal.to_string())?;
     Ok(body)
+}
+
+/// A call, or whom to tell why it is none. `None`: nobody.
+pub fn call(message: &Message) -> Option<Result<Inbound, (ReplyTo, Refusal)>> {
+    let reply = message.reply.as_ref().map(ToString::to_string).filter(|to| subjects::may_answer(to))?;
+    let content_type = message.headers.as_ref().and_then(|headers| headers.get(headers::CONTENT_TYPE));
+    let content_type = content_type.map(|value| value.as_str());
+    let (format, body) = codec::decode_any::<CallRequest>(content_type, &message.payload, SUBMIT_LIMIT);
+    let to = ReplyTo { subject: reply, format };
+    Some(match subjects::parse_call(&message.subject) {
+        Ok(Called { tenant, agent, by_handler }) => {
+            let body = Box::new(body);
+            Ok(Inbound::of(Input::Call { tenant, agent, by_handler, body, to }, None))
+        }
+        Err(error) => Err((to, Refusal::new(Code::BadName, error.to_string()))),
+    })
 }
 
 /// A plain message of an instance: a heartbeat or an acceptance. `None`: nobody can be told that it is bad.

@@ -87,6 +87,11 @@ impl Meters {
         }
     }
 
+    /// Counts what happened to calls.
+    pub fn count_calls(&mut self, facts: Vec<Fact>) {
+        facts.into_iter().for_each(|fact| self.one(fact));
+    }
+
     fn of(&mut self, agent: &AgentName) -> &AgentMeters {
         if self.agents.len() >= MAX_AGENTS && !self.agents.contains_key(agent) {
             self.agents.clear();
@@ -120,6 +125,23 @@ impl Meters {
             }
             Fact::Expired(agent) => {
                 counter!(names::LEASES_EXPIRED, names::AGENT => text(&agent)).increment(1)
+            }
+            Fact::CallBegun(agent) => {
+                counter!(names::CALLS_BEGUN, names::AGENT => text(&agent)).increment(1);
+            }
+            Fact::CallRefused(code) => {
+                counter!(names::CALLS_REFUSED, names::CODE => code.as_str()).increment(1)
+            }
+            Fact::CallOver(agent, code, ran) => {
+                let outcome = code.map_or("answered", |code| code.as_str());
+                counter!(names::CALLS_ENDED, names::AGENT => text(&agent), names::OUTCOME => outcome)
+                    .increment(1);
+                if let Some(ran) = ran {
+                    histogram!(names::CALL_TIME, names::AGENT => text(&agent)).record(seconds(ran));
+                }
+            }
+            Fact::CallFirst(agent, after) => {
+                histogram!(names::CALL_FIRST, names::AGENT => text(&agent)).record(seconds(after));
             }
             Fact::Aged(agent) => counter!(names::OFFERS_AGED, names::AGENT => text(&agent)).increment(1),
             Fact::Stopped(agent) => {
@@ -155,6 +177,8 @@ impl Gauges {
         let (_, leases, _) = engine.live().sizes();
         let backlog = engine.backlog();
         gauge!(names::LEASES).set(leases as f64);
+        gauge!(names::CALLS_RUNNING).set(engine.calls().running().len() as f64);
+        gauge!(names::CALL_PLACES).set(engine.state().call_places() as f64);
         gauge!(names::INPUTS_WAITING).set((backlog.asked + backlog.others) as f64);
         gauge!(names::REPORTS_HELD).set(backlog.held as f64);
         gauge!(names::JOURNAL_SEQUENCE).set(engine.seq() as f64);

@@ -58,7 +58,7 @@ const FULL_TRIES: u32 = 4;
 const SHORT_OF_ROOM: &str = "nearly full: new submits wait in INTAKE, admitted tasks go on; it is being purged, raise its max bytes if this lasts";
 
 /// Told which point of the loop was reached: `taken` (inputs read), `decided` (not appended yet), `appended`
-/// (acknowledged, nothing told yet), `offer`, `ctl`, `beat`, `done`, `ack` (before each message of the kind), `performed`; by
+/// (acknowledged, nothing told yet), `offer`, `ctl`, `call`, `beat`, `done`, `ack` (before each message of the kind), `performed`; by
 /// the keeper `snapshot_begun`, `snapshot_part`, `snapshot_written` (read back, not published), `snapshot_verified`,
 /// `purged`; `carried` after an append that holds carried payloads.
 pub type Probe = Arc<dyn Fn(&'static str) + Send + Sync>;
@@ -221,6 +221,7 @@ impl Turn {
                     (term.probe)("carried");
                 }
                 self.meters.count(engine.take_news());
+                self.meters.count_calls(engine.take_call_facts());
                 if opened {
                     self.announce(term, engine, clock).await?;
                 }
@@ -232,6 +233,7 @@ impl Turn {
             }
             Next::Effects(mut effects) => {
                 term.shrink.take(&mut effects);
+                self.meters.count_calls(engine.take_call_facts());
                 self.perform(&term.ended, engine, effects).await?;
                 self.serve(term, engine)?;
             }

@@ -12,10 +12,11 @@ use serde::Serialize;
 use super::{intake::Handle, owner::Probe};
 use crate::{
     bus::link::{BusError, Lane},
-    flow::{engine::Effect, input::Tell},
-    task::{AgentName, InstanceId, MAX_PAYLOAD_BYTES},
+    flow::{calls::ReplyTo, engine::Effect, input::Tell},
+    task::{AgentName, InstanceId, MAX_PAYLOAD_BYTES, Refusal},
     wire::{
         VERSION,
+        calls::{CallPart, PartOp},
         codec::Format,
         messages::{BeatReply, Ctl, CtlOp, Offer, Offers, OwnerHello},
         subjects::{self, Shard},
@@ -111,6 +112,13 @@ fn second_half<T>(list: &mut Vec<T>) -> Option<Vec<T>> {
     (list.len() > 1).then(|| list.split_off(list.len() / 2))
 }
 
+/// Tells a caller that there is no answer. The headers are for whoever has no decoder at hand.
+pub async fn refuse_call(lane: &Lane, to: ReplyTo, refusal: Refusal) -> Result<(), BusError> {
+    let (status, text) = (refusal.code.status(), refusal.to_string());
+    let part = CallPart { v: VERSION, n: 0, op: PartOp::Failed(refusal) };
+    lane.tell_error(to.subject, status, &text, to.format.encode(&part)).await
+}
+
 impl Performer {
     /// Sends over `lane`.
     pub fn new(lane: Lane, shard: Shard, probe: Probe) -> Self {
@@ -154,12 +162,14 @@ impl Performer {
     pub async fn perform(&self, epoch: u64, effects: Vec<Effect<Handle>>) -> Result<(), BusError> {
         let mut outbox = Outbox::default();
         let (mut beats, mut hints, mut acks) = (Vec::new(), Vec::new(), Vec::new());
+        let mut calls = Vec::new();
         for effect in effects {
             match effect {
                 Effect::Tell(Tell::Offer { agent, instance, offer }) => {
                     outbox.post(agent, instance).offer(*offer);
                 }
                 Effect::Tell(Tell::Ctl { agent, instance, op }) => outbox.post(agent, instance).ops.push(op),
+                Effect::Tell(call @ (Tell::Call { .. } | Tell::CallFailed { .. })) => calls.push(call),
                 Effect::Tell(Tell::Done { key, done }) => hints.push((key, done)),
                 Effect::Beat(Handle::Beat(reply, format), stop) => beats.push((reply, format, stop)),
                 Effect::Ack(Handle::Beat(..)) => {}
@@ -169,6 +179,10 @@ impl Performer {
                 | Effect::Ack(Handle::Counted(_))
                 | Effect::Beat(Handle::Counted(_), _) => {}
             }
+        }
+        // Somebody waits for these.
+        for call in calls {
+            self.call(epoch, call).await?;
         }
         for post in outbox.posts {
             self.deliver(epoch, post).await?;
@@ -187,6 +201,20 @@ impl Performer {
             ack.ack().await;
         }
         Ok(())
+    }
+
+    /// A call is told alone, to be replied to the caller: an instance answers only whom it was told to.
+    async fn call(&self, epoch: u64, call: Tell) -> Result<(), BusError> {
+        match call {
+            Tell::Call { agent, instance, call, to } => {
+                let ctl = Ctl { v: VERSION, epoch, ops: vec![CtlOp::Call(call)] };
+                let body = self.format_of(&agent, &instance).encode(&ctl);
+                (self.probe)("call");
+                self.lane.tell_answerable(subjects::ctl(&agent, &instance), &to, body).await
+            }
+            Tell::CallFailed { to, refusal } => refuse_call(&self.lane, to, refusal).await,
+            Tell::Offer { .. } | Tell::Ctl { .. } | Tell::Done { .. } => Ok(()),
+        }
     }
 
     async fn deliver(&self, epoch: u64, post: Post) -> Result<(), BusError> {

@@ -23,6 +23,7 @@ use super::{
     intake::{self, From, Handle, Inbound, Inputs},
     limits,
     owner::{self, Probe, Term, TermEnd},
+    perform::refuse_call,
     queries::Queries,
     shrink::{
         Channels, Shrink, ShrinkOptions,
@@ -35,7 +36,7 @@ use super::{
 };
 use crate::{
     bus::{
-        Clock, JetStream, Link, api,
+        Clock, JetStream, Lane, Link, api,
         archive::Archive,
         consume::{self, Budget, PullOptions},
         journal::{JournalReader, JournalWriter, witness},
@@ -348,6 +349,10 @@ async fn term(
         let heard = context.link.main.subscribe(subject).await?;
         tasks.spawn(until(over.clone(), pulses(heard, inputs.clone())));
     }
+    for subject in [subjects::CALL_ALL, subjects::SUBCALL_ALL] {
+        let heard = context.link.main.subscribe(subject).await?;
+        tasks.spawn(until(over.clone(), callers(context.link.main.clone(), heard, inputs.clone())));
+    }
     let questions = context.link.main.subscribe(subjects::ask(shard)).await?;
     tasks.spawn(until(over.clone(), questions_of_others(context.clone(), questions)));
     tasks.spawn(limits::follow(context.streams.clone(), inputs.clone(), over.clone()));
@@ -469,6 +474,25 @@ async fn pulses(mut heard: crate::bus::Subscription, inputs: mpsc::Sender<Inboun
             && inputs.send(inbound).await.is_err()
         {
             return;
+        }
+    }
+}
+
+async fn callers(lane: Lane, mut heard: crate::bus::Subscription, inputs: mpsc::Sender<Inbound>) {
+    use futures_util::StreamExt;
+    while let Some(message) = heard.next().await {
+        match intake::call(&message) {
+            None => {}
+            Some(Ok(inbound)) => {
+                if inputs.send(inbound).await.is_err() {
+                    return;
+                }
+            }
+            Some(Err((to, refusal))) => {
+                if let Err(error) = refuse_call(&lane, to, refusal).await {
+                    tracing::debug!(%error, "a caller could not be told that its call is none");
+                }
+            }
         }
     }
 }

@@ -42,7 +42,7 @@ impl State {
             self.all,
         );
         let schedules: Vec<_> = self.schedules.iter().collect();
-        let all = (head, &self.policy, &self.plans, schedules, tenants, tasks, agents);
+        let all = (head, &self.policy, &self.plans, schedules, tenants, tasks, agents, self.permits());
         // Plain data with string keys into memory: nothing in it can fail to encode.
         rmp_serde::to_vec_named(&all).unwrap_or_else(|error| unreachable!("state not encodable: {error}"))
     }
@@ -127,8 +127,20 @@ impl State {
             if found != counted {
                 return Err(format!("{name} counts {found:?}, the tasks say {counted:?}"));
             }
-            if tenant.idle_since.is_some() != (tenant.settings.is_none() && tenant.tasks == 0) {
+            let unused = tenant.settings.is_none() && tenant.tasks == 0 && tenant.permits.is_none();
+            if tenant.idle_since.is_some() != unused {
                 return Err(format!("{name} is idle since {:?}", tenant.idle_since));
+            }
+        }
+        let held = self.permits();
+        let places: u64 = held.iter().map(|(.., permit)| u64::from(permit.places)).sum();
+        if (self.called, self.callers) != (places, held.len() as u64) {
+            return Err(format!("{} places for calls are counted, the blocks hold {places}", self.called));
+        }
+        for (name, agent) in self.agents.iter() {
+            let at = held.iter().filter(|(_, at, _)| *at == name).map(|(.., permit)| permit.at_agent());
+            if agent.called != at.sum::<u32>() {
+                return Err(format!("{name} counts {} places for calls", agent.called));
             }
         }
         let backlog: u64 = self.tenants.iter().map(|(_, tenant)| tenant.backlog).sum();

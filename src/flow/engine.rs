@@ -10,6 +10,7 @@
 //! answered, so what leaves here is acknowledged state only. The coordinator's loop and the simulator
 //! drive the same engine. `H` is whatever the driver needs to acknowledge an input.
 
+mod calls;
 mod effects;
 mod index;
 mod payloads;
@@ -27,6 +28,7 @@ use self::{
 };
 pub use self::{index::Touched, payloads::Sizes, queue::Backlog, replay::JournalError};
 use super::{
+    calls::Calls,
     dirty::Dirty,
     dispatch,
     facts::{Fact, News},
@@ -116,6 +118,9 @@ pub struct Engine<H> {
     /// Of inputs that left no record.
     facts: Vec<Fact>,
     dirty: Dirty,
+    calls: Calls,
+    /// Of calls: most of what happens to them leaves no record.
+    call_facts: Vec<Fact>,
     opening: Option<(String, Policy)>,
     opened: bool,
     keeps_ended: bool,
@@ -148,6 +153,8 @@ impl<H> Engine<H> {
             news: News::default(),
             facts: Vec::new(),
             dirty: Dirty::default(),
+            calls: Calls::default(),
+            call_facts: Vec::new(),
             opening: None,
             opened: false,
             keeps_ended: false,
@@ -197,6 +204,7 @@ impl<H> Engine<H> {
 
     /// Starts to own the shard: the next message opens a new epoch.
     pub fn open(&mut self, coordinator: &str, policy: Policy) {
+        self.calls.inherit(&self.state, &self.live);
         self.opening = Some((coordinator.to_owned(), policy));
     }
 
@@ -236,6 +244,9 @@ impl<H> Engine<H> {
             batch.at.epoch += 1;
             self.apply(Decision::record(Record::Opened { coordinator, policy }), &mut batch)?;
         }
+        for record in self.calls.refill(&self.state) {
+            self.apply(Decision::record(record), &mut batch)?;
+        }
         while !batch.is_full()
             && let Some(Queued { input, handle }) = self.queue.pop()
         {
@@ -254,6 +265,9 @@ impl<H> Engine<H> {
             self.apply(due, &mut batch)?;
             // What comes back into its queue may be over by now.
             self.pass_times(&mut batch, entropy)?;
+        }
+        if !self.calls.is_idle() {
+            self.pass_calls(&mut batch)?;
         }
         let full = batch.bytes + DISPATCH_BYTES;
         while batch.bytes < full
@@ -415,6 +429,10 @@ impl<H> Engine<H> {
             Input::Beat { agent, instance, body } => {
                 let state = &self.state;
                 let stop = self.live.beat(agent, instance, body, |token| state.lease_slot(token).is_some());
+                if let Some(held) = &body.calls {
+                    let endings = self.calls.beat(agent, instance, held, &mut self.live);
+                    self.end_calls(endings, batch);
+                }
                 match handle {
                     Some(handle) => batch.effects.push(Effect::Beat(handle, stop)),
                     None => {
@@ -430,8 +448,11 @@ impl<H> Engine<H> {
             Input::Accept { agent, instance, body } => {
                 self.live.accepted(agent, instance, &body.taken);
                 self.live.arrived(&body.busy);
+                self.calls.accepted(agent, instance, &body.taken);
+                self.calls_answered(agent, instance, body, batch);
                 self.busy(agent, instance, &body.busy)
             }
+            Input::Call { .. } => return self.called(&input, batch, entropy),
             Input::Plan { .. } | Input::Tenant { .. } | Input::Agent { .. } | Input::All { .. } => {
                 operate::decide(&self.state, &input)
             }

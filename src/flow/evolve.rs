@@ -230,6 +230,11 @@ pub fn evolve(state: &mut State, record: &Record, at: At) -> Result<Changes, Mis
             let slot = state.slot_of(key)?;
             state.carried(slot, *what, payload)?;
         }
+        Record::Permits { tenant, agent, permit, starts } => {
+            let tenant = state.tenant_number(tenant);
+            let agent = state.agent_number(agent);
+            state.set_permit(tenant, agent, *permit, *starts);
+        }
         Record::Refused { .. } => {}
     }
     Ok(changes)
@@ -274,6 +279,7 @@ impl State {
             idle_since: None,
             plan,
             in_flight: 0,
+            permits: None,
             backlog: 0,
             tasks: 0,
             agents: Vec::new(),

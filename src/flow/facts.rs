@@ -33,6 +33,14 @@ pub enum Fact {
     Expired(AgentName),
     /// A task was given to an instance in a higher class than its own, because it had waited.
     Aged(AgentName),
+    /// A call was given to an instance.
+    CallBegun(AgentName),
+    /// A call was refused.
+    CallRefused(Code),
+    /// A call was over, in this way (absent: answered), after so long.
+    CallOver(AgentName, Option<Code>, Option<Millis>),
+    /// The first part of an answer left the instance so long after the call had come there.
+    CallFirst(AgentName, Millis),
     /// An attempt was stopped because an operator paused what it belongs to.
     Stopped(AgentName),
 }

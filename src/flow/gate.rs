@@ -5,7 +5,8 @@
 //! gate, and that of everything, is looked at when a task is picked: while it is shut the whole queue sleeps, untouched.
 //! Nothing polls: [`State::next_due`] names the next moment at which a gate opens.
 //!
-//! Called by `dispatch`, which picks, and by `evolve`, after every change. In-flight counts are the live leases.
+//! Called by `dispatch`, which picks, and by `evolve`, after every change. In-flight counts are the live leases and the
+//! places held for calls.
 
 use super::{
     fair::Ageing,
@@ -39,13 +40,13 @@ impl State {
 
     /// Whether nothing at all is dispatched now.
     pub fn is_shut(&self) -> bool {
-        self.all.0.paused || self.leases.len() as u64 >= self.policy.in_flight
+        self.all.0.paused || self.occupied() >= self.policy.in_flight
     }
 
     /// What an agent's own limits let pass now.
     pub fn gate(&self, agent: &Agent) -> Gate {
         let Some(own) = agent.settings.as_deref() else { return Gate::Open };
-        let in_flight = agent.queue.as_ref().map_or(0, |queue| queue.in_flight());
+        let in_flight = agent.occupied();
         if own.settings.paused || own.settings.in_flight.is_some_and(|cap| in_flight >= cap) {
             return Gate::Shut;
         }
@@ -131,7 +132,7 @@ impl State {
         let rate_at = tenant.rate.free_at(1);
         let cells_at = tenant.cells.free_at(needed);
         let open = Open {
-            slot: !tenant.is_paused() && tenant.in_flight < tenant.plan.in_flight,
+            slot: !tenant.is_paused() && tenant.has_place(),
             rate: rate_at <= clock,
             cells: cells_at <= clock,
         };
@@ -177,9 +178,10 @@ impl State {
     fn tell_lane(&mut self, number: u32, agent: u32) {
         let Some(tenant) = self.tenants.at(number) else { return };
         let (open, cap) = (tenant.open, tenant.plan.agent_in_flight);
+        let called = tenant.permit_at(agent).at_agent();
         let cells = open.cells || self.dearest(number, agent) == 0;
         let Some(queue) = self.queue_at(agent) else { return };
-        let slot = open.slot && cap.is_none_or(|cap| queue.running_of(number) < cap);
+        let slot = open.slot && cap.is_none_or(|cap| queue.running_of(number) + called < cap);
         queue.set_open(number, slot && open.rate && cells, slot);
     }
 }

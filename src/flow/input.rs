@@ -8,12 +8,16 @@ use crate::{
     },
     wire::{
         VERSION,
+        calls::{Call, CallRequest},
         codec::DecodeError,
         messages::{Accept, Beat, Cmd, CtlOp, Done, Offer, Report, Submit},
     },
 };
 
-use super::record::{Record, What};
+use super::{
+    calls::ReplyTo,
+    record::{Record, What},
+};
 
 /// Something that happened outside.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,6 +66,19 @@ pub enum Input {
         instance: InstanceId,
         /// The body.
         body: Accept,
+    },
+    /// A call.
+    Call {
+        /// From the subject.
+        tenant: TenantName,
+        /// From the subject.
+        agent: AgentName,
+        /// From the subject: a handler asks.
+        by_handler: bool,
+        /// The body, or why it can't be read.
+        body: Box<Result<CallRequest, DecodeError>>,
+        /// Where it is answered.
+        to: ReplyTo,
     },
     /// A plan changed in KV.
     Plan {
@@ -157,6 +174,24 @@ pub enum Tell {
         instance: InstanceId,
         /// What.
         op: CtlOp,
+    },
+    /// Answer this call.
+    Call {
+        /// To which agent.
+        agent: AgentName,
+        /// To which instance.
+        instance: InstanceId,
+        /// What.
+        call: Box<Call>,
+        /// The caller's inbox.
+        to: String,
+    },
+    /// A call has no answer, or no more of it.
+    CallFailed {
+        /// Whom to tell.
+        to: ReplyTo,
+        /// Why.
+        refusal: Refusal,
     },
     /// A hint at the state of a task.
     Done {

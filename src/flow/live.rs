@@ -8,7 +8,7 @@ mod instance;
 use std::collections::{BTreeSet, VecDeque};
 
 pub use self::instance::AgentSize;
-use self::instance::{Agent, Instance};
+use self::instance::{Agent, Instance, MOST_AHEAD};
 use super::{
     named::Named,
     quick::{QuickMap, QuickSet},
@@ -137,7 +137,8 @@ impl Live {
             }
         }
         let known = self.number(agent, id);
-        if beat.slots == 0 && listed.is_empty() {
+        let calls = beat.calls.as_ref().is_some_and(|calls| !calls.is_empty());
+        if beat.slots == 0 && listed.is_empty() && !calls {
             if let Some(number) = known {
                 self.forget(number);
             }
@@ -150,9 +151,11 @@ impl Live {
         let hearing = self.hearing;
         if let Some(instance) = self.instance_mut(number) {
             instance.slots = beat.slots.min(100_000);
+            instance.ahead = beat.ahead.min(instance.slots.max(16)).min(MOST_AHEAD);
             instance.lease_ms = beat.lease_ms.clamp(100, 24 * 3_600_000);
             instance.draining = beat.draining;
             instance.messages = beat.messages;
+            instance.takes_calls = beat.calls.is_some();
             instance.suspected = false;
             instance.heard = hearing;
             instance.dead.retain(|token| listed.contains(token));
@@ -192,10 +195,13 @@ impl Live {
             agent,
             id: id.clone(),
             slots: 0,
+            ahead: 0,
             lease_ms,
             heard: self.hearing,
             draining: false,
             messages: false,
+            takes_calls: false,
+            calls: 0,
             suspected: false,
             dead: BTreeSet::new(),
             leased: 0,
@@ -211,8 +217,9 @@ impl Live {
     fn forget(&mut self, number: u32) {
         let Some(instance) = self.instance_mut(number) else { return };
         instance.slots = 0;
+        instance.ahead = 0;
         instance.dead.clear();
-        let leased = instance.leased > 0;
+        let leased = instance.leased + instance.calls > 0;
         self.count_room(number);
         if leased {
             return;
@@ -227,10 +234,10 @@ impl Live {
         }
     }
 
-    /// Brings an instance's place among its agent's in line with its free slots.
+    /// Brings an instance's place among its agent's in line with what it takes.
     fn count_room(&mut self, number: u32) {
         let Some(instance) = self.instances.get_mut(number as usize).and_then(Option::as_mut) else { return };
-        let (old, new) = (instance.room, instance.free());
+        let (old, new) = (instance.room, instance.rank());
         if old == new {
             return;
         }
@@ -445,15 +452,63 @@ impl Live {
     /// The instance of an agent with the most free slots, if one has any.
     pub fn freest(&mut self, agent: u32) -> Option<(InstanceId, Millis)> {
         loop {
-            let (free, number) = *self.agents.at(agent)?.room.last()?;
+            let (rank, number) = *self.agents.at(agent)?.room.last()?;
             let instance = self.instance(number)?;
             if !instance.is_quiet(self.hearing) {
                 return Some((instance.id.clone(), instance.lease_ms));
             }
             // It comes back with its next heartbeat.
-            self.agents.at_mut(agent)?.room.remove(&(free, number));
+            self.agents.at_mut(agent)?.room.remove(&(rank, number));
             self.instance_mut(number)?.room = 0;
         }
+    }
+
+    /// Hearing time.
+    pub fn hearing(&self) -> Millis {
+        self.hearing
+    }
+
+    /// The instance of an agent that takes calls and has the most free slots, if one has any.
+    pub fn freest_taker(&self, agent: &AgentName) -> Option<(InstanceId, Millis)> {
+        let room = &self.agents.get(agent)?.room;
+        let mut takers = room.iter().rev().filter_map(|(_, number)| self.instance(*number));
+        let found = takers.find(|instance| {
+            instance.takes_calls && instance.free() > 0 && !instance.is_quiet(self.hearing)
+        })?;
+        Some((found.id.clone(), found.lease_ms))
+    }
+
+    /// Whether an instance of the agent that takes calls is there, free or not.
+    pub fn has_takers(&self, agent: &AgentName) -> bool {
+        let numbers = self.agents.get(agent).into_iter().flat_map(|agent| agent.instances.values());
+        let mut instances = numbers.filter_map(|number| self.instance(*number));
+        instances.any(|found| {
+            found.takes_calls && found.slots > 0 && !found.draining && !found.is_quiet(self.hearing)
+        })
+    }
+
+    /// A call takes a slot.
+    pub fn begin_call(&mut self, agent: &AgentName, id: &InstanceId) {
+        let number = self.number(agent, id).unwrap_or_else(|| self.meet(agent, id, 0));
+        if let Some(instance) = self.instance_mut(number) {
+            instance.calls += 1;
+        }
+        self.count_room(number);
+    }
+
+    /// A call's slot is free.
+    pub fn end_call(&mut self, agent: &AgentName, id: &InstanceId) {
+        let Some(number) = self.number(agent, id) else { return };
+        if let Some(instance) = self.instance_mut(number) {
+            instance.calls = instance.calls.saturating_sub(1);
+        }
+        self.count_room(number);
+    }
+
+    /// Whether nothing was heard of an instance for its lease.
+    pub fn is_lost(&self, agent: &AgentName, id: &InstanceId) -> bool {
+        let instance = self.number(agent, id).and_then(|number| self.instance(number));
+        instance.is_none_or(|instance| instance.heard + instance.lease_ms <= self.hearing)
     }
 
     /// Whether an instance of the agent has a free slot.

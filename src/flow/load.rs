@@ -106,7 +106,8 @@ pub fn load(state: &State, live: &Live) -> Load {
             let age = since.map(|since| Millis::from(now.saturating_sub(since)) * 1_000);
             of.queued += queued;
             // Beyond the tenant's cap a free slot would not help.
-            let room = u64::from(tenant.plan.in_flight.saturating_sub(tenant.in_flight));
+            let room = tenant.plan.in_flight.saturating_sub(tenant.in_flight + tenant.called());
+            let room = u64::from(room);
             let runnable = if why == Blocked::Slots { queued.min(room) } else { queued };
             of.blocked[why as usize] += runnable;
             of.blocked[Blocked::InFlight as usize] += queued - runnable;
@@ -117,7 +118,7 @@ pub fn load(state: &State, live: &Live) -> Load {
             tenant.oldest = tenant.oldest.max(age);
         }
         let cap = agent.settings.as_ref().and_then(|own| own.settings.in_flight);
-        let room = cap.map_or(u64::MAX, |cap| u64::from(cap.saturating_sub(queue.in_flight())));
+        let room = cap.map_or(u64::MAX, |cap| u64::from(cap.saturating_sub(agent.occupied())));
         of.runnable = of.blocked[Blocked::Slots as usize].min(room);
     }
     for (name, size) in live.agents() {

@@ -9,6 +9,7 @@
 //! neither tokio nor NATS nor Redis nor tracing.
 
 pub mod admit;
+pub mod calls;
 mod check;
 pub mod cron;
 pub mod dirty;
@@ -27,6 +28,7 @@ pub mod live;
 pub mod load;
 pub mod named;
 pub mod operate;
+pub mod permits;
 pub mod query;
 pub mod quick;
 pub mod record;

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::state::Policy;
+use super::{permits::Permit, state::Policy};
 use crate::{
     task::{
         AgentName, AgentSettings, AllSettings, BodyHash, InstanceId, Millis, Outcome, Payload, Plan,
@@ -436,6 +436,17 @@ pub enum Record {
         what: What,
         /// The same bytes.
         payload: Payload,
+    },
+    /// So many places in flight are held for calls of a tenant at an agent, and so many of their starts are charged ahead.
+    Permits {
+        /// Whose calls.
+        tenant: TenantName,
+        /// At which agent.
+        agent: AgentName,
+        /// What is held from now on; none: nothing.
+        permit: Permit,
+        /// Dispatches charged now, of the tenant's rate and of the agent's.
+        starts: u32,
     },
     /// A submission or command was refused without touching the task it names. For the audit.
     Refused {

@@ -19,6 +19,7 @@ use super::{
     gate::seconds,
     kept::{KeptTask, TaskRef, task_ref},
     limiter::{Limiter, RateState},
+    permits::Permit,
     record::Hash,
     schedules::Schedule,
     state::{Agent, Governed, Open, Policy, State, Tenant},
@@ -50,6 +51,9 @@ pub struct Counts {
     /// Schedules.
     #[serde(default)]
     pub schedules: u64,
+    /// Blocks of places for calls.
+    #[serde(default)]
+    pub permits: u64,
 }
 
 /// What a snapshot is of.
@@ -164,6 +168,8 @@ enum EntryRef<'a> {
     Agent(KeptAgent),
     #[serde(rename = "s")]
     Schedule(&'a ScheduleName, &'a Schedule),
+    #[serde(rename = "p")]
+    Permit(u32, u32, Permit),
     #[serde(rename = "t")]
     Task(TaskRef<'a, u32, u32>),
 }
@@ -177,6 +183,8 @@ enum Entry {
     Agent(Box<KeptAgent>),
     #[serde(rename = "s")]
     Schedule(ScheduleName, Box<Schedule>),
+    #[serde(rename = "p")]
+    Permit(u32, u32, Permit),
     #[serde(rename = "t")]
     Task(Box<KeptTask>),
 }
@@ -246,6 +254,12 @@ pub(super) fn begin(state: &mut State, seq: u64) -> (SnapshotHead, Writing) {
             cells: own.cells,
         });
         small.write(&EntryRef::Agent(KeptAgent { number, name: name.clone(), queue, own }));
+    }
+    for number in state.tenants.numbers() {
+        let held = state.tenants.at(number).and_then(|tenant| tenant.permits.as_deref());
+        for (agent, permit) in held.into_iter().flat_map(|held| held.iter()) {
+            small.write(&EntryRef::Permit(number, agent, permit));
+        }
     }
     for (name, schedule) in state.schedules.iter() {
         small.write(&EntryRef::Schedule(name, schedule));
@@ -388,6 +402,13 @@ impl Restore {
                 }
                 self.state.schedules.put(name, *schedule);
             }
+            Entry::Permit(tenant, agent, permit) => {
+                let (tenant, agent) = (self.tenants.get(&tenant), self.agents.get(&agent));
+                let Some((tenant, agent)) = tenant.zip(agent) else {
+                    return misfit("a place for calls is of no tenant or at no agent".to_owned());
+                };
+                self.state.hold(*tenant, *agent, permit);
+            }
             Entry::Task(kept) => {
                 let (tenant, agent) = (self.tenants.get(&kept.tenant), self.agents.get(&kept.agent));
                 let Some((tenant, agent)) = tenant.zip(agent) else {
@@ -424,6 +445,7 @@ fn counts(state: &State) -> Counts {
         agents: state.agents.len() as u64,
         tasks: state.tasks.len() as u64,
         schedules: state.schedules.len() as u64,
+        permits: state.callers,
     }
 }
 
@@ -437,6 +459,7 @@ fn tenant(kept: KeptTenant) -> Tenant {
         idle_since: kept.idle_since,
         plan: Plan::free(),
         in_flight: 0,
+        permits: None,
         backlog: 0,
         tasks: 0,
         agents: Vec::new(),

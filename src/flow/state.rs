@@ -13,6 +13,7 @@ use super::{
     fair::AgentQueue,
     limiter::Limiter,
     named::Named,
+    permits::Held,
     quick::QuickMap,
     record::Hash,
     resident::{References, Resident},
@@ -106,6 +107,8 @@ pub struct Tenant {
     pub plan: Plan,
     /// Live leases.
     pub in_flight: u32,
+    /// What is held for its calls; `None`: nothing.
+    pub(super) permits: Option<Box<Held>>,
     /// Root tasks queued or retrying.
     pub backlog: u64,
     /// Tasks in the state, of whatever phase.
@@ -150,6 +153,8 @@ pub struct Agent {
     pub settings: Option<Box<Governed>>,
     /// Tasks that name it.
     pub(super) tasks: u64,
+    /// Places held for calls, borrowed ones too.
+    pub(super) called: u32,
 }
 
 /// An agent with limits of its own, which all tenants share.
@@ -207,6 +212,10 @@ pub struct State {
     pub(super) paused_trees: u64,
     pub(super) leases: QuickMap<Token, Slot>,
     pub(super) backlog: u64,
+    /// Places held for calls, borrowed ones left out.
+    pub(super) called: u64,
+    /// Blocks of them.
+    pub(super) callers: u64,
     /// All remembered tasks, oldest first, each with its place in that order; some are forgotten already.
     pub(super) memory: VecDeque<(u64, Slot)>,
     pub(super) remembered: u64,

@@ -23,7 +23,7 @@ pub fn tenants(state: &State, live: &Live, request: &TenantsRequest) -> TenantsR
     let mut busy: Vec<(Reverse<u64>, &TenantName, u32)> = Vec::new();
     let mut weights = 0u64;
     for (name, tenant) in state.tenants.iter() {
-        let work = tenant.tasks - tenant.memory.len() as u64;
+        let work = tenant.tasks - tenant.memory.len() as u64 + u64::from(tenant.called());
         let Some(number) = state.tenants.number(name).filter(|_| work > 0) else { continue };
         busy.push((Reverse(work), name, number));
         if contends(tenant) {
@@ -56,7 +56,7 @@ pub fn tenants(state: &State, live: &Live, request: &TenantsRequest) -> TenantsR
 
 /// Whether it takes a share: something of it runs, or waits in a lane.
 fn contends(tenant: &Tenant) -> bool {
-    tenant.in_flight > 0 || tenant.waits()
+    tenant.in_flight + tenant.called() > 0 || tenant.waits()
 }
 
 fn load(
@@ -89,6 +89,7 @@ fn load(
         plan: tenant.settings.as_ref().map(|settings| settings.plan.clone()),
         paused: tenant.is_paused(),
         running: tenant.in_flight,
+        calls: tenant.called(),
         in_flight: plan.in_flight,
         queued,
         queued_by,

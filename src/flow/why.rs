@@ -270,13 +270,14 @@ impl<'a> Lane<'a> {
     fn caps(&self) -> Vec<Hold> {
         let (state, tenant, agent) = (self.state, self.tenant_name, self.agent_name);
         let queue = self.agent.queue.as_deref();
-        let here = queue.map_or(0, |queue| queue.running_of(self.number)).into();
+        let here = queue.map_or(0, |queue| queue.running_of(self.number));
+        let here = (here + self.tenant.permit_at(self.agent_number).at_agent()).into();
         let own = self.agent.settings.as_deref().and_then(|own| own.settings.in_flight);
         let caps = [
             (
                 Reason::TenantInFlight,
                 format!("tenant {tenant}"),
-                self.tenant.in_flight.into(),
+                (self.tenant.in_flight + self.tenant.called()).into(),
                 Some(self.tenant.plan.in_flight.into()),
             ),
             (
@@ -288,15 +289,10 @@ impl<'a> Lane<'a> {
             (
                 Reason::AgentInFlight,
                 format!("agent {agent}"),
-                queue.map_or(0, |queue| queue.in_flight()).into(),
+                self.agent.occupied().into(),
                 own.map(u64::from),
             ),
-            (
-                Reason::ShardInFlight,
-                "the shard".to_owned(),
-                state.leases.len() as u64,
-                Some(state.policy.in_flight),
-            ),
+            (Reason::ShardInFlight, "the shard".to_owned(), state.occupied(), Some(state.policy.in_flight)),
         ];
         let reached = caps.into_iter().filter_map(|(reason, whose, actual, cap)| {
             let cap = cap.filter(|cap| actual >= *cap)?;

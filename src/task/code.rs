@@ -113,6 +113,18 @@ codes! {
     TimedOut = "TIMED_OUT", 504, false;
     /// The service or its store can't answer now.
     Unavailable = "UNAVAILABLE", 503, true;
+    /// The calls and tasks in flight are as many as a cap allows.
+    InFlightFull = "IN_FLIGHT_FULL", 429, true;
+    /// No call may start now: the rate of the tenant or of the agent is used up.
+    RateExceeded = "RATE_EXCEEDED", 429, true;
+    /// Nobody who takes calls serves the agent now.
+    NoInstance = "NO_INSTANCE", 503, true;
+    /// The instance that ran the call is gone, or part of its answer is.
+    CallLost = "CALL_LOST", 502, true;
+    /// The call took longer than calls may: submit a task.
+    CallTimeout = "CALL_TIMEOUT", 504, false;
+    /// The handler needs a task for what it did: submit one.
+    NeedsTask = "NEEDS_TASK", 422, false;
     /// A cursor, filter or limit that makes no sense.
     BadQuery = "BAD_QUERY", 400, false;
     /// Cancelled, itself or with its tree.

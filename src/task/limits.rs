@@ -41,10 +41,21 @@ pub struct Plan {
     /// Cells at once after a quiet time; absent: those of a minute. A task that costs more is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cells_burst: Option<u32>,
+    /// Places of [`Plan::in_flight`] that tasks never take, so that calls find one; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call_reserve: Option<u32>,
+    /// How long a call may take, in milliseconds; absent: [`CALL_MAX_MS`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call_max_ms: Option<Millis>,
     /// Nothing of its tenants is dispatched; submits are still taken.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
 }
+
+/// How long a call may take if its plan says nothing, in milliseconds.
+pub const CALL_MAX_MS: Millis = 60_000;
+/// The longest a plan may let calls take, in milliseconds. What takes longer is a task.
+const LONGEST_CALL_MS: Millis = 3_600_000;
 
 const DAY: Millis = 24 * 3_600_000;
 
@@ -67,6 +78,8 @@ impl Plan {
             agent_in_flight: None,
             cells: None,
             cells_burst: None,
+            call_reserve: None,
+            call_max_ms: None,
             paused: false,
         }
     }
@@ -89,6 +102,8 @@ impl Plan {
             agent_in_flight: None,
             cells: None,
             cells_burst: None,
+            call_reserve: None,
+            call_max_ms: None,
             paused: false,
         }
     }
@@ -116,6 +131,8 @@ impl Plan {
             agent_in_flight: o.agent_in_flight.or(self.agent_in_flight),
             cells: o.cells.or(self.cells),
             cells_burst: o.cells_burst.or(self.cells_burst),
+            call_reserve: o.call_reserve.or(self.call_reserve),
+            call_max_ms: o.call_max_ms.or(self.call_max_ms),
             paused: self.paused,
         }
     }
@@ -130,8 +147,21 @@ impl Plan {
         cell_quota(self.cells, self.cells_burst)
     }
 
+    /// Live leases at once: one place at least is left to tasks, however many are kept for calls.
+    pub fn task_places(&self) -> u32 {
+        let kept = self.call_reserve.unwrap_or(0).min(self.in_flight.saturating_sub(1));
+        self.in_flight - kept
+    }
+
+    /// How long a call may take, in milliseconds.
+    pub fn call_ms(&self) -> Millis {
+        self.call_max_ms.unwrap_or(CALL_MAX_MS)
+    }
+
     /// Names the first limit that makes no sense, with what to do.
     pub fn check(&self) -> Result<(), String> {
+        let longest = self.call_max_ms.is_some_and(|ms| ms == 0 || ms > LONGEST_CALL_MS);
+        let reserve = self.call_reserve.is_some_and(|kept| kept > 0 && kept >= self.in_flight);
         let rules = [
             (self.weight == 0, "weight must be at least 1; pause a tenant with in_flight = 0"),
             (self.weight > 10_000, "weight is at most 10000"),
@@ -143,6 +173,8 @@ impl Plan {
             (self.depth > 64, "depth is at most 64"),
             (self.children > 1_000_000, "children is at most 1000000"),
             (self.cells.is_none() && self.cells_burst.is_some(), "cells_burst means nothing without cells"),
+            (reserve, "call_reserve must be less than in_flight: tasks need a place, too"),
+            (longest, "call_max_ms is 1 to 3600000; submit what takes longer"),
         ];
         broken(&rules)?;
         self.cell_quota().map_or(Ok(()), |quota| quota.check("cells"))
@@ -348,6 +380,12 @@ pub struct Overrides {
     /// See [`Plan::cells_burst`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cells_burst: Option<u32>,
+    /// See [`Plan::call_reserve`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub call_reserve: Option<u32>,
+    /// See [`Plan::call_max_ms`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub call_max_ms: Option<Millis>,
 }
 
 /// What an operator says about a tenant.

@@ -39,3 +39,12 @@ where
 
     deserializer.deserialize_seq(Grown(PhantomData))
 }
+
+/// The same of a list that need not be there.
+pub fn grown_some<'de, D, T>(deserializer: D) -> Result<Option<Vec<T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    grown(deserializer).map(Some)
+}

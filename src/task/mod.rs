@@ -23,8 +23,10 @@ pub use history::{
     MAX_FROM, MAX_HISTORY, MAX_HISTORY_BYTES, MAX_MAIL, MAX_MAIL_BYTES, MAX_MAIL_MESSAGE, capped_from,
     check_label,
 };
-pub use limits::{AgentSettings, AllSettings, MAX_CELLS, Overrides, Per, Plan, Quota, TenantSettings};
-pub use list::grown;
+pub use limits::{
+    AgentSettings, AllSettings, CALL_MAX_MS, MAX_CELLS, Overrides, Per, Plan, Quota, TenantSettings,
+};
+pub use list::{grown, grown_some};
 pub use name::{AgentName, InstanceId, NameError, PlanName, ScheduleName, TaskId, TenantName};
 pub use outcome::{Outcome, TryFailure, WaitFor};
 pub use payload::Payload;

@@ -76,6 +76,13 @@ metrics! {
     INTAKE_AGE = "selvedge_intake_age_seconds", Histogram, Seconds, "Time between a submit being stored and being decided.";
     QUEUE_WAIT = "selvedge_queue_wait_seconds", Histogram, Seconds, "Time between admission and first dispatch, by agent.";
     RUN_TIME = "selvedge_run_seconds", Histogram, Seconds, "Time an attempt held its lease, by agent and outcome; attempts that were cancelled are not in it.";
+    CALLS_BEGUN = "selvedge_calls_begun_total", Counter, Count, "Calls given to an instance, by agent.";
+    CALLS_REFUSED = "selvedge_calls_refused_total", Counter, Count, "Calls refused, by code.";
+    CALLS_ENDED = "selvedge_calls_ended_total", Counter, Count, "Calls that are over, by agent and outcome: answered, or the code of what ended them.";
+    CALLS_RUNNING = "selvedge_calls_running", Gauge, Count, "Calls that run.";
+    CALL_PLACES = "selvedge_call_places", Gauge, Count, "Places in flight that are held for calls.";
+    CALL_TIME = "selvedge_call_seconds", Histogram, Seconds, "Time a call held its slot, by agent.";
+    CALL_FIRST = "selvedge_call_first_part_seconds", Histogram, Seconds, "Time from a call's arrival at its instance until the first part of the answer left, by agent.";
     SLOTS = "selvedge_slots", Gauge, Count, "Slots announced by live instances, by agent.";
     SLOTS_FREE = "selvedge_slots_free", Gauge, Count, "Slots free now, by agent.";
     INSTANCES = "selvedge_instances", Gauge, Count, "Instances heard of within their lease, by agent.";

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    VERSION, codec,
+    VERSION,
+    calls::{Call, CallOver, HeldCall},
+    codec,
     history::{Mail, Step},
 };
 use crate::task::{
@@ -151,6 +153,12 @@ pub struct Beat {
     /// It understands messages on its `ctl` subject; without it, it is told none.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub messages: bool,
+    /// The calls it runs. Present, even if empty: it takes calls; absent: it is given none.
+    #[serde(default, deserialize_with = "crate::task::grown_some", skip_serializing_if = "Option::is_none")]
+    pub calls: Option<Vec<HeldCall>>,
+    /// How many tasks it takes beyond its slots, because they are short: they wait there for a handler to end.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub ahead: u32,
 }
 
 /// Lease length if an agent says nothing, in milliseconds.
@@ -242,6 +250,9 @@ pub struct Accept {
     /// Offers beyond the slots, or while draining: give them to somebody else.
     #[serde(deserialize_with = "crate::task::grown", default, skip_serializing_if = "Vec::is_empty")]
     pub busy: Vec<Token>,
+    /// Calls whose handlers are gone, however they ended.
+    #[serde(deserialize_with = "crate::task::grown", default, skip_serializing_if = "Vec::is_empty")]
+    pub over: Vec<CallOver>,
 }
 
 /// `sv.report.<tenant>.<task>`: what a running attempt tells the coordinator, in order.
@@ -386,7 +397,7 @@ pub enum CtlOp {
     Stop {
         /// Which lease.
         token: Token,
-        /// `CANCELLED`, `DEADLINE_EXCEEDED`, `LEASE_LOST`, `OFFER_LOST`, `PAUSED`, `STALE_LEASE` or `TRY_TIMEOUT`.
+        /// `CALL_LOST`, `CALL_TIMEOUT`, `CANCELLED`, `DEADLINE_EXCEEDED`, `LEASE_LOST`, `OFFER_LOST`, `PAUSED`, `STALE_LEASE` or `TRY_TIMEOUT`.
         code: Code,
     },
     /// A message to the task that runs under this lease: only for instances that say that they understand it.
@@ -396,6 +407,9 @@ pub enum CtlOp {
         /// What was told.
         mail: Mail,
     },
+    /// Answer this call, to the subject this message is to be replied to: only for instances that say that they take calls,
+    /// and alone in its message.
+    Call(Box<Call>),
 }
 
 /// What became of a report.

@@ -3,6 +3,7 @@
 //! No I/O. `docs/protocol.md` describes all of it; golden files hold it still.
 
 pub mod api;
+pub mod calls;
 pub mod codec;
 pub mod headers;
 pub mod history;

@@ -9,6 +9,7 @@
 //! EVENTS   sv.event.<tenant>.<task>
 //! core     sv.beat.<agent>.<instance>    sv.accept.<agent>.<instance>
 //!          sv.offer.<agent>.<instance>   sv.ctl.<agent>.<instance>
+//!          sv.call.<tenant>.<agent>      sv.subcall.<tenant>.<agent>
 //!          sv.owner.<shard>   sv.ask.<shard>   sv.done.<tenant>.<task>   sv.api.<tenant>.<verb>
 //! ```
 
@@ -43,6 +44,10 @@ pub const BEAT_PREFIX: &str = "sv.beat.";
 pub const BEAT_ALL: &str = "sv.beat.*.*";
 /// Every acceptance.
 pub const ACCEPT_ALL: &str = "sv.accept.*.*";
+/// Every call from outside.
+pub const CALL_ALL: &str = "sv.call.*.*";
+/// Every call by a handler.
+pub const SUBCALL_ALL: &str = "sv.subcall.*.*";
 /// Every owner's announcement.
 pub const OWNER_ALL: &str = "sv.owner.*";
 /// Every query.
@@ -147,6 +152,16 @@ pub fn offer(agent: &AgentName, instance: &InstanceId) -> String {
 /// Where an instance hears verdicts and stops.
 pub fn ctl(agent: &AgentName, instance: &InstanceId) -> String {
     format!("sv.ctl.{agent}.{instance}")
+}
+
+/// Where an agent is called from outside.
+pub fn call(tenant: &TenantName, agent: &AgentName) -> String {
+    ["sv.call.", tenant.as_str(), ".", agent.as_str()].concat()
+}
+
+/// Where a handler calls another agent, or its own.
+pub fn subcall(tenant: &TenantName, agent: &AgentName) -> String {
+    ["sv.subcall.", tenant.as_str(), ".", agent.as_str()].concat()
 }
 
 /// Where a new owner announces its epoch.
@@ -283,6 +298,30 @@ pub fn parse_instance(subject: &str) -> Result<(AgentName, InstanceId), SubjectE
     }
 }
 
+/// Whom a call is for, and whether a handler makes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Called {
+    /// Whose call it is.
+    pub tenant: TenantName,
+    /// Whom it is for.
+    pub agent: AgentName,
+    /// It came on `sv.subcall`.
+    pub by_handler: bool,
+}
+
+/// Parses `sv.call.<tenant>.<agent>` and `sv.subcall.<tenant>.<agent>`.
+pub fn parse_call(subject: &str) -> Result<Called, SubjectError> {
+    let tokens: Vec<&str> = subject.split('.').collect();
+    match tokens.as_slice() {
+        ["sv", kind @ ("call" | "subcall"), tenant, agent] => Ok(Called {
+            tenant: TenantName::new(tenant)?,
+            agent: AgentName::new(agent)?,
+            by_handler: *kind == "subcall",
+        }),
+        _ => Err(SubjectError::Shape { expected: "sv.call.<tenant>.<agent>" }),
+    }
+}
+
 /// Parses `sv.api.<tenant>.<verb>`; the verb is not checked.
 pub fn parse_api(subject: &str) -> Result<(TenantName, String), SubjectError> {
     let tokens: Vec<&str> = subject.split('.').collect();
@@ -320,6 +359,11 @@ mod tests {
         );
         assert_eq!(parse_event(&event(&tenant, &task)), Ok(key.clone()));
         assert_eq!(parse_done(&done(&tenant, &task)), Ok(key));
+        for by_handler in [false, true] {
+            let subject = if by_handler { subcall(&tenant, &agent) } else { call(&tenant, &agent) };
+            let (tenant, agent) = (tenant.clone(), agent.clone());
+            assert_eq!(parse_call(&subject), Ok(Called { tenant, agent, by_handler }));
+        }
         assert_eq!(parse_instance(&beat(&agent, &instance)), Ok((agent, instance)));
         assert_eq!(parse_api(&api(&tenant, "get")), Ok((tenant, "get".to_owned())));
         for subject in [snapshot_chunk(Shard(2), 17, 3), snapshot_manifest(Shard(2), 17)] {

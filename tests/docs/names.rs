@@ -45,6 +45,8 @@ fn forms() -> Vec<String> {
         subjects::accept(&agent, &instance),
         subjects::offer(&agent, &instance),
         subjects::ctl(&agent, &instance),
+        subjects::call(&tenant, &agent),
+        subjects::subcall(&tenant, &agent),
         subjects::owner(shard),
         subjects::ask(shard),
         subjects::snapshot_chunk(shard, 1, 1),

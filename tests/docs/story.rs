@@ -136,6 +136,8 @@ impl Story {
             lease_ms: 15_000,
             draining: false,
             messages: false,
+            calls: None,
+            ahead: 0,
         };
         self.engine.push(Input::Beat { agent, instance, body }, None);
         self.turn();
@@ -144,7 +146,7 @@ impl Story {
     /// An instance accepts an offer.
     pub fn accept(&mut self, agent: &str, instance: &str, token: Token) {
         let (agent, instance): (AgentName, InstanceId) = (name(agent), name(instance));
-        let body = Accept { v: 1, taken: vec![token], busy: Vec::new() };
+        let body = Accept { v: 1, taken: vec![token], busy: Vec::new(), over: Vec::new() };
         let subject = subjects::accept(&agent, &instance);
         self.line("heard", &subject, &Format::Json.encode(&body));
         self.engine.push(Input::Accept { agent, instance, body }, None);
@@ -235,6 +237,8 @@ impl Story {
                 let subject = subjects::ctl(&agent, &instance);
                 self.line("tell", &subject, &Format::Json.encode(&Ctl { v: 1, epoch, ops: vec![op] }));
             }
+            // None of the stories has a call.
+            Effect::Tell(Tell::Call { .. } | Tell::CallFailed { .. }) => {}
             Effect::Tell(Tell::Done { key, done }) => {
                 let subject = subjects::done(&key.tenant, &key.id);
                 self.line("tell", &subject, &Format::Json.encode(&*done));

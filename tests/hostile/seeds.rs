@@ -82,13 +82,15 @@ impl Owner {
             lease_ms: 15_000,
             draining: false,
             messages: false,
+            calls: None,
+            ahead: 0,
         };
         let instance: InstanceId = name(&format!("{agent}-1"));
         self.push(Input::Beat { agent: name(agent), instance: instance.clone(), body });
         self.push(Input::Accept {
             agent: name(agent),
             instance,
-            body: Accept { v: 1, taken: tokens, busy: vec![] },
+            body: Accept { v: 1, taken: tokens, busy: vec![], over: vec![] },
         });
     }
 

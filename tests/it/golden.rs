@@ -12,6 +12,7 @@ use selvedge::{
     },
     wire::{
         api::*,
+        calls::{Call, CallOver, CallPart, CallRequest, HeldCall, PartOp},
         codec::{self, Format},
         history::*,
         messages::*,
@@ -186,11 +187,29 @@ fn messages(golden: &mut Golden) {
     golden.check("cmd-resume", Cmd { v: 1, op: CmdOp::Resume {} });
     golden.check(
         "beat",
-        Beat { v: 1, slots: 8, tokens: vec![TOKEN], lease_ms: 15_000, draining: false, messages: false },
+        Beat {
+            v: 1,
+            slots: 8,
+            tokens: vec![TOKEN],
+            lease_ms: 15_000,
+            draining: false,
+            messages: false,
+            calls: None,
+            ahead: 0,
+        },
     );
     golden.check(
         "beat-draining",
-        Beat { v: 1, slots: 0, tokens: vec![], lease_ms: 15_000, draining: true, messages: true },
+        Beat {
+            v: 1,
+            slots: 0,
+            tokens: vec![],
+            lease_ms: 15_000,
+            draining: true,
+            messages: true,
+            calls: Some(vec![]),
+            ahead: 0,
+        },
     );
     golden.check("beat-reply", BeatReply { v: 1, epoch: 42, stop: vec![TOKEN] });
     golden.check(
@@ -236,7 +255,47 @@ fn messages(golden: &mut Golden) {
             ],
         },
     );
-    golden.check("accept", Accept { v: 1, taken: vec![TOKEN], busy: vec![Token(7)] });
+    let held = HeldCall { tenant: tenant(), token: TOKEN, depth: 1, borrows: Some(task("t-1")) };
+    golden.check(
+        "beat-calls",
+        Beat {
+            v: 1,
+            slots: 8,
+            tokens: vec![],
+            lease_ms: 15_000,
+            draining: false,
+            messages: true,
+            calls: Some(vec![held]),
+            ahead: 0,
+        },
+    );
+    golden.check("call", CallRequest { v: 1, input: input(), max_ms: Some(20_000), asker: None });
+    golden.check("call-asked", CallRequest { v: 1, input: input(), max_ms: None, asker: Some(TOKEN) });
+    let given = Call {
+        tenant: tenant(),
+        token: TOKEN,
+        depth: 1,
+        borrows: Some(task("t-1")),
+        time_left_ms: 60_000,
+        json: true,
+        input: input(),
+    };
+    golden.check("ctl-call", ctl(CtlOp::Call(Box::new(given))));
+    let data = Payload::json("loom").unwrap();
+    for (name, n, op) in [
+        ("call-chunk", 1, PartOp::Chunk { kind: "token".into(), data: data.clone() }),
+        ("call-alive", 1, PartOp::Alive {}),
+        ("call-end", 2, PartOp::End { result: data }),
+        ("call-failed", 0, PartOp::Failed(Refusal::new(Code::Busy, "all 4 slots of agent reader are busy"))),
+    ] {
+        golden.check(name, CallPart { v: 1, n, op });
+    }
+    let over = vec![
+        CallOver { token: TOKEN, code: None, first_ms: Some(12) },
+        CallOver { token: Token(7), code: Some(Code::CallTimeout), first_ms: None },
+    ];
+    golden.check("accept-over", Accept { v: 1, taken: vec![], busy: vec![], over });
+    golden.check("accept", Accept { v: 1, taken: vec![TOKEN], busy: vec![Token(7)], over: vec![] });
     golden.check(
         "report-spawn",
         report(1, ReportOp::Spawn(Spawn { step: "read".into(), first: 64, children: vec![spec(), spec()] })),

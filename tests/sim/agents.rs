@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use selvedge::{
     flow::input::Input,
     task::{AgentName, Code, InstanceId, Outcome, Payload, Spec, TaskId, TaskKey, Token, WaitFor, child_id},
+    wire::calls::HeldCall,
     wire::messages::{Accept, Beat, BeatReply, Ctl, CtlOp, End, Offer, Report, ReportOp, Spawn, Verdict},
 };
 
@@ -19,9 +20,9 @@ use crate::{
 };
 
 /// Where an instance of an agent runs; a new process of it gets a new id.
-struct Place {
-    agent: AgentName,
-    slots: u32,
+pub struct Place {
+    pub agent: AgentName,
+    pub slots: u32,
     lease_ms: u64,
     now: Option<InstanceId>,
     started: u32,
@@ -43,19 +44,28 @@ pub struct Run {
 }
 
 pub struct Instance {
-    place: usize,
-    epoch: u64,
+    pub place: usize,
+    pub epoch: u64,
     paused_until: u64,
-    draining: bool,
+    pub draining: bool,
     next_beat: u64,
-    runs: BTreeMap<Token, Run>,
+    pub runs: BTreeMap<Token, Run>,
+    /// Calls it runs.
+    pub calls: BTreeMap<Token, HeldCall>,
     /// Answered ends and obeyed stops.
-    over: BTreeSet<Token>,
+    pub over: BTreeSet<Token>,
 }
 
 pub struct Agents {
-    places: Vec<Place>,
+    pub places: Vec<Place>,
     pub instances: BTreeMap<InstanceId, Instance>,
+}
+
+impl Instance {
+    /// Slots that are taken.
+    pub fn working(&self) -> usize {
+        self.runs.values().filter(|run| !run.ended).count() + self.calls.len()
+    }
 }
 
 impl Agents {
@@ -76,7 +86,7 @@ impl Agents {
     }
 
     pub fn running(&self) -> usize {
-        self.instances.values().map(|i| i.runs.len()).sum()
+        self.instances.values().map(|i| i.runs.len() + i.calls.len()).sum()
     }
 }
 
@@ -93,6 +103,7 @@ impl World {
             draining: false,
             next_beat: self.now,
             runs: BTreeMap::new(),
+            calls: BTreeMap::new(),
             over: BTreeSet::new(),
         };
         self.agents.instances.insert(id.clone(), instance);
@@ -102,7 +113,7 @@ impl World {
     }
 
     /// How long the instance sleeps on, if it does; `None` if it is gone.
-    fn asleep(&self, id: &InstanceId) -> Option<u64> {
+    pub fn asleep(&self, id: &InstanceId) -> Option<u64> {
         self.agents.instances.get(id).map(|i| i.paused_until.saturating_sub(self.now))
     }
 
@@ -168,7 +179,7 @@ impl World {
         let Some(instance) = self.agents.instances.get_mut(id) else { return };
         let place = &self.agents.places[instance.place];
         let (agent, lease_ms, at) = (place.agent.clone(), place.lease_ms, instance.place);
-        let leaves = instance.draining && instance.runs.is_empty();
+        let leaves = instance.draining && instance.runs.is_empty() && instance.calls.is_empty();
         let body = Beat {
             v: 1,
             slots: if leaves { 0 } else { place.slots },
@@ -177,6 +188,9 @@ impl World {
             draining: instance.draining,
             // Some know nothing of messages.
             messages: at % 2 == 0,
+            // One of them takes no calls.
+            calls: (at != 4).then(|| instance.calls.values().cloned().collect()),
+            ahead: 0,
         };
         if instance.next_beat <= now {
             instance.next_beat = now + lease_ms / 3;
@@ -208,7 +222,7 @@ impl World {
         instance.epoch = epoch;
         let token = offer.token;
         let slots = self.agents.places[instance.place].slots as usize;
-        let working = instance.runs.values().filter(|r| !r.ended).count();
+        let working = instance.working();
         let mut answer = Accept { v: 1, ..Accept::default() };
         if instance.runs.contains_key(&token) {
             answer.taken.push(token);
@@ -402,6 +416,7 @@ impl World {
                 CtlOp::Verdict(verdict) => self.verdict(id, verdict),
                 CtlOp::Stop { token, .. } => self.stop(id, token),
                 CtlOp::Message { token, mail } => self.agent_told(id, token, mail),
+                CtlOp::Call(call) => self.agent_called(id, *call),
             }
         }
     }
@@ -452,6 +467,9 @@ impl World {
     }
 
     fn stop(&mut self, id: &InstanceId, token: Token) {
+        if self.agents.instances.get(id).is_some_and(|i| i.calls.contains_key(&token)) {
+            return self.call_ends(id, token);
+        }
         let known = self.run_mut(id, &token).is_some();
         if known
             && !self.strikes(Fault::IgnoresStop)

@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use selvedge::{
     flow::{
+        permits::Permit,
         record::{Admission, AfterFailure, Failure, Hash, JournalMessage, Origin, Record},
         state::Policy,
     },
@@ -35,7 +36,7 @@ use self::{
     talk::{Letter, Talk},
     times::Clocked,
 };
-use crate::scenario::Sight;
+use crate::{calls::at_agent, scenario::Sight};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
@@ -222,6 +223,17 @@ pub struct Audit {
     /// Live tasks that know of time, and some that are over.
     timed: BTreeSet<TaskKey>,
     pub schedules: schedules::Ledger,
+    /// What is held for calls.
+    pub permits: BTreeMap<(TenantName, AgentName), Permit>,
+}
+
+/// Places held for calls.
+#[derive(Debug, Default)]
+struct Called {
+    tenant: usize,
+    agent: usize,
+    here: usize,
+    all: usize,
 }
 
 /// Before every id.
@@ -368,6 +380,9 @@ impl Audit {
                 self.sights.push(Sight::SchedulePlanned);
             }
             Record::Spawned { key, token, n, children } => self.spawned(key, *token, *n, children)?,
+            Record::Permits { tenant, agent, permit, starts } => {
+                self.permitted(tenant, agent, *permit, *starts)?;
+            }
             Record::Dispatched { key, attempt, token, instance, resume, .. } => {
                 self.dispatched(key, *attempt, *token, instance, *resume)?;
             }
@@ -711,7 +726,9 @@ impl Audit {
         known.news = false;
         known.place = Place::Running;
         known.started.get_or_insert(wall);
+        let called = self.called(&key.tenant, &agent);
         let all: usize = self.tenants.values().map(|tenant| tenant.in_flight.len()).sum();
+        let all = all + called.all;
         let cap = self.policy.as_ref().map_or(0, |policy| policy.in_flight);
         ensure!((all as u64) < cap, "I6: {} in flight in all, cap {cap}", all + 1);
         let tenant = self.tenants.entry(key.tenant.clone()).or_default();
@@ -719,10 +736,14 @@ impl Audit {
         ensure!(!tenant.settings.as_ref().is_some_and(|s| s.paused), "{} is paused", key.tenant);
         ensure!(!own.settings.paused, "{agent} is paused");
         let cap = plan.in_flight as usize;
-        ensure!(tenant.in_flight.len() < cap, "I6: {} in flight, cap {cap}", tenant.in_flight.len() + 1);
+        let running = tenant.in_flight.len();
+        ensure!(running + called.tenant < cap, "I6: {} in flight, cap {cap}", running + called.tenant + 1);
+        let kept = plan.call_reserve.unwrap_or(0).min(plan.in_flight.saturating_sub(1)) as usize;
+        ensure!(running < cap - kept, "I6: {running} tasks in flight of {cap}, {kept} are kept for calls");
         let cap = own.settings.in_flight.map_or(usize::MAX, |cap| cap as usize);
-        ensure!(own.in_flight.len() < cap, "I6: {} at {agent}, cap {cap}", own.in_flight.len() + 1);
-        let here = tenant.in_flight.intersection(&own.in_flight).count();
+        let there = own.in_flight.len() + called.agent;
+        ensure!(there < cap, "I6: {} at {agent}, cap {cap}", there + 1);
+        let here = tenant.in_flight.intersection(&own.in_flight).count() + called.here;
         let cap = plan.agent_in_flight.map_or(usize::MAX, |cap| cap as usize);
         ensure!(here < cap, "I6: {} of {} at {agent}, cap {cap}", here + 1, key.tenant);
         tenant.in_flight.insert(token);
@@ -743,6 +764,64 @@ impl Audit {
             Granted { key: key.clone(), instance: instance.clone(), attempt, applied: 0, live: true };
         ensure!(self.granted.insert(token, granted).is_none(), "a token was used twice");
         self.touch(key);
+        Ok(())
+    }
+
+    /// Places held for calls, as they count against a tenant, an agent, both, and all.
+    fn called(&self, tenant: &TenantName, agent: &AgentName) -> Called {
+        let mut called = Called::default();
+        for ((of, at), permit) in &self.permits {
+            called.all += permit.places as usize;
+            called.tenant += if of == tenant { permit.places as usize } else { 0 };
+            called.agent += if at == agent { at_agent(permit) } else { 0 };
+            called.here += if of == tenant && at == agent { at_agent(permit) } else { 0 };
+        }
+        called
+    }
+
+    /// A block of places for calls: more of them only below every cap, and starts only as the rates give them.
+    fn permitted(
+        &mut self,
+        tenant: &TenantName,
+        agent: &AgentName,
+        permit: Permit,
+        starts: u32,
+    ) -> Result<(), String> {
+        let key = (tenant.clone(), agent.clone());
+        let before = self.permits.get(&key).copied().unwrap_or_default();
+        let (own, more) = (permit.places > before.places, permit.borrowed > before.borrowed);
+        if !own && !more && starts == 0 {
+            self.sights.push(Sight::PermitsGivenBack);
+        }
+        match permit.is_none() {
+            true => self.permits.remove(&key),
+            false => self.permits.insert(key, permit),
+        };
+        let plan = self.plan(tenant)?;
+        let called = self.called(tenant, agent);
+        let leases: usize = self.tenants.values().map(|tenant| tenant.in_flight.len()).sum();
+        let (of, at) =
+            (self.tenants.entry(tenant.clone()).or_default(), self.agents.entry(agent.clone()).or_default());
+        if starts > 0 {
+            of.rate.take(self.now, starts, "starts of a tenant")?;
+            at.rate.take(self.now, starts, "starts of an agent")?;
+        }
+        if own {
+            self.sights.push(Sight::PermitsGrown);
+            let cap = self.policy.as_ref().map_or(0, |policy| policy.in_flight) as usize;
+            ensure!(leases + called.all <= cap, "I6: {} in flight in all, cap {cap}", leases + called.all);
+            let (all, cap) = (of.in_flight.len() + called.tenant, plan.in_flight as usize);
+            ensure!(all <= cap, "I6: {all} in flight of {tenant}, cap {cap}");
+            ensure!(!self.all.paused && !plan.paused && !at.settings.paused, "a call begins while paused");
+        }
+        if own || more {
+            let here = of.in_flight.intersection(&at.in_flight).count() + called.here;
+            let cap = plan.agent_in_flight.map_or(usize::MAX, |cap| cap as usize);
+            ensure!(here <= cap, "I6: {here} of {tenant} at {agent}, cap {cap}");
+            let there = at.in_flight.len() + called.agent;
+            let cap = at.settings.in_flight.map_or(usize::MAX, |cap| cap as usize);
+            ensure!(there <= cap, "I6: {there} at {agent}, cap {cap}");
+        }
         Ok(())
     }
 

@@ -204,7 +204,7 @@ impl World {
         }
         let now = state.clock_now();
         for (name, tenant) in state.tenants().iter() {
-            if tenant.is_paused() || tenant.in_flight >= tenant.plan.in_flight {
+            if tenant.is_paused() || !tenant.has_place() {
                 continue;
             }
             let rate = tenant.rate.free_at(1) <= now;
@@ -237,6 +237,7 @@ impl World {
         let cap = state.tenant(tenant).and_then(|tenant| tenant.plan.agent_in_flight);
         let number = state.tenants().number(tenant);
         let here = agent.queue.as_ref().zip(number).map_or(0, |(queue, number)| queue.running_of(number));
+        let here = here + state.permit(tenant, name).at_agent();
         if cap.is_some_and(|cap| here >= cap) {
             return false;
         }
@@ -251,6 +252,9 @@ impl World {
     pub fn is_over(&self) -> bool {
         let Some(owner) = self.owner.map(|who| &self.coordinators[who]) else { return false };
         let Some(engine) = owner.engine.as_ref().filter(|_| owner.role == Role::Owner) else { return false };
+        if !self.owner.is_some_and(|who| self.no_calls(who)) {
+            return false;
+        }
         self.clients.is_done()
             && self.intake.messages.is_empty()
             && self.reports.messages.is_empty()
@@ -275,7 +279,9 @@ impl World {
             .collect();
         let engine = self.owner.and_then(|who| self.coordinators[who].engine.as_ref());
         format!(
-            "{} in INTAKE, {} in REPORTS, {} runs, restart {} of {}, engine (backlog, open, listening) {:?}, live: {}",
+            "calls {:?} on {:?}, {} in INTAKE, {} in REPORTS, {} runs, restart {} of {}, engine (backlog, open, listening) {:?}, live: {}",
+            engine.map(|e| e.calls().sizes()),
+            self.audit.permits,
             self.intake.messages.len(),
             self.reports.messages.len(),
             self.agents.running(),

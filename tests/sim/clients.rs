@@ -107,6 +107,12 @@ impl Clients {
             plans.insert(name, (plan, at as u64 + 1));
             tenants.insert(tenant(at), (settings, (TENANTS + at) as u64 + 1));
         }
+        if scenario.has(Fault::Calling) && scenario.cap.is_none() {
+            let mut calling = Rng::new(scenario.seed, 16);
+            for (plan, _) in plans.values_mut() {
+                plan.call_reserve = (plan.in_flight > 2 && calling.per_mille(500)).then_some(1);
+            }
+        }
         let mut operator = Rng::new(scenario.seed, 6);
         let metered = scenario.has(Fault::Metered);
         if metered && scenario.cap.is_none() {

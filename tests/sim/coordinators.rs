@@ -347,6 +347,7 @@ impl World {
                 self.look_at_times(who, shard_now, wall);
                 self.listen_when_drained(who);
                 self.look_at_limits(who);
+                self.look_at_calls(who);
                 self.wake_coordinator(who, 250);
             }
             Next::Effects(effects) => {
@@ -432,6 +433,9 @@ impl World {
         let was_open = engine.is_open();
         let effects = engine.appended(seq);
         if !was_open {
+            if self.coordinators[who].engine.as_ref().is_some_and(|e| !e.state().permits().is_empty()) {
+                self.saw(Sight::PermitsInherited);
+            }
             self.hello();
             if effects.iter().any(|e| matches!(e, Effect::Tell(Tell::Offer { .. }) | Effect::Load { .. })) {
                 self.saw(Sight::OfferInherited);
@@ -506,6 +510,10 @@ impl World {
                     let ctl = Ctl { v: 1, epoch, ops: vec![op] };
                     self.core(Fault::CtlLost, Event::CtlTo { instance, ctl });
                 }
+                Effect::Tell(Tell::Call { instance, call, .. }) => {
+                    self.call_given(who, instance, epoch, *call)
+                }
+                Effect::Tell(Tell::CallFailed { refusal, .. }) => self.call_refused(&refusal),
                 Effect::Tell(Tell::Done { .. }) => {} // a hint; clients here read the journal
             }
         }

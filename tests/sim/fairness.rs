@@ -143,7 +143,16 @@ impl World {
 
     fn beat(&mut self, id: &InstanceId, draining: bool) {
         let tokens = self.running.iter().filter(|r| r.instance == *id).map(|r| r.offer.token).collect();
-        let body = Beat { v: 1, slots: SLOTS, tokens, lease_ms: 24 * 3_600_000, draining, messages: false };
+        let body = Beat {
+            v: 1,
+            slots: SLOTS,
+            tokens,
+            lease_ms: 24 * 3_600_000,
+            draining,
+            messages: false,
+            calls: None,
+            ahead: 0,
+        };
         self.engine.push(Input::Beat { agent: agent(), instance: id.clone(), body }, None);
     }
 
@@ -199,7 +208,7 @@ impl World {
         if let Some(n) = self.index(&offer.tenant) {
             self.shares[n].waiting -= 1;
         }
-        let body = Accept { v: 1, taken: vec![offer.token], busy: vec![] };
+        let body = Accept { v: 1, taken: vec![offer.token], busy: vec![], over: vec![] };
         self.engine.push(Input::Accept { agent: agent(), instance: instance.clone(), body }, None);
         let end = self.now + self.length();
         self.running.push(Running { offer, instance, end });

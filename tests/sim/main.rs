@@ -13,6 +13,7 @@ mod agents;
 mod audit;
 mod behaviour;
 mod bus;
+mod calls;
 mod cases;
 mod checks;
 mod clients;

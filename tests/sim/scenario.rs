@@ -100,6 +100,9 @@ kinds! {
         // messages and steps
         Talking = 500,
         ToldAnyway = 300,
+        // calls
+        Calling = 500,
+        CallerGone = 200,
     }
 }
 
@@ -179,6 +182,16 @@ kinds! {
         GivenBack,
         HistoryRead,
         MessageRefused,
+        CallBegun,
+        CallEnded,
+        CallRefused,
+        CallCapped,
+        CallAdopted,
+        CallLost,
+        CallAsked,
+        PermitsGrown,
+        PermitsGivenBack,
+        PermitsInherited,
     }
 }
 

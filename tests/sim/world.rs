@@ -111,6 +111,9 @@ pub enum Event {
     AgentTrouble(usize),
     ClientActs,
     OperatorActs,
+    CallerActs,
+    /// The handler of a call is done.
+    CallEnds(InstanceId, Token),
 }
 
 /// Who waits for a PubAck.
@@ -147,6 +150,8 @@ pub struct World {
     pub talk: Rng,
     /// Handlers that wait for a page of their history.
     pub asking: BTreeSet<(InstanceId, Token)>,
+    /// For calls.
+    pub calling: Rng,
 }
 
 impl World {
@@ -182,6 +187,7 @@ impl World {
             snapshots: Snapshots::new(scenario.seed),
             talk: Rng::new(scenario.seed, 14),
             asking: BTreeSet::new(),
+            calling: Rng::new(scenario.seed, 15),
         };
         world.audit.forgetful = scenario.has(Fault::Forgetful);
         if world.audit.forgetful {
@@ -192,6 +198,10 @@ impl World {
         }
         if scenario.has(Fault::Metered) {
             world.seen.count(Seen::Injected(Fault::Metered));
+        }
+        if scenario.has(Fault::Calling) {
+            world.seen.count(Seen::Injected(Fault::Calling));
+            world.after(500, Event::CallerActs);
         }
         for event in [Event::Watch, Event::Index, Event::ClientActs, Event::OperatorActs] {
             world.after(1, event);
@@ -353,6 +363,8 @@ impl World {
             Event::AgentTrouble(place) => self.agent_trouble(place),
             Event::ClientActs => self.client_acts(),
             Event::OperatorActs => self.operator_acts(),
+            Event::CallerActs => self.caller_acts(),
+            Event::CallEnds(instance, token) => self.call_ends(&instance, token),
         }
     }
 

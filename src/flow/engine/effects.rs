@@ -97,6 +97,10 @@ impl<H> Engine<H> {
             Record::Ended { token, .. } => {
                 self.live.ended(*token, true);
                 self.drop_held(*token);
+                self.asker_over(token, batch);
+            }
+            Record::TenantSet { .. } | Record::AgentSet { .. } | Record::AllSet { .. } => {
+                self.stop_calls(record, batch);
             }
             _ => {}
         }
@@ -113,6 +117,7 @@ impl<H> Engine<H> {
                 self.live.let_go(&agent, &instance, token);
             }
             self.drop_held(token);
+            self.asker_over(&token, batch);
             let op = CtlOp::Stop { token, code: revoked.code };
             batch.effects.push(Effect::Tell(Tell::Ctl { agent, instance, op }));
         }

@@ -1,5 +1,5 @@
-//! Inputs that wait to be decided: what is urgent first, then what runs and what is asked for in turn, and of the latter a
-//! tenant at a time.
+//! Inputs that wait to be decided: what is urgent first, then what runs, what is called and what is asked for in turn, and of
+//! the latter two a tenant at a time.
 //!
 //! Whoever submits thousands at once has them read within moments; decided in the order they came they would keep
 //! everybody else waiting, and the slots idle. So a tenant's submits and commands stay in their order, and one of
@@ -48,13 +48,21 @@ pub(super) struct Queue<H> {
     running: VecDeque<Queued<H>>,
     /// Submits and commands.
     asked: Lanes<H>,
-    /// Whether it is the turn of `asked`.
-    turn: bool,
+    /// Calls.
+    called: Lanes<H>,
+    /// Which of the three is next.
+    turn: u8,
 }
 
 impl<H> Default for Queue<H> {
     fn default() -> Self {
-        Self { urgent: VecDeque::new(), running: VecDeque::new(), asked: Lanes::default(), turn: false }
+        Self {
+            urgent: VecDeque::new(),
+            running: VecDeque::new(),
+            asked: Lanes::default(),
+            called: Lanes::default(),
+            turn: 0,
+        }
     }
 }
 
@@ -67,6 +75,11 @@ impl<H> Queue<H> {
                 let tenant = key.tenant.clone();
                 self.asked.lane(tenant).push_back(queued);
                 self.asked.len += 1;
+            }
+            Input::Call { tenant, .. } => {
+                let tenant = tenant.clone();
+                self.called.lane(tenant).push_back(queued);
+                self.called.len += 1;
             }
             Input::Report { .. } | Input::Carry { .. } => self.running.push_back(queued),
             _ => self.urgent.push_back(queued),
@@ -90,16 +103,24 @@ impl<H> Queue<H> {
         if let Some(urgent) = self.urgent.pop_front() {
             return Some(urgent);
         }
-        self.turn = !self.turn;
-        match self.turn {
-            true => self.asked.pop().or_else(|| self.running.pop_front()),
-            false => self.running.pop_front().or_else(|| self.asked.pop()),
+        self.turn = (self.turn + 1) % 3;
+        for line in [self.turn, self.turn + 1, self.turn + 2] {
+            let next = match line % 3 {
+                0 => self.called.pop(),
+                1 => self.asked.pop(),
+                _ => self.running.pop_front(),
+            };
+            if next.is_some() {
+                self.turn = line % 3;
+                return next;
+            }
         }
+        None
     }
 
     /// How many wait: submits and commands, everything else.
     pub fn waiting(&self) -> (usize, usize) {
-        (self.asked.len, self.urgent.len() + self.running.len())
+        (self.asked.len, self.urgent.len() + self.running.len() + self.called.len)
     }
 }
 

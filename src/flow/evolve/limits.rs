@@ -76,9 +76,7 @@ impl State {
         self.limited.remove(&number);
         let Some(agent) = self.agents.at_mut(number) else { return };
         agent.settings = None;
-        if agent.tasks == 0 {
-            self.agents.remove(number);
-        }
+        self.look_if_unused(number);
     }
 
     pub(super) fn refresh_plans(&mut self) {

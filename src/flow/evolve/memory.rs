@@ -1,7 +1,10 @@
 //! How long ended tasks and idle tenants are remembered: for the dedupe horizon, bounded in number, never while needed.
 
 use crate::{
-    flow::{state::State, tasks::Slot},
+    flow::{
+        state::{Agent, State},
+        tasks::Slot,
+    },
     task::TenantName,
 };
 
@@ -121,10 +124,10 @@ impl State {
 
     /// A tenant of which nothing is known but its name may leave after the dedupe horizon, once its limiter is full
     /// again: when it comes back everything is as if it had stayed.
-    pub(super) fn look_if_idle(&mut self, number: u32) {
+    pub(in crate::flow) fn look_if_idle(&mut self, number: u32) {
         let now = self.now;
         let tenant = self.tenant_at(number);
-        let idle = tenant.settings.is_none() && tenant.tasks == 0;
+        let idle = tenant.settings.is_none() && tenant.tasks == 0 && tenant.permits.is_none();
         match (idle, tenant.idle_since) {
             (true, None) => {
                 tenant.idle_since = Some(now);
@@ -190,7 +193,13 @@ impl State {
             return;
         }
         agent.tasks -= 1;
-        if agent.tasks == 0 && agent.settings.is_none() {
+        self.look_if_unused(number);
+    }
+
+    /// An agent that nothing needs leaves.
+    pub(in crate::flow) fn look_if_unused(&mut self, number: u32) {
+        let unused = |agent: &Agent| agent.tasks == 0 && agent.called == 0 && agent.settings.is_none();
+        if self.agents.at(number).is_some_and(unused) {
             self.agents.remove(number);
         }
     }

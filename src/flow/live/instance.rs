@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::task::{InstanceId, Millis, Token};
 
+/// The most tasks an instance is given beyond its slots.
+pub(super) const MOST_AHEAD: u32 = 1_024;
+
 /// One process of an agent.
 #[derive(Debug)]
 pub(super) struct Instance {
@@ -19,23 +22,41 @@ pub(super) struct Instance {
     pub(super) draining: bool,
     /// It understands messages to tasks.
     pub(super) messages: bool,
+    /// It takes calls.
+    pub(super) takes_calls: bool,
+    /// Calls it runs.
+    pub(super) calls: u32,
     /// An offer to it was not answered; no more until it is heard again.
     pub(super) suspected: bool,
     /// Leases we ended that it may still be working on; each occupies a slot.
     pub(super) dead: BTreeSet<Token>,
     /// Live leases it has.
     pub(super) leased: u32,
-    /// The free slots under which it stands in its agent's `room`, if it does.
+    /// Tasks it takes beyond its slots.
+    pub(super) ahead: u32,
+    /// The rank under which it stands in its agent's `room`, if it does.
     pub(super) room: u32,
 }
 
 impl Instance {
     /// Slots an offer could take, if it is there.
     pub(super) fn free(&self) -> u32 {
+        self.left(self.slots)
+    }
+
+    /// By how much it is preferred for the next task: by its free slots; without any by what it takes ahead. 0: it takes none.
+    pub(super) fn rank(&self) -> u32 {
+        match self.free() {
+            0 => self.left(self.slots + self.ahead),
+            free => MOST_AHEAD + free,
+        }
+    }
+
+    fn left(&self, of: u32) -> u32 {
         if self.draining || self.suspected {
             return 0;
         }
-        self.slots.saturating_sub(self.leased).saturating_sub(self.dead.len() as u32)
+        of.saturating_sub(self.leased + self.calls + self.dead.len() as u32)
     }
 
     pub(super) fn is_quiet(&self, hearing: Millis) -> bool {
@@ -47,7 +68,7 @@ impl Instance {
 #[derive(Debug, Default)]
 pub(super) struct Agent {
     pub(super) instances: HashMap<InstanceId, u32>,
-    /// Instances with free slots, by how many; quiet ones are taken out when they turn up.
+    /// Instances that take a task, by their rank; quiet ones are taken out when they turn up.
     pub(super) room: BTreeSet<(u32, u32)>,
 }
 

@@ -14,7 +14,7 @@ fn pause(owner: &mut Owner, stopped: bool) {
 }
 
 fn accept(owner: &mut Owner, token: crate::task::Token) {
-    let body = Accept { v: 1, taken: vec![token], busy: vec![] };
+    let body = Accept { v: 1, taken: vec![token], busy: vec![], over: vec![] };
     let (agent, instance) = ("reader".parse().unwrap(), "r-1".parse().unwrap());
     owner.push(Input::Accept { agent, instance, body });
 }

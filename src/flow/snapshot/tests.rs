@@ -28,7 +28,16 @@ fn engine() -> Engine<()> {
     let mut engine: Engine<()> = Engine::new(Shard(3));
     engine.open("c", Policy::default());
     let (agent, instance): (AgentName, InstanceId) = ("reader".parse().unwrap(), "r-1".parse().unwrap());
-    let body = Beat { v: 1, slots: 4, tokens: vec![], lease_ms: 15_000, draining: false, messages: false };
+    let body = Beat {
+        v: 1,
+        slots: 4,
+        tokens: vec![],
+        lease_ms: 15_000,
+        draining: false,
+        messages: false,
+        calls: None,
+        ahead: 0,
+    };
     engine.push(Input::Beat { agent: agent.clone(), instance, body }, None);
     let own =
         AgentSettings { rate: Some(100), burst: Some(50), cells: Some(1_000), ..AgentSettings::default() };
@@ -229,7 +238,8 @@ fn what_an_older_version_wrote_is_read() {
         old.serialize(&mut rmp_serde::Serializer::new(&mut bytes)).unwrap();
     }
     let (head, _) = written(&mut engine(), 1 << 20);
-    let head = SnapshotHead { counts: Counts { tenants: 1, agents: 1, tasks: 1, schedules: 0 }, ..head };
+    let head =
+        SnapshotHead { counts: Counts { tenants: 1, agents: 1, tasks: 1, schedules: 0, permits: 0 }, ..head };
     let engine = restored(&head, &[Bytes::from(bytes)]).unwrap();
     engine.state().check_derived().unwrap();
     let key = TaskKey { tenant: "acme".parse().unwrap(), id: "t-1".parse().unwrap() };

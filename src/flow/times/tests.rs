@@ -71,8 +71,16 @@ impl Owner {
     }
 
     pub fn slots(&mut self, slots: u32) {
-        let body =
-            Beat { v: 1, slots, tokens: vec![], lease_ms: 3_600_000, draining: false, messages: false };
+        let body = Beat {
+            v: 1,
+            slots,
+            tokens: vec![],
+            lease_ms: 3_600_000,
+            draining: false,
+            messages: false,
+            calls: None,
+            ahead: 0,
+        };
         let (agent, instance) = ("reader".parse().unwrap(), "r-1".parse().unwrap());
         self.push(Input::Beat { agent, instance, body });
     }
@@ -159,6 +167,28 @@ impl Owner {
         let messages = self.journal.iter().map(|bytes| JournalMessage::decode(bytes).unwrap());
         let is = |record: &Record| matches!(record, Record::Submitted { .. });
         messages.map(|message| message.records.iter().filter(|record| is(record)).count()).sum()
+    }
+
+    /// What was told since this was asked last.
+    pub fn told(&mut self) -> Vec<Tell> {
+        std::mem::take(&mut self.told)
+    }
+
+    /// Somebody takes over: whatever was heard is forgotten.
+    pub fn taken_over(&mut self) {
+        let mut engine = Engine::new(Shard(0));
+        for (at, bytes) in self.journal.iter().enumerate() {
+            engine.replay(at as u64 + 1, bytes).unwrap();
+        }
+        engine.open("d", Policy::default());
+        self.engine = engine;
+        self.engine.live_mut().listen();
+        self.turn();
+    }
+
+    /// Journal messages so far.
+    pub fn appends(&self) -> usize {
+        self.journal.len()
     }
 
     /// Codes with which instances were told to stop.
@@ -267,7 +297,7 @@ fn an_offer_that_was_taken_back_has_started_nothing() {
     let token = Token(owner.entropy.0);
     owner.slots(0);
     let (agent, instance) = ("reader".parse().unwrap(), "r-1".parse().unwrap());
-    let body = crate::wire::messages::Accept { v: 1, taken: vec![], busy: vec![token] };
+    let body = crate::wire::messages::Accept { v: 1, taken: vec![], busy: vec![token], over: vec![] };
     owner.push(Input::Accept { agent, instance, body });
     assert_eq!(owner.phase("t"), Phase::Queued);
     owner.pass(2_000);

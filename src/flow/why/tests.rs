@@ -84,7 +84,16 @@ fn an_agent_nobody_serves_is_named_with_when_the_task_expires() {
 #[test]
 fn an_instance_that_leaves_takes_no_work() {
     let mut owner = Owner::new();
-    let body = Beat { v: 1, slots: 4, tokens: vec![], lease_ms: 3_600_000, draining: true, messages: false };
+    let body = Beat {
+        v: 1,
+        slots: 4,
+        tokens: vec![],
+        lease_ms: 3_600_000,
+        draining: true,
+        messages: false,
+        calls: None,
+        ahead: 0,
+    };
     let (agent, instance) = ("reader".parse().unwrap(), "r-1".parse().unwrap());
     owner.push(Input::Beat { agent, instance, body });
     submit(&mut owner, &["t"]);
@@ -270,7 +279,7 @@ fn an_offer_an_attempt_and_an_end_say_where_the_task_is() {
     let why = why_of(&owner, "t");
     assert_eq!((why.reasons[0].reason, why.since), (Reason::Offered, Some(WALL)));
     let token = owner.engine.state().task(&key("t")).unwrap().lease().unwrap().token;
-    let body = Accept { v: 1, taken: vec![token], busy: vec![] };
+    let body = Accept { v: 1, taken: vec![token], busy: vec![], over: vec![] };
     let (agent, instance) = ("reader".parse().unwrap(), "r-1".parse().unwrap());
     owner.push(Input::Accept { agent, instance, body });
     owner.engine.live_mut().tick(700, true);

@@ -47,7 +47,10 @@ pub struct TenantLoad {
     pub paused: bool,
     /// Live leases.
     pub running: u32,
-    /// The cap on those.
+    /// Places held for calls.
+    #[serde(default)]
+    pub calls: u32,
+    /// The cap on both.
     pub in_flight: u32,
     /// Tasks in its lanes.
     pub queued: u64,

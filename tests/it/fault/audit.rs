@@ -131,6 +131,7 @@ impl Audit {
             | Record::Stepped { .. }
             | Record::Woken { .. }
             | Record::Carried { .. }
+            | Record::Permits { .. }
             | Record::Refused { .. } => {}
         }
     }

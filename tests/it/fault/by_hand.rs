@@ -54,6 +54,8 @@ impl ByHand {
             lease_ms: self.lease_ms,
             draining: false,
             messages: false,
+            calls: None,
+            ahead: 0,
         };
         let body = Format::Json.encode(&beat);
         self.link.main.tell(subjects::beat(&self.agent, &self.instance), body).await.unwrap();
@@ -85,7 +87,7 @@ impl ByHand {
 
     /// Takes or declines.
     pub async fn accept(&self, taken: &[Token], busy: &[Token]) {
-        let accept = Accept { v: VERSION, taken: taken.to_vec(), busy: busy.to_vec() };
+        let accept = Accept { v: VERSION, taken: taken.to_vec(), busy: busy.to_vec(), over: vec![] };
         let subject = subjects::accept(&self.agent, &self.instance);
         self.link.main.tell(subject, Format::Json.encode(&accept)).await.unwrap();
     }

@@ -1,5 +1,6 @@
 //! Handlers that record steps, wait for signals and are told messages, on real servers.
 
+mod calls;
 mod messages;
 mod steps;
 
