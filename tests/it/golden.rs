@@ -206,7 +206,7 @@ fn messages(golden: &mut Golden) {
             lease_ms: 15_000,
             draining: true,
             messages: true,
-            calls: Some(vec![]),
+            calls: None,
         },
     );
     golden.check("beat-reply", BeatReply { v: 1, epoch: 42, stop: vec![TOKEN] });
