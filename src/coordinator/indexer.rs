@@ -324,7 +324,8 @@ impl Indexer {
             self.tell(written).await?;
             if batch.left == 0 {
                 until = Some(batch.mark);
-                tokio::time::sleep_until(begun + self.options.pace.after(batch.len())).await;
+                let pause = self.options.pace.after(batch.len(), begun.elapsed());
+                tokio::time::sleep_until(begun + pause).await;
             }
         }
     }

@@ -4,9 +4,13 @@
 //! attributed to nobody: it is acknowledged, counted and logged without its content. Everything else
 //! becomes an input.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    future::poll_fn,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Poll,
 };
 
 use serde::{Deserialize, de::IgnoredAny};
@@ -19,6 +23,7 @@ use crate::{
     },
     flow::{
         calls::ReplyTo,
+        engine::Backlog,
         input::{Input, check_version},
     },
     task::{Code, MAX_PAYLOAD_BYTES, Refusal, TaskKey},
@@ -42,6 +47,11 @@ const BEAT_LIMIT: usize = 1024 * 1024;
 
 /// Messages read at once, at most.
 const GULP: usize = 256;
+
+/// Inputs of one line that the owner's loop takes at once.
+const MOUTHFUL: usize = 1_024;
+/// Inputs of one line waiting in the engine above which no more are taken.
+const ENOUGH: usize = 8_192;
 
 /// How an input is answered.
 #[derive(Debug)]
@@ -89,6 +99,36 @@ impl Inbound {
     /// One that no instance and no report brought.
     pub fn of(input: Input, handle: Option<Handle>) -> Self {
         Self { input, handle, report_seq: None, format: None }
+    }
+}
+
+/// What comes to the owner's loop, in two lines: a flood of submits must not keep reports and heartbeats out.
+#[derive(Debug)]
+pub struct Inputs {
+    /// Submits and commands.
+    pub asked: mpsc::Receiver<Inbound>,
+    /// Everything else.
+    pub others: mpsc::Receiver<Inbound>,
+}
+
+/// The readers are gone.
+#[derive(Debug)]
+pub struct Closed;
+
+impl Inputs {
+    /// Reads what has come of each line, unless the engine has enough of it; waits until there is some. Nothing is lost
+    /// when it is given up.
+    pub async fn read(&mut self, into: &mut Vec<Inbound>, backlog: Backlog) -> Result<(), Closed> {
+        poll_fn(|cx| {
+            let before = into.len();
+            for (line, waiting) in [(&mut self.others, backlog.others), (&mut self.asked, backlog.asked)] {
+                if waiting < ENOUGH && matches!(line.poll_recv_many(cx, into, MOUTHFUL), Poll::Ready(0)) {
+                    return Poll::Ready(Err(Closed));
+                }
+            }
+            if into.len() > before { Poll::Ready(Ok(())) } else { Poll::Pending }
+        })
+        .await
     }
 }
 

@@ -175,12 +175,12 @@ impl Gauges {
     /// Shows what the engine knows.
     pub fn show(&mut self, engine: &mut Engine<Handle>, indexed: u64) {
         let (_, leases, _) = engine.live().sizes();
-        let (inputs, held) = engine.backlog();
+        let backlog = engine.backlog();
         gauge!(names::LEASES).set(leases as f64);
         gauge!(names::CALLS_RUNNING).set(engine.calls().running().len() as f64);
         gauge!(names::CALL_PLACES).set(engine.state().call_places() as f64);
-        gauge!(names::INPUTS_WAITING).set(inputs as f64);
-        gauge!(names::REPORTS_HELD).set(held as f64);
+        gauge!(names::INPUTS_WAITING).set((backlog.asked + backlog.others) as f64);
+        gauge!(names::REPORTS_HELD).set(backlog.held as f64);
         gauge!(names::JOURNAL_SEQUENCE).set(engine.seq() as f64);
         gauge!(names::INDEX_LAG).set(engine.seq().saturating_sub(indexed) as f64);
         gauge!(names::INDEX_DIRTY).set(engine.dirty().len() as f64);

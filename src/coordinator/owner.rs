@@ -23,7 +23,7 @@ use super::{
     entropy::SystemEntropy,
     index_feed::IndexFeed,
     indexer::IndexAsk,
-    intake::{Handle, Inbound},
+    intake::{Closed, Handle, Inbound, Inputs},
     measure,
     perform::Performer,
     shrink::{Shrink, places::PlaceError},
@@ -45,10 +45,6 @@ use crate::{
     telemetry::names,
 };
 
-/// Inputs taken at once between two looks at the clock.
-const GULP: usize = 1_024;
-/// Inputs waiting in the engine above which no more are taken.
-const ENOUGH: usize = 8_192;
 /// The longest the loop sleeps: leases expire and offers are repeated in steps of this.
 const TICK: Duration = Duration::from_millis(100);
 /// How often the epoch is announced again, for who missed it.
@@ -108,8 +104,8 @@ pub struct Term {
     pub lane: Lane,
     /// For the journal.
     pub writer: JournalWriter,
-    /// Submits, commands, reports, heartbeats, changed limits.
-    pub inputs: mpsc::Receiver<Inbound>,
+    /// Submits, commands, reports, heartbeats, changed limits, payloads read back.
+    pub inputs: Inputs,
     /// From the query plane.
     pub calls: mpsc::Receiver<OwnerCall>,
     /// From the indexer.
@@ -158,7 +154,7 @@ pub async fn run(mut term: Term, mut engine: Engine<Handle>, idle: Millis) -> Te
         last: start,
         hello_at: start + HELLO_EVERY,
         reports: 0,
-        inputs: Vec::with_capacity(GULP),
+        inputs: Vec::new(),
         unanswered: Vec::new(),
     };
     loop {
@@ -252,7 +248,7 @@ impl Turn {
         if clock >= self.hello_at {
             self.announce(term, engine, clock).await?;
             self.housekeeping(&term.readiness, engine);
-            if engine.backlog().1 > 0 {
+            if engine.backlog().held > 0 {
                 // Reports held back must not keep out the ones they wait for.
                 term.reports_budget.relieve();
             }
@@ -277,14 +273,12 @@ impl Turn {
             let append = term.writer.append(bytes.clone(), expect, &term.ended);
             tokio::pin!(append);
             let outcome = loop {
-                let room = engine.backlog().0 < ENOUGH;
+                let backlog = engine.backlog();
                 tokio::select! {
                     biased;
                     outcome = &mut append => break outcome,
-                    n = term.inputs.recv_many(&mut self.inputs, GULP), if room => {
-                        if n == 0 {
-                            return Err(TermEnd::Lost("the readers are gone".to_owned()));
-                        }
+                    came = term.inputs.read(&mut self.inputs, backlog) => {
+                        came.map_err(|Closed| readers_gone())?;
                         self.take(engine, &mut term.reports_before);
                     }
                 }
@@ -373,10 +367,8 @@ impl Turn {
             biased;
             () = term.ended.cancelled() => {}
             () = term.stop.cancelled() => {}
-            n = term.inputs.recv_many(&mut self.inputs, GULP) => {
-                if n == 0 {
-                    return Err(TermEnd::Lost("the readers are gone".to_owned()));
-                }
+            came = term.inputs.read(&mut self.inputs, engine.backlog()) => {
+                came.map_err(|Closed| readers_gone())?;
                 (term.probe)("taken");
                 self.take(engine, &mut term.reports_before);
             }
@@ -412,6 +404,10 @@ impl Turn {
         engine.live_mut().forget_silent();
         self.gauges.show(engine, self.feed.indexed);
     }
+}
+
+fn readers_gone() -> TermEnd {
+    TermEnd::Lost("the readers are gone".to_owned())
 }
 
 /// Whether the journal takes what comes.

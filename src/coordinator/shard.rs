@@ -20,7 +20,7 @@ use super::{
     event_writer,
     index_feed::reread_results,
     indexer::{IndexHealth, Indexer, IndexerOptions},
-    intake::{self, From, Handle, Inbound},
+    intake::{self, From, Handle, Inbound, Inputs},
     limits,
     owner::{self, Probe, Term, TermEnd},
     perform::refuse_call,
@@ -323,21 +323,23 @@ async fn term(
     let over = ended.child_token();
     let tasks = TaskTracker::new();
     let (inputs, inputs_rx) = mpsc::channel::<Inbound>(READ_AHEAD);
+    let (asked, asked_rx) = mpsc::channel::<Inbound>(READ_AHEAD);
     let (calls, calls_rx) = mpsc::channel(CAPACITY);
     let (asks, asks_rx) = mpsc::channel(8);
     let (reread, mut reread_rx) = mpsc::channel::<u64>(1);
 
     let reports_budget = Budget::new(REPORTS_BYTES);
-    for (from, stream, budget) in
-        [(From::Intake, INTAKE, Budget::new(INTAKE_BYTES)), (From::Reports, REPORTS, reports_budget.clone())]
-    {
+    for (from, stream, budget, inputs) in [
+        (From::Intake, INTAKE, Budget::new(INTAKE_BYTES), asked),
+        (From::Reports, REPORTS, reports_budget.clone(), inputs.clone()),
+    ] {
         let (deliveries, arrived) = mpsc::channel(READ_AHEAD);
         let mut options = PullOptions::new(stream, durable.clone());
         options.batch = PULL;
         options.expires = PULL_EXPIRES;
         options.budget = budget;
         let pulling = consume::pull(context.streams.clone(), options, deliveries, over.clone());
-        let reading = until(over.clone(), intake::read(from, arrived, inputs.clone()));
+        let reading = until(over.clone(), intake::read(from, arrived, inputs));
         // One task: a message that wakes the one is read by the other at once.
         tasks.spawn(async move {
             tokio::join!(pulling, reading);
@@ -424,7 +426,7 @@ async fn term(
         probe: context.probe.clone(),
         lane: context.link.main.clone(),
         writer: JournalWriter::new(&context.journal, shard).await?,
-        inputs: inputs_rx,
+        inputs: Inputs { asked: asked_rx, others: inputs_rx },
         calls: calls_rx,
         index: asks_rx,
         reread,

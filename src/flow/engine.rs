@@ -14,17 +14,19 @@ mod calls;
 mod effects;
 mod index;
 mod payloads;
+mod queue;
 mod replay;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
 use self::{
     effects::{Batch, ended_views},
     payloads::Waiting,
+    queue::{Queue, Queued},
 };
-pub use self::{index::Touched, payloads::Sizes, replay::JournalError};
+pub use self::{index::Touched, payloads::Sizes, queue::Backlog, replay::JournalError};
 use super::{
     calls::Calls,
     dirty::Dirty,
@@ -101,19 +103,12 @@ struct Pending<H> {
     ended: Vec<(TaskView, Option<Payload>)>,
 }
 
-struct Queued<H> {
-    input: Input,
-    handle: Option<H>,
-}
-
 /// See the module.
 pub struct Engine<H> {
     state: State,
     live: Live,
     seq: u64,
-    queue: VecDeque<Queued<H>>,
-    /// Heartbeats and acceptances, looked at first: behind a long queue they would come too late.
-    vital: VecDeque<Queued<H>>,
+    queue: Queue<H>,
     /// Reports that came before their predecessors.
     held: BTreeMap<(Token, u32), Queued<H>>,
     waiting: Waiting<H>,
@@ -151,8 +146,7 @@ impl<H> Engine<H> {
             state: State::new(shard),
             live: Live::default(),
             seq: 0,
-            queue: VecDeque::new(),
-            vital: VecDeque::new(),
+            queue: Queue::default(),
             held: BTreeMap::new(),
             waiting: Waiting::default(),
             pending: None,
@@ -203,8 +197,9 @@ impl<H> Engine<H> {
     }
 
     /// Inputs waiting, and reports held back.
-    pub fn backlog(&self) -> (usize, usize) {
-        (self.queue.len() + self.vital.len(), self.held.len())
+    pub fn backlog(&self) -> Backlog {
+        let (asked, others) = self.queue.waiting();
+        Backlog { asked, others, held: self.held.len() }
     }
 
     /// Starts to own the shard: the next message opens a new epoch.
@@ -228,13 +223,8 @@ impl<H> Engine<H> {
     /// Queues an input. The handle comes back in an effect once it is decided and journaled.
     pub fn push(&mut self, input: Input, handle: Option<H>) {
         match input {
-            Input::Beat { .. } | Input::Accept { .. } | Input::Call { .. } => {
-                self.vital.push_back(Queued { input, handle })
-            }
-            // What offers and commands wait for.
-            Input::Loaded { .. } => self.vital.push_back(Queued { input, handle }),
             Input::Room { used, max } => self.room(used, max),
-            _ => self.queue.push_back(Queued { input, handle }),
+            _ => self.queue.push(input, handle),
         }
     }
 
@@ -258,7 +248,7 @@ impl<H> Engine<H> {
             self.apply(Decision::record(record), &mut batch)?;
         }
         while !batch.is_full()
-            && let Some(Queued { input, handle }) = self.vital.pop_front().or_else(|| self.queue.pop_front())
+            && let Some(Queued { input, handle }) = self.queue.pop()
         {
             self.take(input, handle, &mut batch, entropy)?;
         }

@@ -33,6 +33,9 @@ use crate::{
 /// Tasks per script call, so that no call holds Redis for long.
 const WRITES_PER_CALL: usize = 256;
 
+/// Calls per pipeline: many tenants' must be answered within the time that an answer may take, and let others in between.
+const CALLS_AT_ONCE: usize = 256;
+
 /// Bytes of records and results per script call, roughly.
 const BYTES_PER_CALL: usize = 1024 * 1024;
 
@@ -180,7 +183,7 @@ impl IndexWriter {
         self.generation
     }
 
-    /// Writes a batch: the touched tenants in one round trip, then the restart point in another. After
+    /// Writes a batch: the touched tenants in a round trip for some hundred of them, then the restart point in another. After
     /// an error send the same batch again; whatever part of it was stored stays so.
     pub async fn write(&mut self, batch: &IndexBatch) -> Result<Written, StoreError> {
         let flush = Flush { number: self.last.number + 1, ..self.last };
@@ -266,7 +269,7 @@ impl IndexWriter {
         Ok(outcome)
     }
 
-    /// Calls the script for each, in one pipeline; loads it if Redis does not know it.
+    /// Calls the script for each, some in a pipeline; loads it if Redis does not know it.
     async fn run<'a>(
         &mut self,
         calls: &[TenantCall<'a>],
@@ -276,48 +279,58 @@ impl IndexWriter {
         let script = if drops_only { self.drop_script.clone() } else { self.script.clone() };
         let mut total = Flushed::default();
         let mut due = Vec::with_capacity(calls.len());
-        if calls.is_empty() {
-            return Ok((Written::Done(total), due));
-        }
-        let mut pipeline = Pipeline::with_capacity(calls.len());
-        for call in calls {
-            pipeline.add_command(self.command(&script, call, now_wall));
-        }
-        pipeline.ignore_errors();
-        let mut replies: Vec<RedisResult<ScriptReply>> = pipeline.query_async(&mut self.connection).await?;
-        if replies.iter().any(|r| r.as_ref().is_err_and(is_noscript)) {
-            script.prepare_invoke().load_async(&mut self.connection).await?;
-            replies = pipeline.query_async(&mut self.connection).await?;
-        }
-        let mut failure = None;
-        let mut verdict = None;
-        for (call, reply) in calls.iter().zip(replies) {
-            match reply {
-                Err(error) => failure = Some(error),
-                Ok((word, applied, dropped, next_due)) => match word.as_str() {
-                    "ok" | "empty" => {
-                        total.applied += applied;
-                        total.dropped += dropped;
-                        due.push((call.tenant, next_due.parse().unwrap_or(0)));
-                        if word == "ok" {
-                            self.remember(call.tenant, call.flush);
-                        } else {
-                            self.known.remove(call.tenant);
+        for calls in calls.chunks(CALLS_AT_ONCE) {
+            let mut failure = None;
+            let mut verdict = None;
+            for (call, reply) in calls.iter().zip(self.call(&script, calls, now_wall).await?) {
+                match reply {
+                    Err(error) => failure = Some(error),
+                    Ok((word, applied, dropped, next_due)) => match word.as_str() {
+                        "ok" | "empty" => {
+                            total.applied += applied;
+                            total.dropped += dropped;
+                            due.push((call.tenant, next_due.parse().unwrap_or(0)));
+                            if word == "ok" {
+                                self.remember(call.tenant, call.flush);
+                            } else {
+                                self.known.remove(call.tenant);
+                            }
                         }
-                    }
-                    "fenced" => verdict = Some(Written::Fenced),
-                    "lost" | "foreign" => {
-                        verdict.get_or_insert(Written::Lost);
-                    }
-                    other => return Err(StoreError::Corrupt(format!("script answered {other:?}"))),
-                },
+                        "fenced" => verdict = Some(Written::Fenced),
+                        "lost" | "foreign" => {
+                            verdict.get_or_insert(Written::Lost);
+                        }
+                        other => return Err(StoreError::Corrupt(format!("script answered {other:?}"))),
+                    },
+                }
+            }
+            match (verdict, failure) {
+                (Some(verdict), _) => return Ok((verdict, due)),
+                (None, Some(error)) => return Err(error.into()),
+                (None, None) => {}
             }
         }
-        match (verdict, failure) {
-            (Some(verdict), _) => Ok((verdict, due)),
-            (None, Some(error)) => Err(error.into()),
-            (None, None) => Ok((Written::Done(total), due)),
+        Ok((Written::Done(total), due))
+    }
+
+    /// One pipeline of calls.
+    async fn call(
+        &mut self,
+        script: &Script,
+        calls: &[TenantCall<'_>],
+        now_wall: Millis,
+    ) -> Result<Vec<RedisResult<ScriptReply>>, StoreError> {
+        let mut pipeline = Pipeline::with_capacity(calls.len());
+        for call in calls {
+            pipeline.add_command(self.command(script, call, now_wall));
         }
+        pipeline.ignore_errors();
+        let replies: Vec<RedisResult<ScriptReply>> = pipeline.query_async(&mut self.connection).await?;
+        if !replies.iter().any(|r| r.as_ref().is_err_and(is_noscript)) {
+            return Ok(replies);
+        }
+        script.prepare_invoke().load_async(&mut self.connection).await?;
+        Ok(pipeline.query_async(&mut self.connection).await?)
     }
 
     fn command(&self, script: &Script, call: &TenantCall<'_>, now_wall: Millis) -> Cmd {

@@ -112,7 +112,7 @@ impl World {
     /// After an append: the slow checks, now and then, and what only the engine can show.
     pub fn look_closer(&mut self, who: usize) {
         let Some(engine) = self.coordinators[who].engine.as_ref() else { return };
-        let held = engine.backlog().1 > 0;
+        let held = engine.backlog().held > 0;
         let derived = if engine.state().rev % 64 == 0 { engine.state().check_derived() } else { Ok(()) };
         if held {
             self.saw(Sight::HeldReport);
@@ -262,7 +262,7 @@ impl World {
             && self.agents.running() == 0
             && engine.is_open()
             && !engine.is_busy()
-            && engine.backlog() == (0, 0)
+            && engine.backlog().is_empty()
             && owner.generation == self.index.generation
             && self.index.restart >= engine.seq()
             && self.audit.tasks.values().all(|k| k.is_over())

@@ -1,6 +1,6 @@
 //! A batch of decisions under way: records are applied one by one, and what follows from each is gathered.
 
-use super::{Effect, Engine, JournalError, MESSAGE_BYTES, Queued};
+use super::{Effect, Engine, JournalError, MESSAGE_BYTES, queue::Queued};
 use crate::{
     flow::{
         dispatch::{self, Ready},
@@ -197,7 +197,7 @@ impl<H> Engine<H> {
         let keys: Vec<_> = self.held.range(range).map(|(k, _)| *k).collect();
         for key in keys {
             if let Some(Queued { input, handle }) = self.held.remove(&key) {
-                self.queue.push_back(Queued { input, handle });
+                self.queue.push(input, handle);
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Effect, Engine, JournalError, Queued, effects::Batch};
+use super::{Effect, Engine, JournalError, effects::Batch, queue::Queued};
 use crate::{
     flow::{
         entry::Task,
@@ -167,6 +167,7 @@ impl<H> Engine<H> {
         let state = &self.state;
         let (instances, _, recent_tokens) = self.live.sizes();
         let (calls, call_blocks, recent_calls) = self.calls.sizes();
+        let (asked, others) = self.queue.waiting();
         Sizes {
             tasks: state.tasks.len(),
             tenants: state.tenants.len(),
@@ -182,7 +183,7 @@ impl<H> Engine<H> {
             dirty: self.dirty.len(),
             dirty_result_bytes: self.dirty.result_bytes(),
             schedules: state.schedules.len(),
-            inputs: self.queue.len() + self.vital.len(),
+            inputs: asked + others,
             held: self.held.len(),
             parked: self.waiting.parked.len(),
             commands: self.waiting.commands.len(),
@@ -307,7 +308,7 @@ impl<H> Engine<H> {
             let (again, wait): (Vec<_>, Vec<_>) =
                 std::mem::take(&mut self.waiting.commands).into_iter().partition(|(_, since, _)| long(since));
             self.waiting.commands = wait;
-            self.queue.extend(again.into_iter().map(|(_, _, queued)| queued));
+            again.into_iter().rev().for_each(|(_, _, queued)| self.queue.push_front(queued));
         }
         if self.waiting.asked.len() > 1_024 {
             self.waiting.asked.retain(|_, at| *at + ASK_AGAIN_MS > batch.at.now);
