@@ -128,6 +128,7 @@ impl Owner {
             lease_ms: DEFAULT_LEASE_MS,
             draining: false,
             messages: false,
+            calls: None,
             ahead: 0,
         };
         self.engine.push(Input::Beat { agent: agent(), instance: instance(), body }, None);

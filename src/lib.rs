@@ -8,6 +8,7 @@
 //! store            the only place that knows Redis
 //! client, agent    the two SDKs
 //! coordinator      loops that load, call `flow`, perform
+//! bridge           to the Synadia Agent Protocol, by the two SDKs alone
 //! config, telemetry, cli
 //! ```
 //!
@@ -32,6 +33,8 @@ pub mod flow;
 #[cfg(feature = "coordinator")]
 pub mod store;
 
+#[cfg(feature = "cli")]
+pub mod bridge;
 #[cfg(feature = "cli")]
 pub mod cli;
 #[cfg(feature = "cli")]

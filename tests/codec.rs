@@ -11,6 +11,7 @@ use proptest::option::of;
 use proptest::prelude::*;
 use selvedge::task::*;
 use selvedge::wire::api::*;
+use selvedge::wire::calls::{Call, CallOver, CallPart, CallRequest, HeldCall, PartOp};
 use selvedge::wire::codec::{Format, decode_any};
 use selvedge::wire::history::{Did, Mail, Step};
 use selvedge::wire::messages::*;
@@ -153,16 +154,48 @@ fn cmd() -> impl Strategy<Value = Cmd> {
     (any::<u32>(), op).prop_map(|(v, op)| Cmd { v, op })
 }
 
+fn held_call() -> impl Strategy<Value = HeldCall> {
+    (tenant(), token(), any::<u32>(), of(task())).prop_map(|(tenant, token, depth, borrows)| HeldCall {
+        tenant,
+        token,
+        depth,
+        borrows,
+    })
+}
+
+fn call_request() -> impl Strategy<Value = CallRequest> {
+    (any::<u32>(), payload(), of(any::<u64>()), of(token()))
+        .prop_map(|(v, input, max_ms, asker)| CallRequest { v, input, max_ms, asker })
+}
+
+fn call() -> impl Strategy<Value = Call> {
+    (held_call(), any::<u64>(), any::<bool>(), payload()).prop_map(|(held, time_left_ms, json, input)| {
+        let HeldCall { tenant, token, depth, borrows } = held;
+        Call { tenant, token, depth, borrows, time_left_ms, json, input }
+    })
+}
+
+fn call_part() -> impl Strategy<Value = CallPart> {
+    let op = prop_oneof![
+        (".{0,20}", payload()).prop_map(|(kind, data)| PartOp::Chunk { kind, data }),
+        payload().prop_map(|result| PartOp::End { result }),
+        refusal().prop_map(PartOp::Failed),
+        Just(PartOp::Alive {}),
+    ];
+    (any::<u32>(), any::<u32>(), op).prop_map(|(v, n, op)| CallPart { v, n, op })
+}
+
 fn beat() -> impl Strategy<Value = Beat> {
-    (any::<u32>(), any::<u32>(), vec(token(), 0..9), any::<u64>(), any::<[bool; 2]>()).prop_map(
-        |(v, slots, tokens, lease_ms, [draining, messages])| Beat {
+    let calls = of(vec(held_call(), 0..4));
+    (any::<u32>(), any::<u32>(), vec(token(), 0..9), any::<u64>(), any::<[bool; 2]>(), calls).prop_map(
+        |(v, slots, tokens, lease_ms, [draining, messages], calls)| Beat {
             v,
             slots,
             tokens,
             lease_ms,
             draining,
             messages,
-            calls: None,
+            calls,
             ahead: 0,
         },
     )
@@ -173,12 +206,13 @@ fn beat_reply() -> impl Strategy<Value = BeatReply> {
 }
 
 fn accept() -> impl Strategy<Value = Accept> {
-    (any::<u32>(), vec(token(), 0..9), vec(token(), 0..9)).prop_map(|(v, taken, busy)| Accept {
-        v,
-        taken,
-        busy,
-        over: vec![],
-    })
+    let over = (token(), of(code()), of(any::<u64>())).prop_map(|(token, code, first_ms)| CallOver {
+        token,
+        code,
+        first_ms,
+    });
+    (any::<u32>(), vec(token(), 0..9), vec(token(), 0..9), vec(over, 0..4))
+        .prop_map(|(v, taken, busy, over)| Accept { v, taken, busy, over })
 }
 
 fn offer() -> impl Strategy<Value = Offer> {
@@ -286,6 +320,7 @@ fn ctl() -> impl Strategy<Value = Ctl> {
             .prop_map(|(token, n, refusal, refused)| CtlOp::Verdict(Verdict { token, n, refusal, refused })),
         (token(), code()).prop_map(|(token, code)| CtlOp::Stop { token, code }),
         (token(), mail()).prop_map(|(token, mail)| CtlOp::Message { token, mail }),
+        call().prop_map(|call| CtlOp::Call(Box::new(call))),
     ];
     (any::<u32>(), any::<u64>(), vec(op, 0..5)).prop_map(|(v, epoch, ops)| Ctl { v, epoch, ops })
 }
@@ -423,14 +458,16 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_clients_send_survives(submit in submit(), submits in submits(), cmd in cmd()) {
+    fn what_clients_send_survives(submit in submit(), submits in submits(), cmd in cmd(), call in call_request()) {
+        survives(&call);
         survives(&submit);
         survives(&submits);
         survives(&cmd);
     }
 
     #[test]
-    fn what_workers_send_survives(beat in beat(), accept in accept(), report in report(), reports in reports(), event in event()) {
+    fn what_workers_send_survives(beat in beat(), accept in accept(), report in report(), reports in reports(), event in event(), part in call_part()) {
+        survives(&part);
         survives(&reports);
         survives(&beat);
         survives(&accept);

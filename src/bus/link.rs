@@ -86,6 +86,16 @@ impl Lane {
         self.0.nats.subscribe(subject.into()).await.map_err(|e| BusError::Closed(e.to_string()))
     }
 
+    /// Subscribes as one of a group, of which one gets each message.
+    pub async fn subscribe_queue(
+        &self,
+        subject: impl Into<String>,
+        group: &str,
+    ) -> Result<Subscription, BusError> {
+        let subscribed = self.0.nats.queue_subscribe(subject.into(), group.to_owned()).await;
+        subscribed.map_err(|e| BusError::Closed(e.to_string()))
+    }
+
     /// Sends a plain message.
     pub async fn tell(&self, subject: impl Into<String>, body: Bytes) -> Result<(), BusError> {
         self.0.nats.publish(subject.into(), body).await.map_err(|e| BusError::Closed(e.to_string()))

@@ -319,7 +319,8 @@ fn merge(into: &mut Value, from: Value) {
 }
 
 /// UTC, seconds. By hand: the one place that needs a date, and a dependency is dearer.
-fn rfc3339(time: SystemTime) -> String {
+/// A time as RFC 3339 has it, UTC.
+pub fn rfc3339(time: SystemTime) -> String {
     let secs = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let (days, rest) = (secs / 86_400, secs % 86_400);
     // Civil date from a day count, in 400-year eras that begin on 1 March.

@@ -9,8 +9,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::failure::EXIT_CODES;
 use super::nats_args::NatsArgs;
 use super::{
-    agent, bench, call, cancel, completions, config, coordinator, dead, demo, dev, doctor, get, index, list,
-    nats, pause, plan, schedule, submit, tell, tenant, tenants, watch, why,
+    agent, bench, bridge, call, cancel, completions, config, coordinator, dead, demo, dev, doctor, get,
+    index, list, nats, pause, plan, schedule, submit, tell, tenant, tenants, watch, why,
 };
 use crate::config::{Loaded, Log, LogFilter, Origin, Sources, all as options};
 
@@ -117,6 +117,8 @@ pub enum Command {
     Pause(pause::PauseArgs),
     /// Let what was paused go on
     Resume(pause::ResumeArgs),
+    /// Speak the Synadia Agent Protocol: show agents to its clients, or prompt its agents
+    Bridge(bridge::BridgeArgs),
     /// Export the streams and buckets, or compare them with the server
     Nats(nats::NatsCommandArgs),
     /// Check whether a deployment is fit

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 pub mod agent;
 pub mod args;
 pub mod bench;
+pub mod bridge;
 pub mod call;
 pub mod cancel;
 pub mod completions;
@@ -94,6 +95,7 @@ async fn start(cli: Cli, stop: CancellationToken) -> Result<ExitCode> {
         Command::BenchAgent(args) => bench::agent::run(args, ctx).await,
         Command::DemoAgent(args) => demo::agents::run(args, ctx).await,
         Command::Coordinator(args) => coordinator::run(args, ctx).await,
+        Command::Bridge(args) => bridge::run(args, ctx).await,
         Command::Submit(args) => until(stop, submit::run(args, ctx)).await,
         Command::Get(args) => until(stop, get::run(args, ctx)).await,
         Command::List(args) => until(stop, list::run(args, ctx)).await,

@@ -64,7 +64,7 @@ fn row(load: &TenantLoad) -> [String; 9] {
     let cells = load.cells.map(|cells| format!("{}/{cells} per min", load.cells_left.unwrap_or(0)));
     [
         format!("{}{}", load.tenant, if load.paused { " (paused)" } else { "" }),
-        format!("{}/{}", load.running, load.in_flight),
+        format!("{}/{}", load.running + load.calls, load.in_flight),
         load.queued.to_string(),
         held.join(", "),
         load.parked.to_string(),

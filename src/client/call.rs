@@ -131,19 +131,42 @@ enum State {
     Failed,
 }
 
+/// A sign of life of a handler.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Sign {
+    /// It runs and has said nothing for a while.
+    Alive,
+    /// A part of its answer.
+    Chunk(Chunk),
+}
+
 impl Answer {
     /// The next part; `None` after the end, and after an error.
     pub async fn next(&mut self) -> Option<Result<Chunk>> {
-        while matches!(self.state, State::Open) {
-            match self.part().await {
-                Ok(PartOp::Alive {}) => {}
-                Ok(PartOp::Chunk { kind, data }) => return Some(Ok(Chunk { kind, data })),
-                Ok(PartOp::End { result }) => self.state = State::Ended(result),
-                Ok(PartOp::Failed(refusal)) => return self.failed(refusal.into()),
-                Err(error) => return self.failed(error),
+        loop {
+            match self.sign().await? {
+                Ok(Sign::Alive) => {}
+                Ok(Sign::Chunk(chunk)) => return Some(Ok(chunk)),
+                Err(error) => return Some(Err(error)),
             }
         }
-        None
+    }
+
+    /// The next part or sign of life: the first of them says that the call has begun. `None` as in [`Answer::next`].
+    pub async fn sign(&mut self) -> Option<Result<Sign>> {
+        if !matches!(self.state, State::Open) {
+            return None;
+        }
+        match self.part().await {
+            Ok(PartOp::Alive {}) => Some(Ok(Sign::Alive)),
+            Ok(PartOp::Chunk { kind, data }) => Some(Ok(Sign::Chunk(Chunk { kind, data }))),
+            Ok(PartOp::End { result }) => {
+                self.state = State::Ended(result);
+                None
+            }
+            Ok(PartOp::Failed(refusal)) => self.failed(refusal.into()),
+            Err(error) => self.failed(error),
+        }
     }
 
     /// Waits for the end; parts before it are passed over.

@@ -25,7 +25,7 @@ mod watch;
 
 use std::{sync::Arc, time::Duration};
 
-pub use call::{Answer, Call, Chunk};
+pub use call::{Answer, Call, Chunk, Sign};
 pub use error::{Error, Result};
 pub use handle::TaskHandle;
 pub use query::List;

@@ -481,18 +481,18 @@ async fn pulses(mut heard: crate::bus::Subscription, inputs: mpsc::Sender<Inboun
 async fn callers(lane: Lane, mut heard: crate::bus::Subscription, inputs: mpsc::Sender<Inbound>) {
     use futures_util::StreamExt;
     while let Some(message) = heard.next().await {
-        match intake::call(&message) {
-            None => {}
-            Some(Ok(inbound)) => {
-                if inputs.send(inbound).await.is_err() {
-                    return;
-                }
-            }
+        let listens = match intake::call(&message) {
+            None => true,
+            Some(Ok(inbound)) => inputs.send(inbound).await.is_ok(),
             Some(Err((to, refusal))) => {
                 if let Err(error) = refuse_call(&lane, to, refusal).await {
                     tracing::debug!(%error, "a caller could not be told that its call is none");
                 }
+                true
             }
+        };
+        if !listens {
+            return;
         }
     }
 }

@@ -302,7 +302,12 @@ impl Calls {
     ) -> Option<Ending> {
         let place = if call.borrows.is_some() { Place::Borrowed } else { Place::Own };
         let block = self.blocks.get_mut(&(call.tenant.clone(), agent.clone()));
+        let inherited = block.as_ref().is_some_and(|block| block.is_inherited());
         let claimed = block.is_some_and(|block| block.claim(place));
+        if inherited && !claimed {
+            // Heartbeats may be late: one that is over may have its place until the next of them.
+            return None;
+        }
         if claimed {
             self.lent.extend(call.borrows.clone());
         }

@@ -33,7 +33,7 @@ pub fn tenants(state: &State, live: &Live, request: &TenantsRequest) -> TenantsR
     let mut reply = TenantsReply {
         tenants: Vec::new(),
         busy: busy.len() as u64,
-        running: state.leases.len() as u64,
+        running: state.occupied(),
         in_flight: state.policy.in_flight,
         backlog: state.backlog(),
         at: state.wall_now(),

@@ -195,7 +195,7 @@ fn messages(golden: &mut Golden) {
             draining: false,
             messages: false,
             calls: None,
-            ahead: 0,
+            ahead: 2,
         },
     );
     golden.check(
@@ -207,7 +207,7 @@ fn messages(golden: &mut Golden) {
             lease_ms: 15_000,
             draining: true,
             messages: true,
-            calls: Some(vec![]),
+            calls: None,
             ahead: 0,
         },
     );

@@ -3,6 +3,7 @@
 mod harness;
 
 mod bench;
+mod bridge;
 mod bus;
 mod cli;
 mod contract;

@@ -149,3 +149,36 @@ fn a_firing_is_remembered_for_a_while_whoever_it_was_for() {
         ],
     ));
 }
+
+/// A heartbeat that was late named a call that was over: it took an inherited place, and with it more were used than held.
+#[test]
+fn a_late_heartbeat_claims_no_more_places_than_were_inherited() {
+    use Fault::*;
+    check(Scenario::shrunk(
+        7,
+        619,
+        &[
+            PublishLost,
+            PublishTwice,
+            DeliveredLate,
+            AppendLost,
+            CrashBeforeAppend,
+            CrashAmidEffects,
+            Duel,
+            ClockStepped,
+            OfferLost,
+            CtlLost,
+            BeatLost,
+            AcceptLost,
+            CoreTwice,
+            AgentPaused,
+            AgentDrains,
+            SubmitTwice,
+            SubmitConflict,
+            CancelTree,
+            CancelFirst,
+            AgentLimitsChanged,
+            Calling,
+        ],
+    ));
+}

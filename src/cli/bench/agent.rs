@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 
 use super::args::{BenchAgentArgs, Work};
-use super::{clock, trace};
+use super::{call::PARTS_PER_SECOND, clock, trace};
 use crate::agent::{Agent, AgentError, Ctx};
 use crate::bus::Link;
 use crate::cli::context::Ctx as Command;
@@ -27,6 +27,7 @@ pub async fn run(args: BenchAgentArgs, ctx: Command) -> Result<ExitCode> {
         let agent = match args.work {
             Work::None => told(&args.name, args.events)?,
             Work::Timed => timed(&args.name, &link)?,
+            Work::Stream => streaming(&args.name)?,
         };
         let agent = agent.slots(args.slots).drain_timeout(Duration::from_secs(3));
         running.spawn(agent.run_until(link, ctx.stop.clone()));
@@ -46,6 +47,23 @@ fn told(name: &str, events: u32) -> Result<Agent> {
             ctx.emit_raw("token", result.clone()).await?;
         }
         Ok::<_, AgentError>(result)
+    };
+    Ok(Agent::raw(name, handler)?)
+}
+
+/// Emits as many parts as its input says at an even pace, each with the time at which it was made.
+fn streaming(name: &str) -> Result<Agent> {
+    let handler = |ctx: Ctx, input: Payload| async move {
+        let parts = match &input {
+            Payload::Bytes(bytes) => clock::read(bytes).unwrap_or(0),
+            Payload::Json(_) => 0,
+        };
+        let mut pace = tokio::time::interval(Duration::from_secs(1) / PARTS_PER_SECOND as u32);
+        for _ in 0..parts {
+            pace.tick().await;
+            ctx.emit_raw("part", Payload::Bytes(Bytes::copy_from_slice(&clock::now().to_le_bytes()))).await?;
+        }
+        Ok::<_, AgentError>(Payload::default())
     };
     Ok(Agent::raw(name, handler)?)
 }

@@ -73,6 +73,8 @@ pub enum Case {
     Query,
     /// 4,000 lists a second while tasks run at full speed, beside burning as much CPU
     Pollers,
+    /// From a call to the first part of its answer, beside a bare request; 100 answers at once
+    Call,
     /// Events into Redis beside a bare loop, and from being emitted to a watcher
     Events,
     /// 1,000,000 tasks of 10 events through a retention of 10,000: memory of Redis at the end
@@ -83,7 +85,7 @@ pub enum Case {
 
 impl Case {
     /// The cases, in the order they are run.
-    pub const EACH: [Case; 18] = [
+    pub const EACH: [Case; 19] = [
         Case::Throughput,
         Case::Latency,
         Case::Memory,
@@ -99,6 +101,7 @@ impl Case {
         Case::Pause,
         Case::Query,
         Case::Pollers,
+        Case::Call,
         Case::Events,
         Case::Retention,
         Case::Rebuild,
@@ -123,6 +126,7 @@ impl Case {
             Case::Pause => "pause",
             Case::Query => "query",
             Case::Pollers => "pollers",
+            Case::Call => "call",
             Case::Events => "events",
             Case::Retention => "retention",
             Case::Rebuild => "rebuild",
@@ -187,6 +191,8 @@ pub enum Work {
     None,
     /// It takes as long as its input says, and tells when
     Timed,
+    /// It answers with as many parts as its input says
+    Stream,
 }
 
 #[cfg(test)]

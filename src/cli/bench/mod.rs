@@ -11,6 +11,7 @@
 
 pub mod agent;
 pub mod args;
+mod call;
 mod clock;
 mod counters;
 mod events;
@@ -107,6 +108,7 @@ impl Bench {
             Case::Pause => pause::run(self, report).await,
             Case::Query => query::run(self, report).await,
             Case::Pollers => pollers::run(self, report).await,
+            Case::Call => call::run(self, report).await,
             Case::Events => events::run(self, report).await,
             Case::Retention => retention::run(self, report).await,
             Case::Rebuild => rebuild::run(self, report).await,

@@ -23,7 +23,7 @@ use crate::wire::codec;
 const CASE: &str = "query";
 /// Tasks of each tenant.
 const STORED: [u64; 4] = [1_000, 10_000, 100_000, 1_000_000];
-const ECHO: &str = "bench.echo";
+pub(super) const ECHO: &str = "bench.echo";
 const STORY: &str = "bench.story";
 /// What the pattern fetches for a page of ten.
 const FETCHED: isize = 200;
@@ -125,7 +125,8 @@ fn cpu(used: &Used, name: &str) -> f64 {
     used.cpu.get(name).copied().unwrap_or(0.0)
 }
 
-async fn echo(rig: &Rig) -> Result<JoinHandle<Result<()>>> {
+/// Answers whatever it is asked with the same, from a connection of its own.
+pub(super) async fn echo(rig: &Rig) -> Result<JoinHandle<Result<()>>> {
     let nats = async_nats::connect(&rig.stack.nats.url).await?;
     let mut questions = nats.subscribe(ECHO).await?;
     nats.flush().await?;

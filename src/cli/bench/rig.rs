@@ -179,6 +179,11 @@ impl Rig {
         self.stack.start_own(agent, &["bench-agent", agent])
     }
 
+    /// Starts an instance of an agent that answers in as many parts as its calls say.
+    pub fn start_streamer(&mut self, agent: &str) -> Result<()> {
+        self.stack.start_own(agent, &["bench-agent", agent, "--work", "stream"])
+    }
+
     /// Starts instances of an agent that takes as long as its tasks say, and waits until the owner has heard of all.
     pub async fn start_timed(&mut self, agent: &str, slots: u32, instances: u32) -> Result<()> {
         let (slots, instances) = (slots.to_string(), instances.to_string());

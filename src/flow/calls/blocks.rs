@@ -96,13 +96,10 @@ impl Block {
         }
     }
 
-    /// An inherited place is used by this call.
+    /// A call that began under another owner claims an inherited place, if one is left that nobody has claimed.
     pub(super) fn claim(&mut self, place: Place) -> bool {
-        if self.until.is_none() {
-            return false;
-        }
-        let Some(side) = self.side(place) else { return false };
-        side.withheld = side.withheld.saturating_sub(1);
+        let Some(side) = self.side(place).filter(|side| side.withheld > 0) else { return false };
+        side.withheld -= 1;
         side.used += 1;
         true
     }

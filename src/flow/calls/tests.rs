@@ -66,10 +66,14 @@ fn answers(owner: &mut Owner, taken: &[Token], busy: &[Token], over: &[Token]) {
 }
 
 fn ask(owner: &mut Owner, agent: &str, asker: Option<Token>) -> Result<Call, Refusal> {
+    ask_as(owner, tenant(), agent, asker)
+}
+
+fn ask_as(owner: &mut Owner, tenant: TenantName, agent: &str, asker: Option<Token>) -> Result<Call, Refusal> {
     owner.told();
     let request = CallRequest { v: 1, input: Payload::default(), max_ms: None, asker };
     owner.push(Input::Call {
-        tenant: tenant(),
+        tenant,
         agent: agent.parse().unwrap(),
         by_handler: asker.is_some(),
         body: Box::new(Ok(request)),
@@ -184,6 +188,8 @@ fn an_ask_borrows_its_askers_place_so_that_cap_one_cannot_deadlock() {
     assert_eq!(permit(&owner), Permit { places: 1, borrowed: 1, lease_ms: 15_000 });
     // A place is lent once.
     assert_eq!(code(ask(&mut owner, "reader", Some(first.token))), Code::InFlightFull);
+    let foreign = ask_as(&mut owner, "globex".parse().unwrap(), "reader", Some(asked.token));
+    assert_eq!(code(foreign), Code::StaleLease, "an asker asks for its own tenant");
     let deeper = ask(&mut owner, "reader", Some(asked.token)).unwrap();
     assert_eq!(deeper.depth, 2);
     assert_eq!(code(ask(&mut owner, "reader", Some(deeper.token))), Code::Busy);

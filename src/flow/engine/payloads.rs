@@ -115,11 +115,17 @@ pub struct Sizes {
     pub instances: usize,
     /// By 65,536.
     pub recent_tokens: usize,
+    /// By the instances' slots.
+    pub calls: usize,
+    /// Blocks of places for calls: by the caps in flight, and given back when unused.
+    pub call_blocks: usize,
+    /// By 16,384.
+    pub recent_calls: usize,
 }
 
 impl Sizes {
     /// Each under its name.
-    pub fn each(&self) -> [(&'static str, usize); 22] {
+    pub fn each(&self) -> [(&'static str, usize); 25] {
         [
             ("tasks", self.tasks),
             ("tenants", self.tenants),
@@ -143,6 +149,9 @@ impl Sizes {
             ("ended", self.ended),
             ("instances", self.instances),
             ("recent_tokens", self.recent_tokens),
+            ("calls", self.calls),
+            ("call_blocks", self.call_blocks),
+            ("recent_calls", self.recent_calls),
         ]
     }
 }
@@ -157,6 +166,7 @@ impl<H> Engine<H> {
     pub fn sizes(&self) -> Sizes {
         let state = &self.state;
         let (instances, _, recent_tokens) = self.live.sizes();
+        let (calls, call_blocks, recent_calls) = self.calls.sizes();
         let (asked, others) = self.queue.waiting();
         Sizes {
             tasks: state.tasks.len(),
@@ -181,6 +191,9 @@ impl<H> Engine<H> {
             ended: self.ended.len(),
             instances,
             recent_tokens,
+            calls,
+            call_blocks,
+            recent_calls,
         }
     }
 

@@ -190,6 +190,7 @@ fn what_an_older_version_wrote_is_read() {
         ran: Option<()>,
         more: Option<OldMore>,
     }
+    #[expect(clippy::large_enum_variant, reason = "made and written one at a time")]
     #[derive(Serialize)]
     enum Old {
         #[serde(rename = "n")]

@@ -25,7 +25,7 @@ pub struct TenantsReply {
     pub tenants: Vec<TenantLoad>,
     /// Tenants that have work, shown or not.
     pub busy: u64,
-    /// Live leases of all.
+    /// Live leases of all, and places held for calls.
     pub running: u64,
     /// The cap on those.
     pub in_flight: u64,

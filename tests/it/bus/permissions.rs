@@ -209,6 +209,45 @@ async fn an_agent_speaks_only_as_itself() {
 }
 
 #[tokio::test]
+async fn an_agent_answers_whom_it_was_told_to_and_nobody_else() {
+    let nats = production_node().await;
+    let mut coordinator = User::connect(&nats, "coordinator").await;
+    let mut calls = coordinator.client.subscribe("sv.call.*.*").await.unwrap();
+    let _asks = coordinator.client.subscribe("sv.subcall.*.*").await.unwrap();
+    coordinator.no_errors().await;
+    let mut reader = User::connect(&nats, "reader").await;
+    let mut told = reader.client.subscribe("sv.ctl.reader.i1").await.unwrap();
+    let unheard = reader.client.new_inbox();
+    let mut gone = reader.client.subscribe(unheard.clone()).await.unwrap();
+    reader.client.publish("sv.subcall.acme.reader", "{}".into()).await.unwrap();
+    reader.no_errors().await;
+
+    let mut acme = User::connect(&nats, "acme").await;
+    let inbox = acme.client.new_inbox();
+    let mut parts = acme.client.subscribe(inbox.clone()).await.unwrap();
+    acme.client.publish_with_reply("sv.call.acme.reader", inbox, "{}".into()).await.unwrap();
+    let call = soon("the call", calls.next()).await.unwrap();
+    let to = call.reply.unwrap();
+    coordinator.client.publish_with_reply("sv.ctl.reader.i1", to, "run".into()).await.unwrap();
+    let to = soon("the call", told.next()).await.unwrap().reply.unwrap();
+    for part in ["one", "two", "three"] {
+        reader.client.publish_with_reply(to.clone(), unheard.clone(), part.into()).await.unwrap();
+        assert_eq!(soon("a part", parts.next()).await.unwrap().payload, part);
+    }
+    reader.no_errors().await;
+    drop(parts);
+    acme.no_errors().await;
+    reader.client.publish_with_reply(to, unheard, "four".into()).await.unwrap();
+    let word = soon("the server's word", gone.next()).await.unwrap();
+    assert_eq!(word.status, Some(async_nats::StatusCode::NO_RESPONDERS));
+    for subject in ["_INBOX_acme.other", "sv.call.acme.reader"] {
+        reader.denied_publish(subject).await;
+    }
+    acme.denied_publish("sv.call.globex.reader").await;
+    acme.denied_publish("sv.subcall.acme.reader").await;
+}
+
+#[tokio::test]
 async fn an_observer_looks_and_changes_nothing() {
     let nats = production_node().await;
     let coordinator = User::connect(&nats, "coordinator").await;

@@ -9,7 +9,8 @@ use std::{
 };
 
 use selvedge::{
-    agent::{Agent, AgentError, Ctx},
+    agent::{Agent, AgentError, CancellationToken, Ctx},
+    bus::Link,
     client::{Client, Error},
     coordinator::run::Options,
     task::{Code, Payload, Plan},
@@ -136,7 +137,12 @@ async fn what_cannot_begin_is_refused_at_once_with_its_code() {
     let plan = Plan { in_flight: 1, rate: 1_000, burst: 100, ..unbound() };
     let (fabric, client) = with_plan(plan).await;
     let held = Held::default();
-    assert_eq!(code(&client, "nobody").await.0, Code::NoInstance);
+    until("somebody owns the shard", || async {
+        let told = code(&client, "nobody").await.0;
+        assert!(matches!(told, Code::NoInstance | Code::Unavailable), "{told}");
+        (told == Code::NoInstance).then_some(())
+    })
+    .await;
     fabric.agent(held.agent("holder", 2)).await;
     fabric.agent(held.agent("single", 1)).await;
     let first = began(&client, "holder").await;
@@ -271,6 +277,31 @@ async fn an_instance_that_leaves_gives_its_calls_up_and_says_so() {
     let stop = fabric.agent(held.agent("holder", 1).drain_timeout(Duration::from_millis(200))).await;
     let mut answer = began(&client, "holder").await;
     stop.cancel();
+    let error = soon("its end", answer.next()).await.unwrap().unwrap_err();
+    assert_eq!(error.code(), Some(Code::CallLost), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_that_is_killed_costs_its_caller_an_error_and_its_place_a_lease() {
+    let (fabric, client) = with_plan(Plan { in_flight: 1, ..unbound() }).await;
+    let held = Held::default();
+    let link = Link::connect(&fabric.stack.nats_options(), "test-agent").await.unwrap();
+    let killed = held.agent("holder", 1).lease(Duration::from_secs(1));
+    let killed = tokio::spawn(killed.run_until(link, CancellationToken::new()));
+    began_and_lost(&client, || killed.abort()).await;
+    // Another instance: the place is taken until the lease of the one that is gone has passed.
+    fabric.agent(held.agent("holder", 1)).await;
+    drop(began(&client, "holder").await);
+}
+
+/// A call whose instance goes away behind its first part.
+async fn began_and_lost(client: &Client, kill: impl FnOnce()) {
+    let mut answer = until("it begins", || async {
+        let mut answer = client.call("holder", &()).patience(Duration::from_secs(3)).await.unwrap();
+        matches!(answer.next().await, Some(Ok(_))).then_some(answer)
+    })
+    .await;
+    kill();
     let error = soon("its end", answer.next()).await.unwrap().unwrap_err();
     assert_eq!(error.code(), Some(Code::CallLost), "{error}");
 }
