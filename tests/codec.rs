@@ -134,6 +134,7 @@ fn submit() -> impl Strategy<Value = Submit> {
             cost,
             first_try,
             confirm,
+            hops: 3 * u32::from(confirm),
         },
     )
 }
@@ -199,6 +200,7 @@ fn offer() -> impl Strategy<Value = Offer> {
                 told,
                 deadline_at: ends.0,
                 time_left_ms: ends.1,
+                hops: 0,
                 input,
             }
         },

@@ -73,6 +73,8 @@ pub(super) struct State {
     pub(super) places: Places,
     /// Cells the handler says it used.
     pub(super) used: Option<u32>,
+    /// Messages it has published.
+    pub(super) published: u32,
 }
 
 /// See the picture above.
@@ -132,6 +134,7 @@ impl Attempt {
             spawned: Spawned::default(),
             places: Places::default(),
             used: None,
+            published: 0,
         };
         Self {
             offer,
@@ -385,7 +388,7 @@ impl Attempt {
 
     /// Of the task's tenant, on the same connection.
     pub(super) fn client(&self) -> &Client {
-        self.client.get_or_init(|| Client::on(self.instance.link.clone(), self.offer.tenant.clone()))
+        self.client.get_or_init(|| Client::on(self.instance.link.clone(), self.offer.tenant.clone()).behind(self.offer.hops))
     }
 }
 

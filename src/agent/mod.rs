@@ -33,6 +33,7 @@ mod events;
 mod history;
 mod instance;
 mod leases;
+mod publish;
 mod reports;
 mod runner;
 mod voice;

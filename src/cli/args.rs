@@ -10,7 +10,7 @@ use super::failure::EXIT_CODES;
 use super::nats_args::NatsArgs;
 use super::{
     agent, bench, cancel, completions, config, coordinator, dead, demo, dev, doctor, get, index, list, nats,
-    pause, plan, schedule, submit, tell, tenant, tenants, watch, why,
+    pause, plan, publish, schedule, submit, tell, tenant, tenants, trigger, watch, why,
 };
 use crate::config::{Loaded, Log, LogFilter, Origin, Sources, all as options};
 
@@ -109,6 +109,10 @@ pub enum Command {
     Plan(plan::PlanArgs),
     /// Set up schedules: tasks submitted at certain times
     Schedule(schedule::ScheduleArgs),
+    /// Set up triggers: messages that become tasks
+    Trigger(trigger::TriggerArgs),
+    /// Publish a message about a topic, for triggers
+    Publish(publish::PublishArgs),
     /// Limit agents, for all tenants together
     Agent(agent::AgentArgs),
     /// Stop a tenant, an agent, a tree or everything
@@ -167,7 +171,7 @@ mod tests {
     use super::*;
     use crate::cli::{
         agent, bench, cancel, coordinator, dead, demo, dev, doctor, get, index, list, nats, pause, plan,
-        schedule, submit, tell, tenant, tenants, watch, why,
+        publish, schedule, submit, tell, tenant, tenants, trigger, watch, why,
     };
 
     /// Every verb's arguments, whether or not the verb is wired up.
@@ -197,6 +201,8 @@ mod tests {
         Tenant(tenant::TenantArgs),
         Plan(plan::PlanArgs),
         Schedule(schedule::ScheduleArgs),
+        Trigger(trigger::TriggerArgs),
+        Publish(publish::PublishArgs),
         Agent(agent::AgentArgs),
         Pause(pause::PauseArgs),
         Resume(pause::ResumeArgs),

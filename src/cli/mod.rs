@@ -39,6 +39,7 @@ pub mod operate;
 pub mod output;
 pub mod pause;
 pub mod plan;
+pub mod publish;
 pub mod reference;
 pub mod schedule;
 pub mod servers;
@@ -50,6 +51,7 @@ pub mod target;
 pub mod tell;
 pub mod tenant;
 pub mod tenants;
+pub mod trigger;
 pub mod watch;
 pub mod why;
 
@@ -106,6 +108,8 @@ async fn start(cli: Cli, stop: CancellationToken) -> Result<ExitCode> {
         Command::Tenant(args) => until(stop, tenant::run(args, ctx)).await,
         Command::Plan(args) => until(stop, plan::run(args, ctx)).await,
         Command::Schedule(args) => until(stop, schedule::run(args, ctx)).await,
+        Command::Trigger(args) => until(stop, trigger::run(args, ctx)).await,
+        Command::Publish(args) => until(stop, publish::run(args, ctx)).await,
         Command::Agent(args) => until(stop, agent::run(args, ctx)).await,
         Command::Pause(args) => until(stop, pause::run(args, ctx)).await,
         Command::Resume(args) => until(stop, pause::resume(args, ctx)).await,

@@ -17,6 +17,7 @@
 mod error;
 mod handle;
 mod many;
+mod publish;
 mod query;
 mod submit;
 mod wait;
@@ -26,6 +27,7 @@ use std::{sync::Arc, time::Duration};
 
 pub use error::{Error, Result};
 pub use handle::TaskHandle;
+pub use publish::Publication;
 pub use query::List;
 #[cfg(feature = "agent")]
 pub(crate) use submit::check_size;
@@ -56,6 +58,8 @@ struct Parts {
     submit_within: Duration,
     /// How long one query may take.
     ask_within: Duration,
+    /// Triggers that lie behind the task this client works for.
+    hops: u32,
 }
 
 impl Client {
@@ -80,6 +84,7 @@ impl Client {
             tenant,
             submit_within: Duration::from_secs(30),
             ask_within: Duration::from_secs(5),
+            hops: 0,
         };
         Self { parts: Arc::new(parts) }
     }
@@ -88,6 +93,12 @@ impl Client {
     pub fn tenant(&self, tenant: &str) -> std::result::Result<Self, NameError> {
         let tenant = TenantName::new(tenant)?;
         Ok(self.clone().with(|parts| parts.tenant = tenant))
+    }
+
+    /// What it submits and publishes says that so many triggers lie behind it.
+    #[cfg(feature = "agent")]
+    pub(crate) fn behind(self, hops: u32) -> Self {
+        self.with(|parts| parts.hops = hops)
     }
 
     /// How long a submit is tried before its fate is called unknown; 30 s unless set.

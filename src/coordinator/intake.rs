@@ -10,11 +10,14 @@ use std::sync::{
 };
 
 use serde::{Deserialize, de::IgnoredAny};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     bus::consume::{Ack, Delivery},
-    flow::input::{Input, check_version},
+    flow::{
+        input::{Input, check_version},
+        trigger::Fired,
+    },
     task::{MAX_PAYLOAD_BYTES, TaskKey},
     telemetry::names,
     wire::{
@@ -42,6 +45,8 @@ pub enum Handle {
     Ack(Ack),
     /// Answer the heartbeat there, in this format.
     Beat(String, Format),
+    /// Tell the trigger.
+    Fired(oneshot::Sender<Fired>),
     /// Nobody is answered; that it is dropped says that the input is decided.
     Counted(Counted),
 }
@@ -180,7 +185,7 @@ struct ServerWords {
 }
 
 /// Whether the server wrote this. Its answers have no headers and are JSON objects.
-fn is_servers(body: &[u8]) -> bool {
+pub(super) fn is_servers(body: &[u8]) -> bool {
     body.first() == Some(&b'{')
         && Format::Json.decode::<ServerWords>(body, SUBMIT_LIMIT).is_ok_and(|words| {
             let ours = words.v.is_some() || words.input.is_some() || words.op.is_some();

@@ -7,6 +7,7 @@
 //!     intake, limits ── inputs
 //!     perform ── effects                         entropy ── tokens and jitter
 //!     shrink ── snapshots, the archive, purging; payloads read back
+//!     triggers ── messages that become tasks
 //!     index_feed, indexer ── the Redis index       event_writer ── events to Redis
 //! ```
 
@@ -25,3 +26,4 @@ pub mod queries;
 pub mod run;
 pub mod shard;
 pub mod shrink;
+pub mod triggers;

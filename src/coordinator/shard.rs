@@ -21,7 +21,7 @@ use super::{
     index_feed::reread_results,
     indexer::{IndexHealth, Indexer, IndexerOptions},
     intake::{self, From, Handle, Inbound},
-    limits,
+    limits, triggers,
     owner::{self, Probe, Term, TermEnd},
     queries::Queries,
     shrink::{
@@ -91,6 +91,8 @@ pub struct ShardContext {
     pub journal: JetStream,
     /// For pulling.
     pub streams: JetStream,
+    /// For triggers, on a connection of its own.
+    pub triggers: JetStream,
     /// The index and event streams.
     pub store: Connection,
     /// How events are kept.
@@ -349,6 +351,12 @@ async fn term(
     let questions = context.link.main.subscribe(subjects::ask(shard)).await?;
     tasks.spawn(until(over.clone(), questions_of_others(context.clone(), questions)));
     tasks.spawn(limits::follow(context.streams.clone(), inputs.clone(), over.clone()));
+    let triggering = triggers::Context {
+        js: context.triggers.clone(),
+        clock: context.clock,
+        inputs: inputs.clone(),
+    };
+    tasks.spawn(triggers::run(triggering, over.clone()));
 
     let (head, head_seen) = watch::channel(0);
     tasks.spawn(witness::note(context.journal.clone(), shard, head_seen, over.clone()));

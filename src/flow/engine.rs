@@ -37,7 +37,8 @@ use super::{
     state::{Policy, State},
     submit,
     tasks::Slot,
-    tell, times,
+    tell, times, trigger,
+    trigger::Fired,
 };
 use crate::{
     task::{AgentName, Code, InstanceId, Millis, Payload, Refusal, Token},
@@ -65,6 +66,8 @@ pub enum Effect<H> {
     Ack(H),
     /// Answer a heartbeat: these leases are over.
     Beat(H, Vec<Token>),
+    /// Tell the trigger what became of its message.
+    Fired(H, Fired),
     /// Tell somebody.
     Tell(Tell),
     /// Read the journal message of this revision and push its payloads back as [`Input::Loaded`].
@@ -401,6 +404,15 @@ impl<H> Engine<H> {
                     return Ok(());
                 }
                 decision
+            }
+            Input::Triggered { key, spec, hops } => {
+                let (decision, fired) = match self.waiting.is_full() {
+                    true => (Decision::none(), trigger::no_room()),
+                    false => trigger::decide(&self.state, key, spec, *hops),
+                };
+                self.apply(decision, batch)?;
+                batch.effects.extend(handle.map(|handle| Effect::Fired(handle, fired)));
+                return Ok(());
             }
             Input::Report { body, .. } => {
                 let decision = run::decide(&self.state, &input, entropy);

@@ -3,7 +3,7 @@
 use crate::{
     task::{
         AgentName, AgentSettings, AllSettings, BodyHash, Code, InstanceId, Millis, Payload, Phase, Plan,
-        PlanName, Refusal, ScheduleName, ScheduleSettings, TaskId, TaskKey, TenantName, TenantSettings,
+        PlanName, Refusal, ScheduleName, ScheduleSettings, Spec, TaskId, TaskKey, TenantName, TenantSettings,
         Token,
     },
     wire::{
@@ -28,6 +28,15 @@ pub enum Input {
         body: Result<Submit, DecodeError>,
         /// When the stream stored it, Unix milliseconds.
         stored_at: Millis,
+    },
+    /// A task that a trigger makes of a message.
+    Triggered {
+        /// Whose, and which: derived from the message.
+        key: TaskKey,
+        /// What it is to do.
+        spec: Box<Spec>,
+        /// Triggers that lie behind it, this one included.
+        hops: u32,
     },
     /// A command from INTAKE.
     Cmd {

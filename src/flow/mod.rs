@@ -42,4 +42,5 @@ pub mod tasks;
 pub mod tell;
 pub mod tenants;
 pub mod times;
+pub mod trigger;
 pub mod why;

@@ -175,7 +175,7 @@ fn fire(state: &State, name: &ScheduleName, schedule: &Schedule, at: Millis, wal
         let body_hash = spec.body_hash();
         let (spec, refusal, deadline) = times::root(state, &key, spec, wall);
         // No submitter's clock: when it is forgotten, `TOO_OLD` moves no further.
-        let origin = Origin::Root { first_try: 0, retry_of: None };
+        let origin = Origin::Root { first_try: 0, retry_of: None, hops: 0 };
         let admission = Admission { task: key.id, spec, body_hash, origin, deadline, refusal };
         records.push(Record::Submitted { tenant: key.tenant, admission });
     }

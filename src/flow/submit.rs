@@ -59,7 +59,7 @@ fn submit(
                 cost: None,
             };
             let hash = spec.body_hash();
-            return admitted(key, spec, hash, stored_at, Some(refusal), false);
+            return admitted(key, spec, hash, stored_at, Some(refusal), false, 0);
         }
     };
     let first_try = clamp_first_try(submit.first_try, stored_at);
@@ -74,7 +74,7 @@ fn submit(
                 .refusal()
                 .cloned()
                 .unwrap_or_else(|| Refusal::new(Code::Cancelled, "cancelled before it was submitted"));
-            admitted(key, spec.clone(), spec.body_hash(), first_try, Some(refusal), submit.confirm)
+            admitted(key, spec.clone(), spec.body_hash(), first_try, Some(refusal), submit.confirm, submit.hops)
         }
         Some(task) if task.body_hash == spec.body_hash() => match submit.confirm {
             true => Decision::answer(Tell::Done { key: key.clone(), done: Box::new(done_hint(task)) }),
@@ -88,7 +88,7 @@ fn submit(
             // The hash is of what was asked for, not of what the plan makes of it.
             let hash = spec.body_hash();
             let (spec, refusal, deadline) = times::root(state, key, spec, stored_at);
-            let mut decision = admitted(key, spec, hash, first_try, refusal, submit.confirm);
+            let mut decision = admitted(key, spec, hash, first_try, refusal, submit.confirm, submit.hops);
             if let Some(Record::Submitted { admission, .. }) = decision.records.first_mut() {
                 admission.deadline = deadline;
             }
@@ -104,6 +104,7 @@ fn admitted(
     first_try: Millis,
     refusal: Option<Refusal>,
     confirm: bool,
+    hops: u32,
 ) -> Decision {
     let mut answers = Vec::new();
     if confirm && refusal.is_none() {
@@ -121,7 +122,7 @@ fn admitted(
         };
         answers.push(Tell::Done { key: key.clone(), done: Box::new(done) });
     }
-    let origin = Origin::Root { first_try, retry_of: None };
+    let origin = Origin::Root { first_try, retry_of: None, hops };
     let admission = Admission { task: key.id.clone(), spec, body_hash, origin, deadline: None, refusal };
     Decision {
         records: vec![Record::Submitted { tenant: key.tenant.clone(), admission }],
@@ -252,7 +253,7 @@ fn retry(state: &State, key: &TaskKey, nonce: &TaskId) -> Decision {
     let body_hash = asked.body_hash();
     let (spec, refusal, deadline) = times::root(state, &id, asked, state.wall_now());
     // No submitter's clock: when it is forgotten, `TOO_OLD` moves no further.
-    let origin = Origin::Root { first_try: 0, retry_of: Some(key.id.clone()) };
+    let origin = Origin::Root { first_try: 0, retry_of: Some(key.id.clone()), hops: dead.more().hops };
     let admission = Admission { task: id.id, spec, body_hash, origin, deadline, refusal };
     Decision::record(Record::Submitted { tenant: key.tenant.clone(), admission })
 }

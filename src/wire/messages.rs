@@ -50,6 +50,9 @@ pub struct Submit {
     /// Ask for a hint on `sv.done` at admission too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub confirm: bool,
+    /// Triggers that lie behind the task that submits it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub hops: u32,
 }
 
 impl Submit {
@@ -225,6 +228,9 @@ pub struct Offer {
     /// How long this attempt may go on from now, in milliseconds: until the deadline, or the end of the try.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_left_ms: Option<Millis>,
+    /// Triggers that lie behind it: what it publishes and submits says so.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub hops: u32,
     /// Opaque.
     #[serde(default)]
     pub input: Payload,

@@ -220,7 +220,7 @@ impl Story {
             Effect::Ack(stream) => {
                 let _ = writeln!(self.told, "ack      {stream}");
             }
-            Effect::Beat(..) | Effect::Load { .. } => {}
+            Effect::Beat(..) | Effect::Load { .. } | Effect::Fired(..) => {}
             Effect::Tell(Tell::Offer { agent, instance, offer }) => {
                 let epoch = self.engine.state().epoch;
                 let subject = subjects::offer(&agent, &instance);

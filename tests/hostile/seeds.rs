@@ -70,6 +70,7 @@ impl Owner {
             cost: None,
             first_try: Some(WALL),
             confirm: false,
+            hops: 0,
         });
         self.push(Input::Submit { key: key(task), agent: name(agent), body, stored_at: WALL });
     }

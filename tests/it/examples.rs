@@ -43,6 +43,7 @@ impl Fabric {
             link: Link::connect(&nats, "coordinator").await.unwrap(),
             journal: connect("journal").await.jetstream().clone(),
             streams: connect("streams").await.jetstream().clone(),
+            triggers: connect("triggers").await.jetstream().clone(),
             service: connect("service").await.client().clone(),
             store: store::connect(&redis).await.unwrap().0,
             reads: store::connect(&redis).await.unwrap().0,

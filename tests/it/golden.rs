@@ -144,6 +144,21 @@ fn messages(golden: &mut Golden) {
             cost: Some(4_000),
             first_try: Some(AT),
             confirm: true,
+            hops: 0,
+        },
+    );
+    golden.check(
+        "submit-hops",
+        Submit {
+            v: 1,
+            input: input(),
+            priority: Priority::Normal,
+            max_tries: None,
+            times: None,
+            cost: None,
+            first_try: Some(AT),
+            confirm: false,
+            hops: 2,
         },
     );
     golden.check(
@@ -157,6 +172,7 @@ fn messages(golden: &mut Golden) {
             cost: None,
             first_try: None,
             confirm: false,
+            hops: 0,
         },
     );
     let times = Times {
@@ -178,6 +194,7 @@ fn messages(golden: &mut Golden) {
             cost: None,
             first_try: None,
             confirm: false,
+            hops: 0,
         },
     );
     golden.check("cmd-cancel", Cmd { v: 1, op: CmdOp::Cancel { reason: "no longer needed".into() } });
@@ -214,6 +231,7 @@ fn messages(golden: &mut Golden) {
                     told: 2,
                     deadline_at: Some(AT + 7_200_000),
                     time_left_ms: Some(300_000),
+                    hops: 0,
                     input: input(),
                 },
                 Offer {
@@ -231,9 +249,35 @@ fn messages(golden: &mut Golden) {
                     told: 0,
                     deadline_at: None,
                     time_left_ms: None,
+                    hops: 0,
                     input: Payload::Bytes(vec![0, 255].into()),
                 },
             ],
+        },
+    );
+    golden.check(
+        "offer-hops",
+        Offers {
+            v: 1,
+            epoch: 42,
+            offers: vec![Offer {
+                tenant: tenant(),
+                task: task("t-3"),
+                attempt: 1,
+                token: TOKEN,
+                lease_ms: 15_000,
+                tries: 0,
+                parent: None,
+                root: task("t-3"),
+                depth: 0,
+                children: 0,
+                recorded: 0,
+                told: 0,
+                deadline_at: None,
+                time_left_ms: None,
+                hops: 2,
+                input: input(),
+            }],
         },
     );
     golden.check("accept", Accept { v: 1, taken: vec![TOKEN], busy: vec![Token(7)] });
@@ -258,6 +302,7 @@ fn messages(golden: &mut Golden) {
                         cost: None,
                         first_try: Some(1_800_000_000_000),
                         confirm: false,
+                        hops: 0,
                     },
                 })
                 .into(),

@@ -23,3 +23,4 @@ mod sdk;
 mod servers;
 mod store_servers;
 mod talk;
+mod triggers;

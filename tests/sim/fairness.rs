@@ -158,6 +158,7 @@ impl World {
             cost: None,
             first_try: Some(self.now),
             confirm: false,
+            hops: 0,
         };
         let key = TaskKey { tenant, id: format!("k-{}", self.next).parse().unwrap() };
         self.engine.push(Input::Submit { key, agent: agent(), body: Ok(body), stored_at: self.now }, None);

@@ -73,6 +73,8 @@ pub enum Case {
     Query,
     /// 4,000 lists a second while tasks run at full speed, beside burning as much CPU
     Pollers,
+    /// Messages that a trigger makes tasks of, beside plain submits, and over a kill of the owner
+    Trigger,
     /// Events into Redis beside a bare loop, and from being emitted to a watcher
     Events,
     /// 1,000,000 tasks of 10 events through a retention of 10,000: memory of Redis at the end
@@ -83,7 +85,7 @@ pub enum Case {
 
 impl Case {
     /// The cases, in the order they are run.
-    pub const EACH: [Case; 18] = [
+    pub const EACH: [Case; 19] = [
         Case::Throughput,
         Case::Latency,
         Case::Memory,
@@ -99,6 +101,7 @@ impl Case {
         Case::Pause,
         Case::Query,
         Case::Pollers,
+        Case::Trigger,
         Case::Events,
         Case::Retention,
         Case::Rebuild,
@@ -123,6 +126,7 @@ impl Case {
             Case::Pause => "pause",
             Case::Query => "query",
             Case::Pollers => "pollers",
+            Case::Trigger => "trigger",
             Case::Events => "events",
             Case::Retention => "retention",
             Case::Rebuild => "rebuild",

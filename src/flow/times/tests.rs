@@ -120,6 +120,7 @@ impl Owner {
             cost,
             first_try: Some(self.wall),
             confirm: false,
+            hops: 0,
         };
         let agent = "reader".parse().unwrap();
         self.push(Input::Submit { key: key(id), agent, body: Ok(body), stored_at: self.wall });
