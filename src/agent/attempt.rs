@@ -388,7 +388,9 @@ impl Attempt {
 
     /// Of the task's tenant, on the same connection.
     pub(super) fn client(&self) -> &Client {
-        self.client.get_or_init(|| Client::on(self.instance.link.clone(), self.offer.tenant.clone()).behind(self.offer.hops))
+        self.client.get_or_init(|| {
+            Client::on(self.instance.link.clone(), self.offer.tenant.clone()).behind(self.offer.hops)
+        })
     }
 }
 

@@ -13,7 +13,8 @@ use std::{
 };
 
 use async_nats::{
-    Client as Nats, HeaderMap, Message, StatusCode, Subscriber, client::PublishErrorKind, jetstream::ErrorCode,
+    Client as Nats, HeaderMap, Message, StatusCode, Subscriber, client::PublishErrorKind,
+    jetstream::ErrorCode,
 };
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};

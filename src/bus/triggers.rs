@@ -176,7 +176,8 @@ impl TriggersBucket {
         value: &T,
         revision: Option<u64>,
     ) -> Result<u64, TriggersError> {
-        let body = Bytes::from(serde_json::to_vec(value).map_err(|e| TriggersError::Nonsense(e.to_string()))?);
+        let body =
+            Bytes::from(serde_json::to_vec(value).map_err(|e| TriggersError::Nonsense(e.to_string()))?);
         let conflict = |key: &str| TriggersError::Conflict { key: key.to_owned() };
         match revision {
             Some(revision) => {

@@ -220,7 +220,9 @@ fn settings(add: &AddArgs) -> Result<TriggerSettings> {
     if let Source::Stream { name, .. } = &source
         && is_ours(name)
     {
-        return Err(bad(format!("{name} is a stream of the fabric; use --topic, or a stream of your own")).into());
+        return Err(
+            bad(format!("{name} is a stream of the fabric; use --topic, or a stream of your own")).into()
+        );
     }
     let template = add.template.as_deref().map(serde_json::from_str).transpose();
     let template = template.map_err(|error| {

@@ -21,7 +21,7 @@ use super::{
     index_feed::reread_results,
     indexer::{IndexHealth, Indexer, IndexerOptions},
     intake::{self, From, Handle, Inbound},
-    limits, triggers,
+    limits,
     owner::{self, Probe, Term, TermEnd},
     queries::Queries,
     shrink::{
@@ -32,6 +32,7 @@ use super::{
         places::Places,
         start::{self, Found, StartError},
     },
+    triggers,
 };
 use crate::{
     bus::{
@@ -351,11 +352,8 @@ async fn term(
     let questions = context.link.main.subscribe(subjects::ask(shard)).await?;
     tasks.spawn(until(over.clone(), questions_of_others(context.clone(), questions)));
     tasks.spawn(limits::follow(context.streams.clone(), inputs.clone(), over.clone()));
-    let triggering = triggers::Context {
-        js: context.triggers.clone(),
-        clock: context.clock,
-        inputs: inputs.clone(),
-    };
+    let triggering =
+        triggers::Context { js: context.triggers.clone(), clock: context.clock, inputs: inputs.clone() };
     tasks.spawn(triggers::run(triggering, over.clone()));
 
     let (head, head_seen) = watch::channel(0);

@@ -74,7 +74,15 @@ fn submit(
                 .refusal()
                 .cloned()
                 .unwrap_or_else(|| Refusal::new(Code::Cancelled, "cancelled before it was submitted"));
-            admitted(key, spec.clone(), spec.body_hash(), first_try, Some(refusal), submit.confirm, submit.hops)
+            admitted(
+                key,
+                spec.clone(),
+                spec.body_hash(),
+                first_try,
+                Some(refusal),
+                submit.confirm,
+                submit.hops,
+            )
         }
         Some(task) if task.body_hash == spec.body_hash() => match submit.confirm {
             true => Decision::answer(Tell::Done { key: key.clone(), done: Box::new(done_hint(task)) }),

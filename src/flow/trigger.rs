@@ -127,7 +127,10 @@ mod tests {
         (1..=3).for_each(|n| fire(&mut engine, n, 1));
         let fired = turn(&mut engine);
         assert_eq!(fired[..2], [(1, Fired::Made), (2, Fired::Made)]);
-        assert!(matches!(&fired[2], (3, Fired::Later(refusal)) if refusal.code == Code::BacklogFull), "{fired:?}");
+        assert!(
+            matches!(&fired[2], (3, Fired::Later(refusal)) if refusal.code == Code::BacklogFull),
+            "{fired:?}"
+        );
         assert!(engine.state().task(&key(3)).is_none());
         // The same message again, and the same again after it was known.
         (2..=3).for_each(|n| fire(&mut engine, n, 1));
@@ -141,7 +144,9 @@ mod tests {
         let mut engine = engine(10);
         engine.push(Input::Room { used: 90, max: 100 }, None);
         fire(&mut engine, 1, 1);
-        assert!(matches!(&turn(&mut engine)[..], [(1, Fired::Later(refusal))] if refusal.code == Code::Backpressure));
+        assert!(
+            matches!(&turn(&mut engine)[..], [(1, Fired::Later(refusal))] if refusal.code == Code::Backpressure)
+        );
         engine.push(Input::Room { used: 10, max: 100 }, None);
         fire(&mut engine, 1, 1);
         assert_eq!(turn(&mut engine), [(1, Fired::Made)]);

@@ -33,7 +33,9 @@ pub use phase::{IllegalTransition, Phase, Step};
 pub use redact::{field_path, without_content};
 pub use retry::Backoff;
 pub use schedule::{MAX_SCHEDULE_INPUT, MAX_SCHEDULES, Missed, ScheduleSettings, firing_id};
-pub use spec::{BodyHash, Priority, Spec, TaskKey, child_id, clamp_first_try, hex, keyed_id, retry_id, triggered_id};
+pub use spec::{
+    BodyHash, Priority, Spec, TaskKey, child_id, clamp_first_try, hex, keyed_id, retry_id, triggered_id,
+};
 pub use times::{MAX_AHEAD_MS, Times, millis, never};
 pub use token::Token;
 

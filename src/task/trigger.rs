@@ -260,7 +260,10 @@ mod tests {
             bad.check().unwrap_err()
         };
         let error = wrong(&|t| t.template = Some(serde_json::json!({"a": ["x", "{{mesage.b}}"]})));
-        assert!(error.contains("template") && error.contains("`a[1]`") && error.contains("mesage"), "{error}");
+        assert!(
+            error.contains("template") && error.contains("`a[1]`") && error.contains("mesage"),
+            "{error}"
+        );
         let error = wrong(&|t| t.filter = vec!["message.kind=".into()]);
         assert!(error.contains("message.kind="), "{error}");
         let error = wrong(&|t| t.batch = Some(BatchSettings { count: 1_001, within_ms: 1 }));
@@ -269,8 +272,7 @@ mod tests {
         assert!(error.contains("dedupe"), "{error}");
         let error = wrong(&|t| t.source = Source::Stream { name: "A.B".into(), subject: None });
         assert!(error.contains("A.B"), "{error}");
-        let error =
-            wrong(&|t| t.source = Source::Stream { name: "A".into(), subject: Some("a.>.b".into()) });
+        let error = wrong(&|t| t.source = Source::Stream { name: "A".into(), subject: Some("a.>.b".into()) });
         assert!(error.contains("a.>.b"), "{error}");
         let error = wrong(&|t| t.max_hops = 0);
         assert!(error.contains("max_hops"), "{error}");

@@ -60,7 +60,13 @@ pub(super) fn one(shown: &Shown) -> String {
         .iter()
         .rev()
         .map(|letter| {
-            format!("message {} ({}), {}: {}", letter.seq, letter.subject, when(letter.at, unix_now()), letter.refusal)
+            format!(
+                "message {} ({}), {}: {}",
+                letter.seq,
+                letter.subject,
+                when(letter.at, unix_now()),
+                letter.refusal
+            )
         })
         .collect();
     fields([

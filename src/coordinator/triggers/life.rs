@@ -76,8 +76,7 @@ pub(super) async fn run(runner: &Runner, notes: &mut Notes) -> Over {
     let mut options = PullOptions::new(runner.stream(), topology::trigger_consumer(&runner.name));
     (options.batch, options.expires, options.budget) = (READ_AHEAD, PULL_EXPIRES, Budget::new(HELD_BYTES));
     let pulling = runner.stop.child_token();
-    let pull =
-        tokio::spawn(consume::pull(runner.context.js.clone(), options, deliveries, pulling.clone()));
+    let pull = tokio::spawn(consume::pull(runner.context.js.clone(), options, deliveries, pulling.clone()));
     notes.doing(Doing::Running, None);
     let over = Life::new(runner, notes, arrived).run().await;
     pulling.cancel();
@@ -214,8 +213,7 @@ impl<'a> Life<'a> {
     }
 
     async fn take_one(&mut self, delivery: Delivery) -> Result<(), End> {
-        let (seq, subject, bytes) =
-            (delivery.stream_seq, delivery.subject.clone(), delivery.payload.len());
+        let (seq, subject, bytes) = (delivery.stream_seq, delivery.subject.clone(), delivery.payload.len());
         let inputs = &self.runner.context.inputs;
         match reading::read(&self.runner.trigger, delivery) {
             Arrived::Message(read) => match &mut self.gather {
@@ -337,8 +335,7 @@ impl<'a> Life<'a> {
 
     /// Takes out what is decided, and notes it.
     async fn settle(&mut self) -> Result<(), End> {
-        let mut why = None;
-        let done = self.window.settle(&mut why);
+        let (done, why) = self.window.settle();
         let moved = done.iter().any(|(_, settled)| *settled != Settled::Passed);
         for (item, settled) in done {
             let (last, messages) = (item.last(), item.messages);

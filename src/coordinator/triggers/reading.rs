@@ -55,7 +55,8 @@ pub(super) fn read(trigger: &Trigger, delivery: Delivery) -> Arrived {
     let hops = delivery.hops.saturating_add(1);
     if hops > settings.max_hops {
         let (hops, most) = (u64::from(hops), u64::from(settings.max_hops));
-        let message = format!("{hops} triggers lie behind its task > cap {most}: do they trigger each other?");
+        let message =
+            format!("{hops} triggers lie behind its task > cap {most}: do they trigger each other?");
         return Arrived::Dead(delivery.ack, Refusal::over(Code::HopsExceeded, message, hops, most));
     }
     let key = match &trigger.dedupe {

@@ -141,7 +141,8 @@ impl Runner {
         if !same {
             notes.moved(stream, &found.created, from.saturating_sub(1));
         }
-        let progress = ensure_consumer(js, stream, &found, &self.name, self.filter().as_deref(), from).await?;
+        let progress =
+            ensure_consumer(js, stream, &found, &self.name, self.filter().as_deref(), from).await?;
         notes.at(progress, found.last_seq, &self.done);
         Ok(notes)
     }

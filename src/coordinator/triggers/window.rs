@@ -70,6 +70,8 @@ impl Item {
 #[derive(Default)]
 pub(super) struct Window {
     items: VecDeque<Item>,
+    /// Why the last one that was told to wait has to.
+    why: Option<Refusal>,
 }
 
 impl Window {
@@ -103,15 +105,15 @@ impl Window {
             Fate::Later => pending().await,
             Fate::Asked(told) => {
                 let fired = told.await.map_err(|_| OwnerGone)?;
-                hear(item, fired);
+                self.why = hear(item, fired);
                 Ok(())
             }
         }
     }
 
     /// Takes out what is settled, from the front. Says why the first of the rest has to wait, if it has.
-    pub fn settle(&mut self, refusal: &mut Option<Refusal>) -> Vec<(Item, Settled)> {
-        let mut out = Vec::new();
+    pub fn settle(&mut self) -> (Vec<(Item, Settled)>, Option<Refusal>) {
+        let (mut out, mut refusal) = (Vec::new(), self.why.take());
         for item in &mut self.items {
             if let Fate::Asked(told) = &mut item.fate {
                 let Ok(fired) = told.try_recv() else { break };
@@ -132,7 +134,7 @@ impl Window {
                 }
             }
         }
-        out
+        (out, refusal)
     }
 
     /// Whether the first waits for being asked for again.
@@ -202,7 +204,9 @@ mod tests {
     }
 
     async fn answer(inputs: &mut mpsc::Receiver<Inbound>, fired: Fired) {
-        let Some(Inbound { handle: Some(Handle::Fired(tell)), .. }) = inputs.recv().await else { panic!("asked") };
+        let Some(Inbound { handle: Some(Handle::Fired(tell)), .. }) = inputs.recv().await else {
+            panic!("asked")
+        };
         tell.send(fired).unwrap();
     }
 
@@ -213,20 +217,26 @@ mod tests {
         for seq in 1..=3 {
             window.push(item(seq), false, &inputs).await.unwrap();
         }
-        window.push(Item::settled(4, Ack::none(), "x".into(), Settled::Passed), false, &inputs).await.unwrap();
+        window
+            .push(Item::settled(4, Ack::none(), "x".into(), Settled::Passed), false, &inputs)
+            .await
+            .unwrap();
         let full = Refusal::new(Code::BacklogFull, "full");
         answer(&mut asked, Fired::Made).await;
         answer(&mut asked, Fired::Later(full.clone())).await;
         answer(&mut asked, Fired::Made).await;
         window.ready().await.unwrap();
-        let mut why = None;
-        let settled = window.settle(&mut why);
+        let (settled, why) = window.settle();
         assert_eq!(settled.iter().map(|(item, _)| item.last()).collect::<Vec<_>>(), [1]);
-        assert_eq!((window.len(), window.is_held(), why), (3, true, Some(full)));
+        assert_eq!((window.len(), window.is_held(), why), (3, true, Some(full.clone())));
         window.ask_again(false, &inputs).await.unwrap();
+        answer(&mut asked, Fired::Later(full.clone())).await;
+        window.ready().await.unwrap();
+        assert_eq!((window.settle().1, window.len()), (Some(full), 3));
+        window.ask_again(true, &inputs).await.unwrap();
         answer(&mut asked, Fired::Known).await;
         window.ready().await.unwrap();
-        let settled = window.settle(&mut None);
+        let (settled, _) = window.settle();
         let fates: Vec<_> = settled.into_iter().map(|(_, settled)| settled).collect();
         assert_eq!(fates, [Settled::Known, Settled::Made, Settled::Passed]);
         assert!(window.is_empty());

@@ -86,7 +86,9 @@ mod tests {
         ] {
             assert!(holds(yes), "{yes}");
         }
-        for no in ["message.kind=letter", "message.pages=\"3\"", "message.draft", "!message.kind", "message.a=1"] {
+        for no in
+            ["message.kind=letter", "message.pages=\"3\"", "message.draft", "!message.kind", "message.a=1"]
+        {
             assert!(!holds(no), "{no}");
         }
         for bad in ["", "mesage=1", "message.kind=", "batch=1", "message..a", "subject.x"] {

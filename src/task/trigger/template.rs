@@ -58,7 +58,8 @@ impl Template {
     pub fn payload(&self, scope: &Scope) -> Result<Payload, TemplateError> {
         let value = self.render(scope)?;
         // A value of ours has text keys: it is JSON.
-        let payload = Payload::json(&value).map_err(|error| TemplateError { at: String::new(), reason: error.to_string() })?;
+        let payload = Payload::json(&value)
+            .map_err(|error| TemplateError { at: String::new(), reason: error.to_string() })?;
         match payload.len() {
             len if len > MAX_PAYLOAD_BYTES => Err(too_large(String::new())),
             _ => Ok(payload),

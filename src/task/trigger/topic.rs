@@ -128,7 +128,8 @@ mod tests {
             assert!(Topic::new(good).is_err() && TopicFilter::new(good).is_ok(), "{good}");
         }
         let long = "x".repeat(64);
-        for bad in ["", ".", "a.", ".a", "a..b", "A", "a b", "-a", "a.>.b", "a*", "ä", "a.b.c.d.e.f.g.h.i", &long]
+        for bad in
+            ["", ".", "a.", ".a", "a..b", "A", "a b", "-a", "a.>.b", "a*", "ä", "a.b.c.d.e.f.g.h.i", &long]
         {
             assert!(Topic::new(bad).is_err() && TopicFilter::new(bad).is_err(), "{bad}");
         }

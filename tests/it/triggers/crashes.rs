@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use selvedge::{
-    coordinator::run::Options,
-    task::Plan,
-};
+use selvedge::{coordinator::run::Options, task::Plan};
 use serde_json::{Value, json};
 
 use super::{Desk, Seen, publish};
@@ -23,7 +20,8 @@ async fn bare() -> Fabric {
 /// How often each number was in a task.
 fn tally(inputs: &[Value]) -> BTreeMap<u64, usize> {
     let mut tally = BTreeMap::new();
-    for n in inputs.iter().flat_map(|input| input.as_array().cloned().unwrap_or_else(|| vec![input.clone()])) {
+    for n in inputs.iter().flat_map(|input| input.as_array().cloned().unwrap_or_else(|| vec![input.clone()]))
+    {
         *tally.entry(n["n"].as_u64().unwrap()).or_default() += 1;
     }
     tally
@@ -83,7 +81,8 @@ async fn a_batch_is_cut_once_whoever_makes_it() {
     }
     let _last = Coordinator::new("last").spawn(&fabric.stack);
     all_are_there(&seen, 600).await;
-    let state = desk.state(&"some".parse().unwrap(), "it is done", |s| s.pending == 0 && s.floor >= 600).await;
+    let state =
+        desk.state(&"some".parse().unwrap(), "it is done", |s| s.pending == 0 && s.floor >= 600).await;
     assert_eq!(state.counts.dead, 0, "{state:?}");
     let done = until("the index shows all of them", async || {
         let stats = client.stats().await.ok()?;
@@ -94,7 +93,8 @@ async fn a_batch_is_cut_once_whoever_makes_it() {
     // A handler may run twice: by its input a task is known.
     let distinct: std::collections::BTreeSet<String> = seen.all().iter().map(Value::to_string).collect();
     assert_eq!(distinct.len(), tasks, "no message is in two batches: as many different inputs as tasks");
-    let inside: usize = distinct.iter().map(|text| serde_json::from_str::<Vec<Value>>(text).unwrap().len()).sum();
+    let inside: usize =
+        distinct.iter().map(|text| serde_json::from_str::<Vec<Value>>(text).unwrap().len()).sum();
     assert_eq!(inside, 600);
 }
 

@@ -61,12 +61,17 @@ async fn a_rate_spreads_the_tasks_and_a_suspended_tenant_is_waited_for() {
     settings.suspended = true;
     let revision = limits.set_tenant(&"acme".parse().unwrap(), &settings, Some(revision)).await.unwrap();
     until("the tenant is suspended", async || {
-        client.submit_and_confirm("nobody", &()).await.err().filter(|e| e.code() == Some(Code::TenantSuspended))
+        client
+            .submit_and_confirm("nobody", &())
+            .await
+            .err()
+            .filter(|e| e.code() == Some(Code::TenantSuspended))
     })
     .await;
     client.publish("work", &json!({"n": 99})).await.unwrap();
     let name = "slow".parse().unwrap();
-    desk.state(&name, "it waits", |s| s.refusal.as_ref().is_some_and(|r| r.code == Code::TenantSuspended)).await;
+    desk.state(&name, "it waits", |s| s.refusal.as_ref().is_some_and(|r| r.code == Code::TenantSuspended))
+        .await;
     settings.suspended = false;
     limits.set_tenant(&"acme".parse().unwrap(), &settings, Some(revision)).await.unwrap();
     seen.count(13).await;

@@ -53,7 +53,8 @@ impl Seen {
 
     /// Waits until there are so many; says which.
     pub async fn count(&self, count: usize) -> Vec<Value> {
-        until(&format!("{count} tasks have run"), async || (self.all().len() >= count).then(|| self.all())).await
+        until(&format!("{count} tasks have run"), async || (self.all().len() >= count).then(|| self.all()))
+            .await
     }
 }
 
@@ -86,8 +87,14 @@ impl Desk {
     }
 
     /// Waits until its state is like that.
-    pub async fn state(&self, name: &TriggerName, what: &str, is: impl Fn(&TriggerState) -> bool) -> TriggerState {
-        until(what, async || self.bucket.state(name).await.unwrap().map(|(state, _)| state).filter(|s| is(s))).await
+    pub async fn state(
+        &self,
+        name: &TriggerName,
+        what: &str,
+        is: impl Fn(&TriggerState) -> bool,
+    ) -> TriggerState {
+        until(what, async || self.bucket.state(name).await.unwrap().map(|(state, _)| state).filter(|s| is(s)))
+            .await
     }
 }
 

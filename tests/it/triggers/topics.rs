@@ -43,7 +43,8 @@ async fn what_a_handler_publishes_becomes_a_task_of_each_trigger_that_wants_it()
     let mut expected = vec![all("a.md"), all("draft.md"), json!({"read": "a.md", "by": "final"})];
     expected.sort_by_key(Value::to_string);
     assert_eq!(inputs, expected);
-    let state = desk.state(&finals, "the counts of the second", |s| s.counts.filtered > 0 && s.pending == 0).await;
+    let state =
+        desk.state(&finals, "the counts of the second", |s| s.counts.filtered > 0 && s.pending == 0).await;
     assert_eq!((state.counts.made, state.counts.filtered, state.counts.dead), (1, 1, 0));
 }
 
@@ -67,7 +68,11 @@ async fn the_same_message_is_one_task_by_its_id_or_by_what_the_trigger_says() {
     desk.state(&by_key, "all bills are decided", |s| s.counts.made == 1 && s.counts.known == 2).await;
     let mut inputs = seen.count(3).await;
     inputs.sort_by_key(Value::to_string);
-    assert_eq!(inputs[1..], [json!({"n": 0}), json!({"n": 9})], "the first of the same is the one that counts");
+    assert_eq!(
+        inputs[1..],
+        [json!({"n": 0}), json!({"n": 9})],
+        "the first of the same is the one that counts"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -182,7 +187,8 @@ async fn a_stream_of_the_users_own_is_read_and_one_that_is_not_there_is_shown_an
     let state = desk.state(&name, "it is shown as broken", |s| s.refusal.is_some()).await;
     let refusal = state.refusal.unwrap();
     assert!(refusal.code == Code::NotFound && refusal.message.contains("ORDERS"), "{refusal}");
-    for (retention, text) in [(RetentionPolicy::Limits, "plain text"), (RetentionPolicy::WorkQueue, "queued")] {
+    for (retention, text) in [(RetentionPolicy::Limits, "plain text"), (RetentionPolicy::WorkQueue, "queued")]
+    {
         let config = Config {
             name: "ORDERS".into(),
             subjects: vec!["orders.>".into()],
