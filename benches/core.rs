@@ -128,6 +128,7 @@ impl Owner {
             lease_ms: DEFAULT_LEASE_MS,
             draining: false,
             messages: false,
+            about: None,
         };
         self.engine.push(Input::Beat { agent: agent(), instance: instance(), body }, None);
     }

@@ -10,6 +10,7 @@ use proptest::collection::{btree_map, vec};
 use proptest::option::of;
 use proptest::prelude::*;
 use selvedge::task::*;
+use selvedge::wire::about::About;
 use selvedge::wire::api::*;
 use selvedge::wire::codec::{Format, decode_any};
 use selvedge::wire::history::{Did, Mail, Step};
@@ -163,6 +164,8 @@ fn beat() -> impl Strategy<Value = Beat> {
             lease_ms,
             draining,
             messages,
+            about: messages
+                .then(|| Box::new(About { version: Some(format!("{slots}")), ..About::default() })),
         },
     )
 }

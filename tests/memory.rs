@@ -132,7 +132,15 @@ fn many_end(policy: Policy) {
     let plan = Plan { in_flight: 1_000, rate: 100_000, burst: 1_000_000, ..Plan::pro() };
     engine.push(Input::Plan { name: "pro".parse().unwrap(), plan: Some(plan), kv_rev: 1 }, None);
     let (agent, instance): (AgentName, InstanceId) = ("reader".parse().unwrap(), InstanceId::fresh());
-    let body = Beat { v: 1, slots: 64, tokens: vec![], lease_ms: 15_000, draining: false, messages: false };
+    let body = Beat {
+        v: 1,
+        slots: 64,
+        tokens: vec![],
+        lease_ms: 15_000,
+        draining: false,
+        messages: false,
+        about: None,
+    };
     engine.push(Input::Beat { agent: agent.clone(), instance: instance.clone(), body }, None);
     let mut given = Given(0);
     let (mut seq, mut ended, mut submitted) = (0, 0, 0);

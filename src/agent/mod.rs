@@ -24,6 +24,7 @@
 //!   Ctx ── what a handler holds       voice ── one task        events ── a task of the attempt's own
 //! ```
 
+mod about;
 mod attempt;
 mod caught;
 mod children;
@@ -51,7 +52,7 @@ pub use history::Message;
 use crate::{
     bus::{BusError, Clock, Link},
     task::{AgentName, InstanceId, Millis, NameError, Payload},
-    wire::messages::DEFAULT_LEASE_MS,
+    wire::{about::About, messages::DEFAULT_LEASE_MS},
 };
 
 /// Whoever says something again after a take-over does so within this time, each at a moment of its own.
@@ -66,6 +67,9 @@ pub enum RunError {
     /// The connection.
     #[error(transparent)]
     Bus(#[from] BusError),
+    /// What the agent says about itself can't be announced.
+    #[error("the agent can't be announced: {0}")]
+    About(String),
     /// The process can't listen for SIGTERM.
     #[error("can't listen for signals: {0}")]
     Signal(String),
@@ -88,6 +92,7 @@ struct Settings {
     linger: Duration,
     clock: Clock,
     instance: Option<InstanceId>,
+    about: About,
 }
 
 impl Agent {
@@ -140,6 +145,7 @@ impl Agent {
                 linger: Duration::from_millis(100),
                 clock: Clock::real(),
                 instance: None,
+                about: About::default(),
             },
         })
     }

@@ -34,6 +34,9 @@ use crate::{
 /// Messages above this size are not ours.
 const MAX_MESSAGE: usize = 8 * 1024 * 1024;
 
+/// How often it is said again what the instance is, should it have got lost.
+const ANNOUNCE: Duration = Duration::from_secs(60);
+
 /// How long the server may take to take what is flushed.
 const FLUSH: Duration = Duration::from_secs(2);
 
@@ -44,6 +47,8 @@ pub(super) struct Runner {
     leases: Leases,
     drain: Option<Drain>,
     beat_at: Instant,
+    /// When it says what it is again.
+    announce_at: Instant,
     /// When overdue reports and handlers are looked for; `None` while no lease is held.
     look_at: Option<Instant>,
     inbox: String,
@@ -79,6 +84,7 @@ impl Drain {
 impl Runner {
     pub(super) async fn start(agent: Agent, link: Link) -> Result<Self, RunError> {
         let Agent { name, handler, settings } = agent;
+        settings.about.check().map_err(RunError::About)?;
         let (instance, from_attempts) = Instance::new(name, handler, settings, link);
         let (name, id) = (&instance.name, &instance.id);
         let lane = &instance.link.main;
@@ -99,6 +105,7 @@ impl Runner {
             leases: Leases::default(),
             drain: None,
             beat_at: Instant::now(),
+            announce_at: Instant::now(),
             look_at: None,
             inbox,
             hears,
@@ -267,6 +274,7 @@ impl Runner {
     fn speak_up(&mut self) {
         let soon = Instant::now() + Duration::from_millis(jitter_below(JITTER_MS));
         self.beat_at = self.beat_at.min(soon);
+        self.announce_at = Instant::now();
         self.leases.all().for_each(|attempt| attempt.hurry(soon));
         self.look_by(soon);
         self.instance.resend.send_modify(|round| *round += 1);
@@ -322,9 +330,14 @@ impl Runner {
             lease_ms: settings.lease_ms(),
             draining: self.instance.is_draining(),
             messages: true,
+            about: (self.announce_at <= Instant::now() && !settings.about.is_empty())
+                .then(|| Box::new(settings.about.clone())),
         };
         // While disconnected it would only pile up, to be sent stale: the reconnect beats at once.
         if link.main.is_connected() {
+            if beat.about.is_some() {
+                self.announce_at = settings.clock.after(ANNOUNCE);
+            }
             link.main.tell_answerable(subjects::beat(name, id), &self.inbox, codec::pack(&beat)).await?;
         }
         let shortest = self.leases.shortest().map(|lease| Duration::from_millis(lease.max(1)));

@@ -9,8 +9,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::failure::EXIT_CODES;
 use super::nats_args::NatsArgs;
 use super::{
-    agent, bench, cancel, completions, config, coordinator, dead, demo, dev, doctor, get, index, list, nats,
-    pause, plan, publish, schedule, submit, tell, tenant, tenants, trigger, watch, why,
+    agent, agents, bench, cancel, completions, config, coordinator, dead, demo, dev, doctor, get, index,
+    list, nats, pause, plan, publish, schedule, submit, tell, tenant, tenants, trigger, watch, why,
 };
 use crate::config::{Loaded, Log, LogFilter, Origin, Sources, all as options};
 
@@ -113,6 +113,8 @@ pub enum Command {
     Trigger(trigger::TriggerArgs),
     /// Publish a message about a topic, for triggers
     Publish(publish::PublishArgs),
+    /// Show which agents are there, what they say about themselves and what they run
+    Agents(agents::AgentsArgs),
     /// Limit agents, for all tenants together
     Agent(agent::AgentArgs),
     /// Stop a tenant, an agent, a tree or everything
@@ -170,8 +172,8 @@ mod tests {
 
     use super::*;
     use crate::cli::{
-        agent, bench, cancel, coordinator, dead, demo, dev, doctor, get, index, list, nats, pause, plan,
-        publish, schedule, submit, tell, tenant, tenants, trigger, watch, why,
+        agent, agents, bench, cancel, coordinator, dead, demo, dev, doctor, get, index, list, nats, pause,
+        plan, publish, schedule, submit, tell, tenant, tenants, trigger, watch, why,
     };
 
     /// Every verb's arguments, whether or not the verb is wired up.
@@ -203,6 +205,7 @@ mod tests {
         Schedule(schedule::ScheduleArgs),
         Trigger(trigger::TriggerArgs),
         Publish(publish::PublishArgs),
+        Agents(agents::AgentsArgs),
         Agent(agent::AgentArgs),
         Pause(pause::PauseArgs),
         Resume(pause::ResumeArgs),

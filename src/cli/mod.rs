@@ -16,6 +16,7 @@ use clap::Parser;
 use tokio_util::sync::CancellationToken;
 
 pub mod agent;
+pub mod agents;
 pub mod args;
 pub mod bench;
 pub mod cancel;
@@ -110,6 +111,7 @@ async fn start(cli: Cli, stop: CancellationToken) -> Result<ExitCode> {
         Command::Schedule(args) => until(stop, schedule::run(args, ctx)).await,
         Command::Trigger(args) => until(stop, trigger::run(args, ctx)).await,
         Command::Publish(args) => until(stop, publish::run(args, ctx)).await,
+        Command::Agents(args) => until(stop, agents::run(args, ctx)).await,
         Command::Agent(args) => until(stop, agent::run(args, ctx)).await,
         Command::Pause(args) => until(stop, pause::run(args, ctx)).await,
         Command::Resume(args) => until(stop, pause::resume(args, ctx)).await,

@@ -12,6 +12,7 @@ use std::sync::{
 use serde::{Deserialize, de::IgnoredAny};
 use tokio::sync::{mpsc, oneshot};
 
+use super::schemas::Schemas;
 use crate::{
     bus::consume::{Ack, Delivery},
     flow::{
@@ -258,6 +259,22 @@ fn heard<T>(body: Result<T, DecodeError>, version: impl Fn(&T) -> u32) -> Result
     let body = body.map_err(|e| e.to_string())?;
     check_version(version(&body)).map_err(|refusal| refusal.to_string())?;
     Ok(body)
+}
+
+/// Takes what an instance says about itself out of its heartbeat; it is to be heard after that.
+pub fn announcement(beat: &mut Inbound, schemas: &mut Schemas) -> Option<Inbound> {
+    let Input::Beat { agent, instance, body } = &mut beat.input else { return None };
+    match schemas.read(*body.about.take()?) {
+        Ok(announced) => {
+            let (agent, instance) = (agent.clone(), instance.clone());
+            Some(Inbound::of(Input::Announced { agent, instance, announced }, None))
+        }
+        Err(error) => {
+            metrics::counter!(names::UNREADABLE_PULSES).increment(1);
+            tracing::warn!(%agent, %instance, %error, "what an instance says about itself is not kept");
+            None
+        }
+    }
 }
 
 /// A plain message of an instance: a heartbeat or an acceptance. `None`: nobody can be told that it is bad.

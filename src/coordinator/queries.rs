@@ -107,6 +107,7 @@ impl Queries {
                 reply(query, &self.events.read(&key, request.after, limit).await.map_err(store_refusal)?)
             }
             verb::WHY => reply(query, &self.why(tenant, body(query)?).await?),
+            verb::AGENTS => reply(query, &self.agents(tenant, body_or_default(query)?).await?),
             verb::CANCEL => reply(query, &self.cancel(tenant, body(query)?).await?),
             verb::RETRY => reply(query, &self.retry(tenant, body(query)?).await?),
             verb::PAUSE => reply(query, &self.set_tree(tenant, body(query)?, true).await?),

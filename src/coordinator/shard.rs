@@ -24,6 +24,7 @@ use super::{
     limits,
     owner::{self, Probe, Term, TermEnd},
     queries::Queries,
+    schemas::Schemas,
     shrink::{
         Channels, Shrink, ShrinkOptions,
         archiver::{self, EndedFeed},
@@ -467,12 +468,17 @@ async fn until(over: CancellationToken, work: impl Future<Output = ()>) {
 
 async fn pulses(mut heard: crate::bus::Subscription, inputs: mpsc::Sender<Inbound>) {
     use futures_util::StreamExt;
+    let mut schemas = Schemas::default();
     while let Some(message) = heard.next().await {
         let reply = message.reply.as_ref().map(|r| r.to_string());
-        if let Some(inbound) = intake::pulse(message.subject.as_str(), reply, &message.payload)
-            && inputs.send(inbound).await.is_err()
-        {
-            return;
+        let Some(mut inbound) = intake::pulse(message.subject.as_str(), reply, &message.payload) else {
+            continue;
+        };
+        let announced = intake::announcement(&mut inbound, &mut schemas);
+        for inbound in std::iter::once(inbound).chain(announced) {
+            if inputs.send(inbound).await.is_err() {
+                return;
+            }
         }
     }
 }

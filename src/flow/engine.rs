@@ -223,7 +223,9 @@ impl<H> Engine<H> {
     /// Queues an input. The handle comes back in an effect once it is decided and journaled.
     pub fn push(&mut self, input: Input, handle: Option<H>) {
         match input {
-            Input::Beat { .. } | Input::Accept { .. } => self.vital.push_back(Queued { input, handle }),
+            Input::Beat { .. } | Input::Accept { .. } | Input::Announced { .. } => {
+                self.vital.push_back(Queued { input, handle })
+            }
             // What offers and commands wait for.
             Input::Loaded { .. } => self.vital.push_back(Queued { input, handle }),
             Input::Room { used, max } => self.room(used, max),
@@ -257,7 +259,7 @@ impl<H> Engine<H> {
             if batch.is_full() {
                 break;
             }
-            let Some(records) = schedules::due(&self.state) else { break };
+            let Some(records) = schedules::due(&self.state, self.live.announcements()) else { break };
             self.apply(Decision { records, ..Decision::none() }, &mut batch)?;
         }
         let due = settle::due(&self.state, &mut self.live, entropy);
@@ -398,7 +400,7 @@ impl<H> Engine<H> {
                 if let Input::Submit { stored_at, .. } = &input {
                     batch.facts.push(Fact::Decided(batch.at.wall.saturating_sub(*stored_at)));
                 }
-                let decision = submit::decide(&self.state, &input);
+                let decision = submit::decide(&self.state, self.live.announcements(), &input);
                 if let Some(rev) = decision.needs {
                     self.wait_for(rev, input, handle, batch);
                     return Ok(());
@@ -408,14 +410,14 @@ impl<H> Engine<H> {
             Input::Triggered { key, spec, hops } => {
                 let (decision, fired) = match self.waiting.is_full() {
                     true => (Decision::none(), trigger::no_room()),
-                    false => trigger::decide(&self.state, key, spec, *hops),
+                    false => trigger::decide(&self.state, self.live.announcements(), key, spec, *hops),
                 };
                 self.apply(decision, batch)?;
                 batch.effects.extend(handle.map(|handle| Effect::Fired(handle, fired)));
                 return Ok(());
             }
             Input::Report { body, .. } => {
-                let decision = run::decide(&self.state, &input, entropy);
+                let decision = run::decide(&self.state, self.live.announcements(), &input, entropy);
                 if let Ok(report) = body {
                     if decision.hold {
                         // Who reported keeps it until the verdict: the stream need not keep it too.
@@ -446,6 +448,10 @@ impl<H> Engine<H> {
                     }
                 }
                 return Ok(());
+            }
+            Input::Announced { agent, instance, announced } => {
+                self.live.announced(agent, instance, announced);
+                Decision::none()
             }
             Input::Accept { agent, instance, body } => {
                 self.live.accepted(agent, instance, &body.taken);

@@ -13,7 +13,12 @@ use crate::{
     },
 };
 
-use super::record::{Record, What};
+use std::sync::Arc;
+
+use super::{
+    announced::Announced,
+    record::{Record, What},
+};
 
 /// Something that happened outside.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,6 +67,15 @@ pub enum Input {
         instance: InstanceId,
         /// The body.
         body: Beat,
+    },
+    /// What an instance says about itself; it came with a heartbeat, which is looked at first.
+    Announced {
+        /// From the subject.
+        agent: AgentName,
+        /// From the subject.
+        instance: InstanceId,
+        /// What.
+        announced: Arc<Announced>,
     },
     /// An acceptance.
     Accept {

@@ -9,6 +9,8 @@
 //! neither tokio nor NATS nor Redis nor tracing.
 
 pub mod admit;
+pub mod agents;
+pub mod announced;
 mod check;
 pub mod cron;
 pub mod dirty;

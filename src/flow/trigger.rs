@@ -4,6 +4,7 @@
 //! derived from the message, so one that is delivered twice is one task.
 
 use super::{
+    announced::Announcements,
     input::Decision,
     record::{Admission, Origin, Record},
     state::State,
@@ -28,13 +29,19 @@ pub enum Fired {
 }
 
 /// Decides it.
-pub fn decide(state: &State, key: &TaskKey, spec: &Spec, hops: u32) -> (Decision, Fired) {
+pub fn decide(
+    state: &State,
+    announced: &Announcements,
+    key: &TaskKey,
+    spec: &Spec,
+    hops: u32,
+) -> (Decision, Fired) {
     // One that was cancelled before it came is known too.
     if state.task(key).is_some() {
         return (Decision::none(), Fired::Known);
     }
     let body_hash = spec.body_hash();
-    let (spec, refusal, deadline) = times::root(state, key, spec.clone(), state.wall_now());
+    let (spec, refusal, deadline) = times::root(state, announced, key, spec.clone(), state.wall_now());
     match refusal {
         Some(refusal) if refusal.code.is_retryable() || refusal.code == Code::UnknownTenant => {
             (Decision::none(), Fired::Later(refusal))

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    VERSION, codec,
+    VERSION,
+    about::About,
+    codec,
     history::{Mail, Step},
 };
 use crate::task::{
@@ -154,6 +156,9 @@ pub struct Beat {
     /// It understands messages on its `ctl` subject; without it, it is told none.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub messages: bool,
+    /// What it says about itself: with its first heartbeat, to each new owner, and now and then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub about: Option<Box<About>>,
 }
 
 /// Lease length if an agent says nothing, in milliseconds.

@@ -136,6 +136,7 @@ impl Story {
             lease_ms: 15_000,
             draining: false,
             messages: false,
+            about: None,
         };
         self.engine.push(Input::Beat { agent, instance, body }, None);
         self.turn();

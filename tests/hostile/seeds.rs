@@ -83,6 +83,7 @@ impl Owner {
             lease_ms: 15_000,
             draining: false,
             messages: false,
+            about: None,
         };
         let instance: InstanceId = name(&format!("{agent}-1"));
         self.push(Input::Beat { agent: name(agent), instance: instance.clone(), body });

@@ -11,6 +11,7 @@ use selvedge::{
         TenantName, Times, Token, TryFailure, WaitFor, child_id,
     },
     wire::{
+        about::*,
         api::*,
         codec::{self, Format},
         history::*,
@@ -132,6 +133,16 @@ fn view() -> TaskView {
     }
 }
 
+fn about() -> About {
+    About {
+        description: Some("Reads documents".into()),
+        version: Some("1.4.0".into()),
+        input: Some(Payload::json(&serde_json::json!({"type": "object", "required": ["path"]})).unwrap()),
+        output: Some(Payload::json(&serde_json::json!({"type": "integer"})).unwrap()),
+        limits: [("tokens_per_minute".to_owned(), 90_000)].into(),
+    }
+}
+
 fn messages(golden: &mut Golden) {
     golden.check(
         "submit",
@@ -203,11 +214,39 @@ fn messages(golden: &mut Golden) {
     golden.check("cmd-resume", Cmd { v: 1, op: CmdOp::Resume {} });
     golden.check(
         "beat",
-        Beat { v: 1, slots: 8, tokens: vec![TOKEN], lease_ms: 15_000, draining: false, messages: false },
+        Beat {
+            v: 1,
+            slots: 8,
+            tokens: vec![TOKEN],
+            lease_ms: 15_000,
+            draining: false,
+            messages: false,
+            about: None,
+        },
     );
     golden.check(
         "beat-draining",
-        Beat { v: 1, slots: 0, tokens: vec![], lease_ms: 15_000, draining: true, messages: true },
+        Beat {
+            v: 1,
+            slots: 0,
+            tokens: vec![],
+            lease_ms: 15_000,
+            draining: true,
+            messages: true,
+            about: None,
+        },
+    );
+    golden.check(
+        "beat-about",
+        Beat {
+            v: 1,
+            slots: 8,
+            tokens: vec![],
+            lease_ms: 15_000,
+            draining: false,
+            messages: true,
+            about: Some(Box::new(about())),
+        },
     );
     golden.check("beat-reply", BeatReply { v: 1, epoch: 42, stop: vec![TOKEN] });
     golden.check(
@@ -583,6 +622,29 @@ fn queries(golden: &mut Golden) {
     );
     golden.check("api-events", EventsRequest { task: task("t-1"), after: Some((2, 16)), limit: Some(100) });
     golden.check("api-events-reply", EventsPage { events: vec![], more: false });
+    golden.check("api-agents", AgentsRequest { agent: Some(agent()), schemas: true });
+    golden.check(
+        "api-agents-reply",
+        AgentsReply {
+            agents: vec![AgentView {
+                agent: agent(),
+                about: vec![about()],
+                instances: vec![InstanceView {
+                    instance: instance(),
+                    state: "serving".into(),
+                    version: Some("1.4.0".into()),
+                    schema_error: None,
+                    slots: 8,
+                    free: 7,
+                    running: 1,
+                    tasks: vec![task("t-1")],
+                    silent_ms: 1_200,
+                }],
+            }],
+            more: false,
+            at: AT,
+        },
+    );
     golden.check("api-why", WhyRequest { task: task("t-1") });
     golden.check(
         "api-why-reply",

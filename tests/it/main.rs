@@ -8,6 +8,7 @@ mod cli;
 mod contract;
 mod demo;
 mod dev;
+mod discovery;
 mod events;
 mod examples;
 mod fault;

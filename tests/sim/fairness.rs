@@ -143,7 +143,15 @@ impl World {
 
     fn beat(&mut self, id: &InstanceId, draining: bool) {
         let tokens = self.running.iter().filter(|r| r.instance == *id).map(|r| r.offer.token).collect();
-        let body = Beat { v: 1, slots: SLOTS, tokens, lease_ms: 24 * 3_600_000, draining, messages: false };
+        let body = Beat {
+            v: 1,
+            slots: SLOTS,
+            tokens,
+            lease_ms: 24 * 3_600_000,
+            draining,
+            messages: false,
+            about: None,
+        };
         self.engine.push(Input::Beat { agent: agent(), instance: id.clone(), body }, None);
     }
 

@@ -28,7 +28,15 @@ fn engine() -> Engine<()> {
     let mut engine: Engine<()> = Engine::new(Shard(3));
     engine.open("c", Policy::default());
     let (agent, instance): (AgentName, InstanceId) = ("reader".parse().unwrap(), "r-1".parse().unwrap());
-    let body = Beat { v: 1, slots: 4, tokens: vec![], lease_ms: 15_000, draining: false, messages: false };
+    let body = Beat {
+        v: 1,
+        slots: 4,
+        tokens: vec![],
+        lease_ms: 15_000,
+        draining: false,
+        messages: false,
+        about: None,
+    };
     engine.push(Input::Beat { agent: agent.clone(), instance, body }, None);
     let own =
         AgentSettings { rate: Some(100), burst: Some(50), cells: Some(1_000), ..AgentSettings::default() };

@@ -71,8 +71,15 @@ impl Owner {
     }
 
     pub fn slots(&mut self, slots: u32) {
-        let body =
-            Beat { v: 1, slots, tokens: vec![], lease_ms: 3_600_000, draining: false, messages: false };
+        let body = Beat {
+            v: 1,
+            slots,
+            tokens: vec![],
+            lease_ms: 3_600_000,
+            draining: false,
+            messages: false,
+            about: None,
+        };
         let (agent, instance) = ("reader".parse().unwrap(), "r-1".parse().unwrap());
         self.push(Input::Beat { agent, instance, body });
     }

@@ -84,7 +84,15 @@ fn an_agent_nobody_serves_is_named_with_when_the_task_expires() {
 #[test]
 fn an_instance_that_leaves_takes_no_work() {
     let mut owner = Owner::new();
-    let body = Beat { v: 1, slots: 4, tokens: vec![], lease_ms: 3_600_000, draining: true, messages: false };
+    let body = Beat {
+        v: 1,
+        slots: 4,
+        tokens: vec![],
+        lease_ms: 3_600_000,
+        draining: true,
+        messages: false,
+        about: None,
+    };
     let (agent, instance) = ("reader".parse().unwrap(), "r-1".parse().unwrap());
     owner.push(Input::Beat { agent, instance, body });
     submit(&mut owner, &["t"]);

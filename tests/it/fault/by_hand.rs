@@ -54,6 +54,7 @@ impl ByHand {
             lease_ms: self.lease_ms,
             draining: false,
             messages: false,
+            about: None,
         };
         let body = Format::Json.encode(&beat);
         self.link.main.tell(subjects::beat(&self.agent, &self.instance), body).await.unwrap();
