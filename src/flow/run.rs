@@ -52,10 +52,9 @@ pub fn decide(
     }
     let Some(task) = state.task(key) else { return stale(key, report) };
     match task.lease() {
-        Some(lease) if is_of(state, lease, task, report) => match &report.op {
-            ReportOp::Spawn(op) if report.n == lease.n + 1 => spawn(state, announced, key, task, report, op),
-            _ => live(state, key, task, lease, report, entropy),
-        },
+        Some(lease) if is_of(state, lease, task, report) => {
+            live(state, announced, key, task, lease, report, entropy)
+        }
         _ => ended(key, task, report),
     }
 }
@@ -117,6 +116,7 @@ fn ended(key: &TaskKey, task: &Task, report: &Report) -> Decision {
 
 fn live(
     state: &State,
+    announced: &Announcements,
     key: &TaskKey,
     task: &Task,
     lease: &Lease,
@@ -135,8 +135,7 @@ fn live(
         return Decision { hold: true, ..Decision::default() };
     }
     match &report.op {
-        // The next one is decided above.
-        ReportOp::Spawn(_) => Decision::none(),
+        ReportOp::Spawn(op) => spawn(state, announced, key, task, report, op),
         ReportOp::Step(op) => {
             let refusal = step::refusal(state, key, task, op);
             let recorded = refusal.is_none().then(|| op.clone());
