@@ -181,7 +181,7 @@ impl<'a> Life<'a> {
 
     /// Takes in what has arrived, as far as there is room.
     async fn take(&mut self) -> Result<(), End> {
-        while self.has_room() && !self.throttle.as_ref().is_some_and(|throttle| throttle.until().is_some()) {
+        while self.has_room() && self.throttle.as_ref().is_none_or(|throttle| throttle.until().is_none()) {
             let Some(delivery) = self.next.pop_front() else { break };
             if delivery.stream_seq <= self.high {
                 self.again(delivery.stream_seq, delivery.ack).await;
