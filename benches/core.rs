@@ -130,6 +130,7 @@ impl Owner {
             messages: false,
             calls: None,
             ahead: 0,
+            about: None,
         };
         self.engine.push(Input::Beat { agent: agent(), instance: instance(), body }, None);
     }

@@ -10,6 +10,7 @@ use proptest::collection::{btree_map, vec};
 use proptest::option::of;
 use proptest::prelude::*;
 use selvedge::task::*;
+use selvedge::wire::about::About;
 use selvedge::wire::api::*;
 use selvedge::wire::calls::{Call, CallOver, CallPart, CallRequest, HeldCall, PartOp};
 use selvedge::wire::codec::{Format, decode_any};
@@ -135,6 +136,7 @@ fn submit() -> impl Strategy<Value = Submit> {
             cost,
             first_try,
             confirm,
+            hops: 3 * u32::from(confirm),
         },
     )
 }
@@ -197,6 +199,8 @@ fn beat() -> impl Strategy<Value = Beat> {
             messages,
             calls,
             ahead: 0,
+            about: messages
+                .then(|| Box::new(About { version: Some(format!("{slots}")), ..About::default() })),
         },
     )
 }
@@ -236,6 +240,7 @@ fn offer() -> impl Strategy<Value = Offer> {
                 told,
                 deadline_at: ends.0,
                 time_left_ms: ends.1,
+                hops: 0,
                 input,
             }
         },

@@ -91,6 +91,7 @@ fn a_queued_task_costs_less_than_300_bytes_besides_its_input() {
             cost: None,
             first_try: None,
             confirm: false,
+            hops: 0,
         };
         let agent = "reader".parse().unwrap();
         engine.push(Input::Submit { key, agent, body: Ok(body), stored_at: 1_700_000_000_000 }, None);
@@ -139,6 +140,7 @@ fn many_end(policy: Policy) {
         draining: false,
         messages: false,
         calls: None,
+        about: None,
         ahead: 0,
     };
     engine.push(Input::Beat { agent: agent.clone(), instance: instance.clone(), body }, None);
@@ -159,6 +161,7 @@ fn many_end(policy: Policy) {
                 cost: None,
                 first_try,
                 confirm: false,
+                hops: 0,
             };
             engine
                 .push(Input::Submit { key, agent: agent.clone(), body: Ok(body), stored_at: 1 << 40 }, None);

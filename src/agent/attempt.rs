@@ -77,6 +77,8 @@ pub(super) struct State {
     /// Cells the handler says it used.
     pub(super) used: Option<u32>,
     end_said: Option<Instant>,
+    /// Messages it has published.
+    pub(super) published: u32,
 }
 
 /// See the picture above.
@@ -142,6 +144,7 @@ impl Attempt {
             places: Places::default(),
             used: None,
             end_said: None,
+            published: 0,
         };
         Self {
             offer,
@@ -425,7 +428,9 @@ impl Attempt {
 
     /// Of the task's tenant, on the same connection.
     pub(super) fn client(&self) -> &Client {
-        self.client.get_or_init(|| Client::on(self.instance.link.clone(), self.offer.tenant.clone()))
+        self.client.get_or_init(|| {
+            Client::on(self.instance.link.clone(), self.offer.tenant.clone()).behind(self.offer.hops)
+        })
     }
 }
 

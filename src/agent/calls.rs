@@ -129,6 +129,7 @@ pub(super) fn as_offer(instance: &Instance, call: &Call) -> Offer {
         told: 0,
         deadline_at: None,
         time_left_ms: Some(call.time_left_ms),
+        hops: 0,
         input: Payload::default(),
     }
 }

@@ -24,6 +24,7 @@
 //!   Ctx ── what a handler holds       voice ── one task        events ── a task of the attempt's own
 //! ```
 
+mod about;
 mod ahead;
 mod answers;
 mod attempt;
@@ -36,6 +37,7 @@ mod events;
 mod history;
 mod instance;
 mod leases;
+mod publish;
 mod reports;
 mod runner;
 mod voice;
@@ -53,7 +55,7 @@ pub use history::Message;
 use crate::{
     bus::{BusError, Clock, Link},
     task::{AgentName, InstanceId, Millis, NameError, Payload},
-    wire::messages::DEFAULT_LEASE_MS,
+    wire::{about::About, messages::DEFAULT_LEASE_MS},
 };
 
 /// Whoever says something again after a take-over does so within this time, each at a moment of its own.
@@ -68,6 +70,9 @@ pub enum RunError {
     /// The connection.
     #[error(transparent)]
     Bus(#[from] BusError),
+    /// What the agent says about itself can't be announced.
+    #[error("the agent can't be announced: {0}")]
+    About(String),
     /// The process can't listen for SIGTERM.
     #[error("can't listen for signals: {0}")]
     Signal(String),
@@ -90,6 +95,7 @@ struct Settings {
     linger: Duration,
     clock: Clock,
     instance: Option<InstanceId>,
+    about: About,
 }
 
 impl Agent {
@@ -142,6 +148,7 @@ impl Agent {
                 linger: Duration::from_millis(100),
                 clock: Clock::real(),
                 instance: None,
+                about: About::default(),
             },
         })
     }

@@ -41,6 +41,9 @@ const MAX_MESSAGE: usize = 8 * 1024 * 1024;
 /// The least between two heartbeats that say anew how many tasks are taken ahead.
 const AHEAD_EVERY: Duration = Duration::from_millis(250);
 
+/// How often it is said again what the instance is, should it have got lost.
+const ANNOUNCE: Duration = Duration::from_secs(60);
+
 /// How long the server may take to take what is flushed.
 const FLUSH: Duration = Duration::from_secs(2);
 
@@ -53,6 +56,8 @@ pub(super) struct Runner {
     drain: Option<Drain>,
     beat_at: Instant,
     beaten_at: Instant,
+    /// When it says what it is again.
+    announce_at: Instant,
     /// When overdue reports and handlers are looked for; `None` while no lease is held.
     look_at: Option<Instant>,
     inbox: String,
@@ -91,6 +96,7 @@ impl Drain {
 impl Runner {
     pub(super) async fn start(agent: Agent, link: Link) -> Result<Self, RunError> {
         let Agent { name, handler, settings } = agent;
+        settings.about.check().map_err(RunError::About)?;
         let (instance, from_attempts) = Instance::new(name, handler, settings, link);
         let (name, id) = (&instance.name, &instance.id);
         let lane = &instance.link.main;
@@ -116,6 +122,7 @@ impl Runner {
             drain: None,
             beat_at: Instant::now(),
             beaten_at: Instant::now(),
+            announce_at: Instant::now(),
             look_at: None,
             inbox,
             hears,
@@ -319,6 +326,7 @@ impl Runner {
     fn speak_up(&mut self) {
         let soon = Instant::now() + Duration::from_millis(jitter_below(JITTER_MS));
         self.beat_at = self.beat_at.min(soon);
+        self.announce_at = Instant::now();
         self.leases.all().for_each(|attempt| attempt.hurry(soon));
         self.look_by(soon);
         self.instance.resend.send_modify(|round| *round += 1);
@@ -384,9 +392,14 @@ impl Runner {
             messages: true,
             calls: Some(self.calls.held()),
             ahead: if slots > 0 { self.instance.ahead.say() } else { 0 },
+            about: (self.announce_at <= Instant::now() && !settings.about.is_empty())
+                .then(|| Box::new(settings.about.clone())),
         };
         // While disconnected it would only pile up, to be sent stale: the reconnect beats at once.
         if link.main.is_connected() {
+            if beat.about.is_some() {
+                self.announce_at = settings.clock.after(ANNOUNCE);
+            }
             link.main.tell_answerable(subjects::beat(name, id), &self.inbox, codec::pack(&beat)).await?;
         }
         self.beaten_at = Instant::now();

@@ -13,7 +13,8 @@ use std::{
 };
 
 use async_nats::{
-    Client as Nats, Message, StatusCode, Subscriber, client::PublishErrorKind, jetstream::ErrorCode,
+    Client as Nats, HeaderMap, Message, StatusCode, Subscriber, client::PublishErrorKind,
+    jetstream::ErrorCode,
 };
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
@@ -62,6 +63,7 @@ impl Acks {
     pub(super) async fn post(
         self: &Arc<Self>,
         subject: String,
+        headers: Option<HeaderMap>,
         body: Bytes,
         until: Instant,
     ) -> Result<Answer, StoreError> {
@@ -76,7 +78,14 @@ impl Acks {
             waiting.insert(n, Waiting { until, answer });
         }
         let reply = format!("{}{n}", self.prefix);
-        let sent = self.nats.publish_with_reply(subject, reply, body);
+        let sent = async {
+            match headers {
+                None => self.nats.publish_with_reply(subject, reply, body).await,
+                Some(headers) => {
+                    self.nats.publish_with_reply_and_headers(subject, reply, headers, body).await
+                }
+            }
+        };
         // A connection that takes nothing must not hold its user for longer than it may wait.
         let error = match tokio::time::timeout_at(until, sent).await {
             Ok(Ok(())) => return Ok(answered),

@@ -124,6 +124,8 @@ pub struct StreamState {
     pub last_seq: u64,
     /// How many it holds.
     pub messages: u64,
+    /// Bytes of those.
+    pub bytes: u64,
     /// The most bytes it may hold.
     pub max_bytes: u64,
 }
@@ -137,6 +139,7 @@ pub async fn stream_state(js: &Context, stream: &str) -> Result<StreamState, Api
         first_seq: state("first_seq").max(1),
         last_seq: state("last_seq"),
         messages: state("messages"),
+        bytes: state("bytes"),
         max_bytes: info["config"]["max_bytes"].as_u64().unwrap_or(u64::MAX),
     })
 }

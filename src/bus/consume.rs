@@ -129,6 +129,12 @@ pub struct Delivery {
     pub subject: String,
     /// `Content-Type`, if it has one.
     pub content_type: Option<String>,
+    /// [`headers::MESSAGE_ID`], if it has one.
+    pub message_id: Option<String>,
+    /// [`headers::HOPS`]; 0 without.
+    pub hops: u32,
+    /// Whether it has headers at all: what the server answers has none.
+    pub has_headers: bool,
     /// The body.
     pub payload: Bytes,
     /// Its place in the stream.
@@ -548,11 +554,15 @@ fn delivery(
     let (stream_seq, delivered, pending) = (info.stream_sequence, info.delivered, info.pending);
     let timestamp = info.published.unix_timestamp_nanos() / 1_000_000;
     let (message, acker) = message.split();
-    let content_type =
-        message.headers.as_ref().and_then(|h| h.get(headers::CONTENT_TYPE)).map(|v| v.as_str().to_owned());
+    let header = |name: &str| Some(message.headers.as_ref()?.get(name)?.as_str().to_owned());
+    let content_type = header(headers::CONTENT_TYPE);
     Ok(Delivery {
         subject: message.subject.to_string(),
         content_type,
+        message_id: header(headers::MESSAGE_ID),
+        // One that can't be read is no licence to go on for ever.
+        hops: header(headers::HOPS).map_or(0, |hops| hops.parse().unwrap_or(u32::MAX)),
+        has_headers: message.headers.is_some(),
         stream_seq,
         timestamp: Millis::try_from(timestamp).unwrap_or(0),
         delivered: delivered.max(1).unsigned_abs(),

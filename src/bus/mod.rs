@@ -11,6 +11,7 @@
 //! ownership   who may write it                    ordered   numbered publishing, in order, resent
 //! limits      plans and tenants in KV             service   queries as a NATS service
 //! api         the JetStream API in its own words     survey    looking without touching
+//! triggers    triggers in KV, and their consumers
 //! ```
 
 mod acks;
@@ -34,6 +35,7 @@ pub mod publish;
 pub mod service;
 pub mod snapshots;
 pub mod survey;
+pub mod triggers;
 
 /// A JetStream context: domain, prefix and time-outs of a connection.
 pub type JetStream = async_nats::jetstream::Context;
@@ -43,4 +45,4 @@ pub use connect::{BusEvent, Connection, Counts, connect};
 pub use error::{Error, ErrorKind};
 pub use link::{AskError, BusError, Lane, Link, Message, Subscription};
 pub use options::{NatsOptions, Secret};
-pub use publish::{Posted, StoreError};
+pub use publish::{Marks, Posted, StoreError};

@@ -5,10 +5,12 @@
 
 use std::time::Duration;
 
+use async_nats::HeaderMap;
 use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{acks::Answer, link::Lane};
+use crate::wire::headers;
 
 /// How long one acknowledgement may take before it counts as unknown.
 const ACK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -36,6 +38,29 @@ pub enum StoreError {
     Unknown,
 }
 
+/// What stands in the headers of a message about a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Marks {
+    /// What makes two messages the same: letters of ASCII, none that end a line.
+    pub message_id: String,
+    /// Triggers that lie behind whoever publishes it.
+    pub hops: u32,
+    /// How its body is encoded.
+    pub content_type: &'static str,
+}
+
+impl Marks {
+    fn headers(&self) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        map.insert(headers::CONTENT_TYPE, self.content_type);
+        map.insert(headers::MESSAGE_ID, self.message_id.as_str());
+        if self.hops > 0 {
+            map.insert(headers::HOPS, self.hops.to_string());
+        }
+        map
+    }
+}
+
 /// A message on its way into a stream.
 pub struct Posted(Answer);
 
@@ -50,21 +75,39 @@ impl Posted {
 impl Lane {
     /// Hands a message over, in the order of the calls; the acknowledgement is awaited apart.
     pub async fn post(&self, subject: String, body: Bytes) -> Result<Posted, StoreError> {
-        self.post_until(subject, body, Instant::now() + ACK_TIMEOUT).await
-    }
-
-    async fn post_until(&self, subject: String, body: Bytes, until: Instant) -> Result<Posted, StoreError> {
-        self.acks().post(subject, body, until).await.map(Posted)
+        self.acks().post(subject, None, body, Instant::now() + ACK_TIMEOUT).await.map(Posted)
     }
 
     /// Stores one message, publishing the identical bytes again for as long as the outcome is unknown.
     pub async fn store(&self, subject: &str, body: Bytes, within: Duration) -> Result<(), StoreError> {
+        self.store_with(subject, None, body, within).await
+    }
+
+    /// The same with what stands in its headers.
+    pub async fn store_marked(
+        &self,
+        subject: &str,
+        marks: &Marks,
+        body: Bytes,
+        within: Duration,
+    ) -> Result<(), StoreError> {
+        self.store_with(subject, Some(marks.headers()), body, within).await
+    }
+
+    async fn store_with(
+        &self,
+        subject: &str,
+        headers: Option<HeaderMap>,
+        body: Bytes,
+        within: Duration,
+    ) -> Result<(), StoreError> {
         let deadline = Instant::now() + within;
         let mut unknown = false;
         let mut no_stream = 0;
         loop {
             let until = deadline.min(Instant::now() + ACK_TIMEOUT);
-            let error = match self.post_until(subject.to_owned(), body.clone(), until).await {
+            let posted = self.acks().post(subject.to_owned(), headers.clone(), body.clone(), until).await;
+            let error = match posted.map(Posted) {
                 Err(error) => error,
                 Ok(posted) => match posted.stored().await {
                     Ok(()) => return Ok(()),

@@ -9,8 +9,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::failure::EXIT_CODES;
 use super::nats_args::NatsArgs;
 use super::{
-    agent, bench, bridge, call, cancel, completions, config, coordinator, dead, demo, dev, doctor, get,
-    index, list, nats, pause, plan, schedule, submit, tell, tenant, tenants, watch, why,
+    agent, agents, bench, bridge, call, cancel, completions, config, coordinator, dead, demo, dev, doctor,
+    get, index, list, nats, pause, plan, publish, schedule, submit, tell, tenant, tenants, trigger, watch,
+    why,
 };
 use crate::config::{Loaded, Log, LogFilter, Origin, Sources, all as options};
 
@@ -111,6 +112,12 @@ pub enum Command {
     Plan(plan::PlanArgs),
     /// Set up schedules: tasks submitted at certain times
     Schedule(schedule::ScheduleArgs),
+    /// Set up triggers: messages that become tasks
+    Trigger(trigger::TriggerArgs),
+    /// Publish a message about a topic, for triggers
+    Publish(publish::PublishArgs),
+    /// Show which agents are there, what they say about themselves and what they run
+    Agents(agents::AgentsArgs),
     /// Limit agents, for all tenants together
     Agent(agent::AgentArgs),
     /// Stop a tenant, an agent, a tree or everything
@@ -170,8 +177,8 @@ mod tests {
 
     use super::*;
     use crate::cli::{
-        agent, bench, cancel, coordinator, dead, demo, dev, doctor, get, index, list, nats, pause, plan,
-        schedule, submit, tell, tenant, tenants, watch, why,
+        agent, agents, bench, cancel, coordinator, dead, demo, dev, doctor, get, index, list, nats, pause,
+        plan, publish, schedule, submit, tell, tenant, tenants, trigger, watch, why,
     };
 
     /// Every verb's arguments, whether or not the verb is wired up.
@@ -201,6 +208,9 @@ mod tests {
         Tenant(tenant::TenantArgs),
         Plan(plan::PlanArgs),
         Schedule(schedule::ScheduleArgs),
+        Trigger(trigger::TriggerArgs),
+        Publish(publish::PublishArgs),
+        Agents(agents::AgentsArgs),
         Agent(agent::AgentArgs),
         Pause(pause::PauseArgs),
         Resume(pause::ResumeArgs),

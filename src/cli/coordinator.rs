@@ -315,6 +315,8 @@ pub fn sizing(own: &config::Coordinator) -> Sizing {
         archive_age: own.archive_max_age,
         events_bytes: bytes(own.events_max_bytes),
         events_age: own.events_max_age,
+        topics_bytes: bytes(own.topics_max_bytes),
+        topics_age: own.topics_max_age,
     }
 }
 

@@ -16,6 +16,7 @@ use clap::Parser;
 use tokio_util::sync::CancellationToken;
 
 pub mod agent;
+pub mod agents;
 pub mod args;
 pub mod bench;
 pub mod bridge;
@@ -41,6 +42,7 @@ pub mod operate;
 pub mod output;
 pub mod pause;
 pub mod plan;
+pub mod publish;
 pub mod reference;
 pub mod schedule;
 pub mod servers;
@@ -52,6 +54,7 @@ pub mod target;
 pub mod tell;
 pub mod tenant;
 pub mod tenants;
+pub mod trigger;
 pub mod watch;
 pub mod why;
 
@@ -110,6 +113,9 @@ async fn start(cli: Cli, stop: CancellationToken) -> Result<ExitCode> {
         Command::Tenant(args) => until(stop, tenant::run(args, ctx)).await,
         Command::Plan(args) => until(stop, plan::run(args, ctx)).await,
         Command::Schedule(args) => until(stop, schedule::run(args, ctx)).await,
+        Command::Trigger(args) => until(stop, trigger::run(args, ctx)).await,
+        Command::Publish(args) => until(stop, publish::run(args, ctx)).await,
+        Command::Agents(args) => until(stop, agents::run(args, ctx)).await,
         Command::Agent(args) => until(stop, agent::run(args, ctx)).await,
         Command::Pause(args) => until(stop, pause::run(args, ctx)).await,
         Command::Resume(args) => until(stop, pause::resume(args, ctx)).await,

@@ -18,6 +18,7 @@ mod call;
 mod error;
 mod handle;
 mod many;
+mod publish;
 mod query;
 mod submit;
 mod wait;
@@ -28,6 +29,7 @@ use std::{sync::Arc, time::Duration};
 pub use call::{Answer, Call, Chunk, Sign};
 pub use error::{Error, Result};
 pub use handle::TaskHandle;
+pub use publish::Publication;
 pub use query::List;
 pub(crate) use submit::check_size;
 pub use submit::{NewTask, Submission};
@@ -57,6 +59,8 @@ struct Parts {
     submit_within: Duration,
     /// How long one query may take.
     ask_within: Duration,
+    /// Triggers that lie behind the task this client works for.
+    hops: u32,
 }
 
 impl Client {
@@ -81,6 +85,7 @@ impl Client {
             tenant,
             submit_within: Duration::from_secs(30),
             ask_within: Duration::from_secs(5),
+            hops: 0,
         };
         Self { parts: Arc::new(parts) }
     }
@@ -89,6 +94,12 @@ impl Client {
     pub fn tenant(&self, tenant: &str) -> std::result::Result<Self, NameError> {
         let tenant = TenantName::new(tenant)?;
         Ok(self.clone().with(|parts| parts.tenant = tenant))
+    }
+
+    /// What it submits and publishes says that so many triggers lie behind it.
+    #[cfg(feature = "agent")]
+    pub(crate) fn behind(self, hops: u32) -> Self {
+        self.with(|parts| parts.hops = hops)
     }
 
     /// How long a submit is tried before its fate is called unknown; 30 s unless set.

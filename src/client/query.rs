@@ -7,6 +7,7 @@ use crate::{
     bus::{AskError, Message},
     task::{AgentName, Code, Millis, Payload, Phase, Refusal, TaskId},
     wire::{
+        about::{AgentsReply, AgentsRequest},
         api::{
             CancelRequest, ChildrenPage, ChildrenRequest, CountReply, CountRequest, EventsPage,
             EventsRequest, GetRequest, ListRequest, ManyReply, ManyRequest, PauseRequest, RetryRequest,
@@ -105,6 +106,11 @@ impl Client {
             Some(refusal) => Err(refusal.into()),
             None => Ok(self.task(&reply.task)),
         }
+    }
+
+    /// The agents of which some instance lives, with what they say about themselves, and this tenant's tasks on them.
+    pub async fn agents(&self, request: &AgentsRequest) -> Result<AgentsReply> {
+        self.ask(verb::AGENTS, request).await
     }
 
     /// What holds the task back, or where it is, with the numbers.

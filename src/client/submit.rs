@@ -266,6 +266,7 @@ impl Client {
             cost: task.spec.cost,
             first_try: Some(unix_now()),
             confirm,
+            hops: self.parts.hops,
         };
         Ok((TaskSubmit { agent: task.spec.agent, task: id, submit }, hash))
     }

@@ -212,6 +212,10 @@ section! {
         events_max_age: Duration = "15m", unit "", env "", example "10m", check |d| at_least(*d, Duration::from_secs(1));
         /// The size at which EVENTS drops its oldest events.
         events_max_bytes: ByteSize = "256MiB", unit "", env "", example "2GiB", check |b| at_least_bytes(*b, 1 << 20);
+        /// The size at which TOPICS refuses further messages. What every trigger has read makes room before that.
+        topics_max_bytes: ByteSize = "512MiB", unit "", env "", example "4GiB", check |b| at_least_bytes(*b, 1 << 20);
+        /// How long TOPICS keeps a message for a trigger that is paused or behind.
+        topics_max_age: Duration = "7d", unit "", env "", example "30d", check |d| at_least(*d, Duration::from_secs(60));
         /// The largest input or result of a task; pass larger ones by reference. Not above 256 KiB, which clients and agents check themselves, nor above a quarter of the server's `max_payload`, which is checked at the start.
         max_payload_bytes: ByteSize = "256KiB", unit "", env "", example "128KiB", check |b| between_bytes(*b, 1 << 10, 256 << 10);
         /// How long a dead owner's shard stays without one: a standby takes over after about this time.

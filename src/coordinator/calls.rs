@@ -7,8 +7,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     flow::operate::Change,
-    task::{Code, Payload, Refusal, TaskKey},
+    task::{Code, Payload, Refusal, TaskKey, TenantName},
     wire::{
+        about::{AgentsReply, AgentsRequest},
         api::{ChildrenPage, TaskView, TenantsReply, TenantsRequest, Why},
         history::HistoryPage,
     },
@@ -46,6 +47,15 @@ pub enum OwnerCall {
         key: TaskKey,
         /// `None`: there is no such task.
         reply: oneshot::Sender<Option<Why>>,
+    },
+    /// Which agents are there.
+    Agents {
+        /// Whose tasks are told of.
+        tenant: TenantName,
+        /// Which.
+        request: AgentsRequest,
+        /// Those of which some instance lives.
+        reply: oneshot::Sender<AgentsReply>,
     },
     /// What tenants have and may have.
     Tenants {
@@ -88,6 +98,7 @@ impl OwnerCall {
             Self::View { reply, .. } => reply.is_closed(),
             Self::Children { reply, .. } => reply.is_closed(),
             Self::Why { reply, .. } => reply.is_closed(),
+            Self::Agents { reply, .. } => reply.is_closed(),
             Self::Tenants { reply, .. } => reply.is_closed(),
             Self::History { reply, .. } => reply.is_closed(),
             Self::Applied { reply, .. } => reply.is_closed(),

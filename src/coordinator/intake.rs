@@ -14,8 +14,9 @@ use std::{
 };
 
 use serde::{Deserialize, de::IgnoredAny};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
+use super::schemas::Schemas;
 use crate::{
     bus::{
         Message,
@@ -25,6 +26,7 @@ use crate::{
         calls::ReplyTo,
         engine::Backlog,
         input::{Input, check_version},
+        trigger::Fired,
     },
     task::{Code, MAX_PAYLOAD_BYTES, Refusal, TaskKey},
     telemetry::names,
@@ -60,6 +62,8 @@ pub enum Handle {
     Ack(Ack),
     /// Answer the heartbeat there, in this format.
     Beat(String, Format),
+    /// Tell the trigger.
+    Fired(oneshot::Sender<Fired>),
     /// Nobody is answered; that it is dropped says that the input is decided.
     Counted(Counted),
 }
@@ -228,7 +232,7 @@ struct ServerWords {
 }
 
 /// Whether the server wrote this. Its answers have no headers and are JSON objects.
-fn is_servers(body: &[u8]) -> bool {
+pub(super) fn is_servers(body: &[u8]) -> bool {
     body.first() == Some(&b'{')
         && Format::Json.decode::<ServerWords>(body, SUBMIT_LIMIT).is_ok_and(|words| {
             let ours = words.v.is_some() || words.input.is_some() || words.op.is_some();
@@ -317,6 +321,22 @@ pub fn call(message: &Message) -> Option<Result<Inbound, (ReplyTo, Refusal)>> {
         }
         Err(error) => Err((to, Refusal::new(Code::BadName, error.to_string()))),
     })
+}
+
+/// Takes what an instance says about itself out of its heartbeat; it is to be heard after that.
+pub fn announcement(beat: &mut Inbound, schemas: &mut Schemas) -> Option<Inbound> {
+    let Input::Beat { agent, instance, body } = &mut beat.input else { return None };
+    match schemas.read(*body.about.take()?) {
+        Ok(announced) => {
+            let (agent, instance) = (agent.clone(), instance.clone());
+            Some(Inbound::of(Input::Announced { agent, instance, announced }, None))
+        }
+        Err(error) => {
+            metrics::counter!(names::UNREADABLE_PULSES).increment(1);
+            tracing::warn!(%agent, %instance, %error, "what an instance says about itself is not kept");
+            None
+        }
+    }
 }
 
 /// A plain message of an instance: a heartbeat or an acceptance. `None`: nobody can be told that it is bad.

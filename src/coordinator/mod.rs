@@ -5,8 +5,10 @@
 //! shard ── stands by, takes over, runs terms       queries ── the query plane, on its own
 //!   owner ── one term: the loop around the engine  admin ── probes and metrics
 //!     intake, limits ── inputs
+//!     schemas ── what instances announce
 //!     perform ── effects                         entropy ── tokens and jitter
 //!     shrink ── snapshots, the archive, purging; payloads read back
+//!     triggers ── messages that become tasks
 //!     index_feed, indexer ── the Redis index       event_writer ── events to Redis
 //! ```
 
@@ -23,5 +25,7 @@ pub mod owner;
 pub mod perform;
 pub mod queries;
 pub mod run;
+pub mod schemas;
 pub mod shard;
 pub mod shrink;
+pub mod triggers;

@@ -35,6 +35,7 @@ use crate::{
         journal::{AppendError, JournalWriter},
     },
     flow::{
+        agents,
         engine::{Engine, JournalError, Next},
         input::Input,
         load::Load,
@@ -446,6 +447,9 @@ fn answer(engine: &mut Engine<Handle>, call: OwnerCall) -> Option<OwnerCall> {
         }
         OwnerCall::Why { key, reply } => {
             let _ = reply.send(why::why(engine.state(), engine.live(), &key));
+        }
+        OwnerCall::Agents { tenant, request, reply } => {
+            let _ = reply.send(agents::agents(engine.state(), engine.live(), &tenant, &request));
         }
         OwnerCall::Tenants { request, reply } => {
             let _ = reply.send(tenants::tenants(engine.state(), engine.live(), &request));

@@ -174,8 +174,15 @@ impl Performer {
                 Effect::Beat(Handle::Beat(reply, format), stop) => beats.push((reply, format, stop)),
                 Effect::Ack(Handle::Beat(..)) => {}
                 Effect::Beat(Handle::Ack(ack), _) | Effect::Ack(Handle::Ack(ack)) => acks.push(ack),
-                // Taken out by `shrink`.
-                Effect::Load { .. }
+                Effect::Fired(Handle::Fired(trigger), fired) => {
+                    // One that is gone is told when its message comes again.
+                    let _ = trigger.send(fired);
+                }
+                // The first two: nobody asked that way. The others are taken out by `shrink`.
+                Effect::Fired(..)
+                | Effect::Ack(Handle::Fired(_))
+                | Effect::Beat(Handle::Fired(_), _)
+                | Effect::Load { .. }
                 | Effect::Ack(Handle::Counted(_))
                 | Effect::Beat(Handle::Counted(_), _) => {}
             }

@@ -107,6 +107,7 @@ impl Queries {
                 reply(query, &self.events.read(&key, request.after, limit).await.map_err(store_refusal)?)
             }
             verb::WHY => reply(query, &self.why(tenant, body(query)?).await?),
+            verb::AGENTS => self.hot(query, |queries, query| async move { queries.who(&query).await }).await,
             verb::CANCEL => reply(query, &self.cancel(tenant, body(query)?).await?),
             verb::RETRY => reply(query, &self.retry(tenant, body(query)?).await?),
             verb::PAUSE => reply(query, &self.set_tree(tenant, body(query)?, true).await?),
@@ -123,6 +124,10 @@ impl Queries {
         let request: ListRequest = body_or_default(query)?;
         let scan = *self.scan.borrow();
         reply(query, &self.index.list(&query.tenant, &request, scan).await.map_err(read_refusal)?)
+    }
+
+    async fn who(&self, query: &Query) -> Answer {
+        reply(query, &self.agents(&query.tenant, body_or_default(query)?).await?)
     }
 
     async fn stats(&self, query: &Query) -> Answer {

@@ -102,6 +102,8 @@ pub struct Connections {
     pub journal: JetStream,
     /// Pulling INTAKE, REPORTS and EVENTS.
     pub streams: JetStream,
+    /// Triggers: what they pull and write.
+    pub triggers: JetStream,
     /// The query service.
     pub service: async_nats::Client,
     /// The index.
@@ -117,6 +119,7 @@ impl Connections {
         let journal = bus::connect(nats, &name("journal")).await?;
         journal.check_jetstream().await?;
         let streams = bus::connect(nats, &name("streams")).await?;
+        let triggers = bus::connect(nats, &name("triggers")).await?;
         let service = bus::connect(nats, &name("queries")).await?;
         let link = Link::connect(nats, &name("link")).await?;
         let (store, reads) = open_redis(redis).await?;
@@ -124,6 +127,7 @@ impl Connections {
             link,
             journal: journal.jetstream().clone(),
             streams: streams.jetstream().clone(),
+            triggers: triggers.jetstream().clone(),
             service: service.client().clone(),
             store,
             reads,
@@ -257,6 +261,7 @@ pub async fn run(
         link: connections.link.clone(),
         journal: connections.journal.clone(),
         streams: connections.streams.clone(),
+        triggers: connections.triggers.clone(),
         store: connections.store.clone(),
         event_policy: options.events.clone(),
         index_health: health,

@@ -25,6 +25,7 @@ use super::{
     owner::{self, Probe, Term, TermEnd},
     perform::refuse_call,
     queries::Queries,
+    schemas::Schemas,
     shrink::{
         Channels, Shrink, ShrinkOptions,
         archiver::{self, EndedFeed},
@@ -33,6 +34,7 @@ use super::{
         places::Places,
         start::{self, Found, StartError},
     },
+    triggers,
 };
 use crate::{
     bus::{
@@ -92,6 +94,8 @@ pub struct ShardContext {
     pub journal: JetStream,
     /// For pulling.
     pub streams: JetStream,
+    /// For triggers, on a connection of its own.
+    pub triggers: JetStream,
     /// The index and event streams.
     pub store: Connection,
     /// How events are kept.
@@ -356,6 +360,9 @@ async fn term(
     let questions = context.link.main.subscribe(subjects::ask(shard)).await?;
     tasks.spawn(until(over.clone(), questions_of_others(context.clone(), questions)));
     tasks.spawn(limits::follow(context.streams.clone(), inputs.clone(), over.clone()));
+    let triggering =
+        triggers::Context { js: context.triggers.clone(), clock: context.clock, inputs: inputs.clone() };
+    tasks.spawn(triggers::run(triggering, over.clone()));
 
     let (head, head_seen) = watch::channel(0);
     tasks.spawn(witness::note(context.journal.clone(), shard, head_seen, over.clone()));
@@ -468,12 +475,17 @@ async fn until(over: CancellationToken, work: impl Future<Output = ()>) {
 
 async fn pulses(mut heard: crate::bus::Subscription, inputs: mpsc::Sender<Inbound>) {
     use futures_util::StreamExt;
+    let mut schemas = Schemas::default();
     while let Some(message) = heard.next().await {
         let reply = message.reply.as_ref().map(|r| r.to_string());
-        if let Some(inbound) = intake::pulse(message.subject.as_str(), reply, &message.payload)
-            && inputs.send(inbound).await.is_err()
-        {
-            return;
+        let Some(mut inbound) = intake::pulse(message.subject.as_str(), reply, &message.payload) else {
+            continue;
+        };
+        let announced = intake::announcement(&mut inbound, &mut schemas);
+        for inbound in std::iter::once(inbound).chain(announced) {
+            if inputs.send(inbound).await.is_err() {
+                return;
+            }
         }
     }
 }

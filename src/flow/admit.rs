@@ -1,10 +1,10 @@
 //! Admission: the limits a task must pass, in order, each refusal with its numbers.
 //!
-//! Roots: size → tenant known → not suspended → cost → tenant backlog → shard backlog.
-//! Children: size → cost → depth → children of the parent → tasks of the tree; the tree's cap bounds them,
+//! Roots: size → tenant known → not suspended → cost → schema → tenant backlog → shard backlog.
+//! Children: size → cost → schema → depth → children of the parent → tasks of the tree; the tree's cap bounds them,
 //! so the backlog does not.
 
-use super::{entry::Task, state::State};
+use super::{announced::Announcements, entry::Task, state::State};
 use crate::task::{Code, MAX_CELLS, Payload, Plan, Refusal, Spec, TaskKey};
 
 /// Room kept at a parent for children beyond its cap, so that their refusals can be remembered.
@@ -53,7 +53,7 @@ fn refused(mut spec: Spec, refusal: Refusal) -> (Spec, Option<Refusal>) {
 }
 
 /// Admits a root task, or says why not.
-pub fn root(state: &State, key: &TaskKey, spec: Spec) -> (Spec, Option<Refusal>) {
+pub fn root(state: &State, announced: &Announcements, key: &TaskKey, spec: Spec) -> (Spec, Option<Refusal>) {
     let tenant = &key.tenant;
     if let Some(refusal) = too_large(state, &spec) {
         return refused(spec, refusal);
@@ -74,6 +74,9 @@ pub fn root(state: &State, key: &TaskKey, spec: Spec) -> (Spec, Option<Refusal>)
     if let Some(refusal) = too_dear(state, &spec, &plan) {
         return refused(spec, refusal);
     }
+    if let Some(refusal) = announced.refusal(&spec.agent, &spec.input) {
+        return refused(spec, refusal);
+    }
     if waiting >= plan.backlog {
         let message = format!("backlog {waiting} >= cap {} of tenant {tenant}", plan.backlog);
         let refusal = Refusal::over(Code::BacklogFull, message, waiting, plan.backlog);
@@ -87,14 +90,14 @@ pub fn root(state: &State, key: &TaskKey, spec: Spec) -> (Spec, Option<Refusal>)
     (clamp(spec, &plan), None)
 }
 
-/// Admits the child after `before` admitted ones of the same report, or says why not.
+/// Admits the child after so many of the same report, and so many admitted ones among them; or says why not.
 pub fn child(
     state: &State,
+    announced: &Announcements,
     parent_key: &TaskKey,
     parent: &Task,
     spec: Spec,
-    before: usize,
-    admitted_before: u32,
+    (before, admitted_before): (usize, u32),
 ) -> (Spec, Option<Refusal>) {
     let Some(plan) = state.plan_of(&parent_key.tenant) else {
         let message = format!("there is no tenant {}", parent_key.tenant);
@@ -104,6 +107,9 @@ pub fn child(
         return refused(spec, refusal);
     }
     if let Some(refusal) = too_dear(state, &spec, &plan) {
+        return refused(spec, refusal);
+    }
+    if let Some(refusal) = announced.refusal(&spec.agent, &spec.input) {
         return refused(spec, refusal);
     }
     let depth = parent.depth() + 1;

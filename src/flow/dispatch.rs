@@ -69,6 +69,7 @@ pub fn offer(state: &State, slot: Slot) -> Option<Ready> {
         told: task.history().map_or(0, |history| history.count_told()),
         deadline_at,
         time_left_ms,
+        hops: task.more().hops,
         input,
     };
     Some(Ready::Offer(agent, lease.instance.clone(), Box::new(offer)))

@@ -41,7 +41,8 @@ use super::{
     state::{Policy, State},
     submit,
     tasks::Slot,
-    tell, times,
+    tell, times, trigger,
+    trigger::Fired,
 };
 use crate::{
     task::{AgentName, Code, InstanceId, Millis, Payload, Refusal, Token},
@@ -69,6 +70,8 @@ pub enum Effect<H> {
     Ack(H),
     /// Answer a heartbeat: these leases are over.
     Beat(H, Vec<Token>),
+    /// Tell the trigger what became of its message.
+    Fired(H, Fired),
     /// Tell somebody.
     Tell(Tell),
     /// Read the journal message of this revision and push its payloads back as [`Input::Loaded`].
@@ -257,7 +260,7 @@ impl<H> Engine<H> {
             if batch.is_full() {
                 break;
             }
-            let Some(records) = schedules::due(&self.state) else { break };
+            let Some(records) = schedules::due(&self.state, self.live.announcements()) else { break };
             self.apply(Decision { records, ..Decision::none() }, &mut batch)?;
         }
         let due = settle::due(&self.state, &mut self.live, entropy);
@@ -401,15 +404,24 @@ impl<H> Engine<H> {
                 if let Input::Submit { stored_at, .. } = &input {
                     batch.facts.push(Fact::Decided(batch.at.wall.saturating_sub(*stored_at)));
                 }
-                let decision = submit::decide(&self.state, &input);
+                let decision = submit::decide(&self.state, self.live.announcements(), &input);
                 if let Some(rev) = decision.needs {
                     self.wait_for(rev, input, handle, batch);
                     return Ok(());
                 }
                 decision
             }
+            Input::Triggered { key, spec, hops } => {
+                let (decision, fired) = match self.waiting.is_full() {
+                    true => (Decision::none(), trigger::no_room()),
+                    false => trigger::decide(&self.state, self.live.announcements(), key, spec, *hops),
+                };
+                self.apply(decision, batch)?;
+                batch.effects.extend(handle.map(|handle| Effect::Fired(handle, fired)));
+                return Ok(());
+            }
             Input::Report { body, .. } => {
-                let decision = run::decide(&self.state, &input, entropy);
+                let decision = run::decide(&self.state, self.live.announcements(), &input, entropy);
                 if let Ok(report) = body {
                     if decision.hold {
                         // Who reported keeps it until the verdict: the stream need not keep it too.
@@ -444,6 +456,10 @@ impl<H> Engine<H> {
                     }
                 }
                 return Ok(());
+            }
+            Input::Announced { agent, instance, announced } => {
+                self.live.announced(agent, instance, announced);
+                Decision::none()
             }
             Input::Accept { agent, instance, body } => {
                 self.live.accepted(agent, instance, &body.taken);

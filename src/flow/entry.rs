@@ -179,6 +179,8 @@ pub struct More {
     pub cost: u32,
     /// Of a root: an operator has paused its tree.
     pub paused: bool,
+    /// Triggers that lie behind it; a child's are its parent's.
+    pub hops: u32,
     /// Of a root with children.
     pub(super) tree: Tree,
 }
@@ -199,6 +201,7 @@ static NO_MORE: More = More {
     news: false,
     cost: 0,
     paused: false,
+    hops: 0,
     tree: Tree { total: 0, live: 0 },
 };
 

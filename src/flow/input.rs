@@ -3,7 +3,7 @@
 use crate::{
     task::{
         AgentName, AgentSettings, AllSettings, BodyHash, Code, InstanceId, Millis, Payload, Phase, Plan,
-        PlanName, Refusal, ScheduleName, ScheduleSettings, TaskId, TaskKey, TenantName, TenantSettings,
+        PlanName, Refusal, ScheduleName, ScheduleSettings, Spec, TaskId, TaskKey, TenantName, TenantSettings,
         Token,
     },
     wire::{
@@ -14,7 +14,10 @@ use crate::{
     },
 };
 
+use std::sync::Arc;
+
 use super::{
+    announced::Announced,
     calls::ReplyTo,
     record::{Record, What},
 };
@@ -32,6 +35,15 @@ pub enum Input {
         body: Result<Submit, DecodeError>,
         /// When the stream stored it, Unix milliseconds.
         stored_at: Millis,
+    },
+    /// A task that a trigger makes of a message.
+    Triggered {
+        /// Whose, and which: derived from the message.
+        key: TaskKey,
+        /// What it is to do.
+        spec: Box<Spec>,
+        /// Triggers that lie behind it, this one included.
+        hops: u32,
     },
     /// A command from INTAKE.
     Cmd {
@@ -57,6 +69,15 @@ pub enum Input {
         instance: InstanceId,
         /// The body.
         body: Beat,
+    },
+    /// What an instance says about itself; it came with a heartbeat, which is looked at first.
+    Announced {
+        /// From the subject.
+        agent: AgentName,
+        /// From the subject.
+        instance: InstanceId,
+        /// What.
+        announced: Arc<Announced>,
     },
     /// An acceptance.
     Accept {

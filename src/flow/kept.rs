@@ -68,6 +68,7 @@ struct MoreRef<'a> {
     cost: u32,
     paused: bool,
     history: Option<&'a History>,
+    hops: u32,
 }
 
 /// A timing with all its fields, present or not.
@@ -187,6 +188,7 @@ pub(super) fn task_ref<T, A>(task: &Task, tenant: T, agent: A) -> TaskRef<'_, T,
             cost: more.cost,
             paused: more.paused,
             history: more.history.as_deref(),
+            hops: more.hops,
         }),
         admitted: task.admitted,
     }
@@ -253,6 +255,8 @@ struct KeptMore {
     paused: bool,
     #[serde(default)]
     history: Option<Box<History>>,
+    #[serde(default)]
+    hops: u32,
 }
 
 impl KeptTask {
@@ -310,6 +314,7 @@ impl KeptTask {
                     news: false,
                     cost: more.cost,
                     paused: more.paused,
+                    hops: more.hops,
                     tree: Tree::default(),
                 })
             }),

@@ -5,17 +5,21 @@
 
 mod instance;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 pub use self::instance::AgentSize;
 use self::instance::{Agent, Instance, MOST_AHEAD};
 use super::{
+    announced::{Announced, Announcements},
     named::Named,
     quick::{QuickMap, QuickSet},
 };
 use crate::{
     task::{AgentName, InstanceId, Millis, Token},
-    wire::messages::Beat,
+    wire::{about::InstanceView, messages::Beat},
 };
 
 /// The longest piece of time one tick may count: a longer gap is time in which nothing was heard.
@@ -99,9 +103,34 @@ pub struct Live {
     overtaken: QuickMap<Token, Millis>,
     recent: QuickSet<Token>,
     recent_order: VecDeque<Token>,
+    announcements: Announcements,
 }
 
 impl Live {
+    /// What the instances say about their agents.
+    pub fn announcements(&self) -> &Announcements {
+        &self.announcements
+    }
+
+    /// An instance says this about itself; one that is not known is not heard.
+    pub fn announced(&mut self, agent: &AgentName, id: &InstanceId, announced: &Arc<Announced>) {
+        let Some(number) = self.number(agent, id) else { return };
+        let said = self.announcements.add(agent, announced);
+        let before =
+            self.instance_mut(number).and_then(|instance| std::mem::replace(&mut instance.about, said));
+        if let Some(before) = before {
+            self.announcements.remove(agent, &before);
+        }
+    }
+
+    /// Every instance, without its tasks.
+    pub fn instances(&self) -> impl Iterator<Item = (&AgentName, InstanceView)> {
+        self.instances.iter().flatten().filter_map(|instance| {
+            let agent = self.agents.name(instance.agent)?;
+            Some((agent, instance.view(self.hearing)))
+        })
+    }
+
     /// Time passes; `could_hear` says whether heartbeats could have arrived in it.
     pub fn tick(&mut self, elapsed: Millis, could_hear: bool) {
         if could_hear && self.listening {
@@ -203,6 +232,7 @@ impl Live {
             takes_calls: false,
             calls: 0,
             suspected: false,
+            about: None,
             dead: BTreeSet::new(),
             leased: 0,
             room: 0,
@@ -226,6 +256,9 @@ impl Live {
         }
         let Some(instance) = self.instances.get_mut(number as usize).and_then(Option::take) else { return };
         self.free.push(number);
+        if let (Some(about), Some(agent)) = (&instance.about, self.agents.name(instance.agent)) {
+            self.announcements.remove(agent, about);
+        }
         if let Some(agent) = self.agents.at_mut(instance.agent) {
             agent.instances.remove(&instance.id);
             if agent.instances.is_empty() {

@@ -9,6 +9,8 @@
 //! neither tokio nor NATS nor Redis nor tracing.
 
 pub mod admit;
+pub mod agents;
+pub mod announced;
 pub mod calls;
 mod check;
 pub mod cron;
@@ -44,4 +46,5 @@ pub mod tasks;
 pub mod tell;
 pub mod tenants;
 pub mod times;
+pub mod trigger;
 pub mod why;

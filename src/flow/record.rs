@@ -134,6 +134,10 @@ pub enum What {
     Step(u32),
 }
 
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
+
 /// Where a task came from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -145,6 +149,9 @@ pub enum Origin {
         /// The dead task it retries.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         retry_of: Option<TaskId>,
+        /// Triggers that lie behind it.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        hops: u32,
     },
     /// Spawned by a task.
     Child {

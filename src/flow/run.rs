@@ -5,6 +5,7 @@
 
 use super::{
     admit,
+    announced::Announcements,
     entry::{Lease, Task},
     evolve::outcome_hash,
     input::{Decision, Entropy, Input, Tell, check_version, unreadable},
@@ -32,7 +33,12 @@ const SPAWN_INPUTS: u64 = 2;
 const MAX_AWAITED: usize = 4_096;
 
 /// Decides what REPORTS delivers.
-pub fn decide(state: &State, input: &Input, entropy: &mut dyn Entropy) -> Decision {
+pub fn decide(
+    state: &State,
+    announced: &Announcements,
+    input: &Input,
+    entropy: &mut dyn Entropy,
+) -> Decision {
     let Input::Report { key, body } = input else { return Decision::none() };
     let report = match body {
         Ok(report) => report,
@@ -46,7 +52,9 @@ pub fn decide(state: &State, input: &Input, entropy: &mut dyn Entropy) -> Decisi
     }
     let Some(task) = state.task(key) else { return stale(key, report) };
     match task.lease() {
-        Some(lease) if is_of(state, lease, task, report) => live(state, key, task, lease, report, entropy),
+        Some(lease) if is_of(state, lease, task, report) => {
+            live(state, announced, key, task, lease, report, entropy)
+        }
         _ => ended(key, task, report),
     }
 }
@@ -108,6 +116,7 @@ fn ended(key: &TaskKey, task: &Task, report: &Report) -> Decision {
 
 fn live(
     state: &State,
+    announced: &Announcements,
     key: &TaskKey,
     task: &Task,
     lease: &Lease,
@@ -126,7 +135,7 @@ fn live(
         return Decision { hold: true, ..Decision::default() };
     }
     match &report.op {
-        ReportOp::Spawn(op) => spawn(state, key, task, report, op),
+        ReportOp::Spawn(op) => spawn(state, announced, key, task, report, op),
         ReportOp::Step(op) => {
             let refusal = step::refusal(state, key, task, op);
             let recorded = refusal.is_none().then(|| op.clone());
@@ -139,7 +148,14 @@ fn live(
     }
 }
 
-fn spawn(state: &State, key: &TaskKey, parent: &Task, report: &Report, op: &Spawn) -> Decision {
+fn spawn(
+    state: &State,
+    announced: &Announcements,
+    key: &TaskKey,
+    parent: &Task,
+    report: &Report,
+    op: &Spawn,
+) -> Decision {
     let mut children = Vec::new();
     let mut refused = Vec::new();
     let mut admitted = 0;
@@ -172,7 +188,7 @@ fn spawn(state: &State, key: &TaskKey, parent: &Task, report: &Report, op: &Spaw
             }
             let body_hash = spec.body_hash();
             let (spec, refusal, deadline): (Spec, _, _) =
-                times::child(state, key, parent, spec.clone(), children.len(), admitted);
+                times::child(state, announced, key, parent, spec.clone(), (children.len(), admitted));
             match &refusal {
                 None => admitted += 1,
                 Some(refusal) => refused.push(RefusedChild { task: id.clone(), refusal: refusal.clone() }),

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    announced::Announcements,
     cron::Cron,
     record::{Admission, Origin, Record},
     state::State,
@@ -141,10 +142,10 @@ pub fn set(
 }
 
 /// What the next schedule that is due leads to, all in one message.
-pub fn due(state: &State) -> Option<Vec<Record>> {
+pub fn due(state: &State, announced: &Announcements) -> Option<Vec<Record>> {
     let wall = state.wall_now();
     if let Some((at, name)) = state.schedules.due.first().filter(|(at, _)| *at <= wall) {
-        return Some(fire(state, name, state.schedules.get(name)?, *at, wall));
+        return Some(fire(state, announced, name, state.schedules.get(name)?, *at));
     }
     // A clock that was far ahead left plans that are too late now.
     let (planned, name) = state.schedules.planned.last()?;
@@ -156,7 +157,14 @@ pub fn due(state: &State) -> Option<Vec<Record>> {
     Some(vec![Record::SchedulePlanned { name: name.clone(), next }])
 }
 
-fn fire(state: &State, name: &ScheduleName, schedule: &Schedule, at: Millis, wall: Millis) -> Vec<Record> {
+fn fire(
+    state: &State,
+    announced: &Announcements,
+    name: &ScheduleName,
+    schedule: &Schedule,
+    at: Millis,
+) -> Vec<Record> {
+    let wall = state.wall_now();
     let settings = &schedule.settings;
     let recent = wall.saturating_sub(LATE_MS);
     let (fired, behind, after) = match settings.missed {
@@ -173,9 +181,9 @@ fn fire(state: &State, name: &ScheduleName, schedule: &Schedule, at: Millis, wal
     if fired {
         let spec = settings.spec();
         let body_hash = spec.body_hash();
-        let (spec, refusal, deadline) = times::root(state, &key, spec, wall);
+        let (spec, refusal, deadline) = times::root(state, announced, &key, spec, wall);
         // No submitter's clock: when it is forgotten, `TOO_OLD` moves no further.
-        let origin = Origin::Root { first_try: 0, retry_of: None };
+        let origin = Origin::Root { first_try: 0, retry_of: None, hops: 0 };
         let admission = Admission { task: key.id, spec, body_hash, origin, deadline, refusal };
         records.push(Record::Submitted { tenant: key.tenant, admission });
     }

@@ -5,6 +5,7 @@
 //! body is the same task; with another body it is refused to that submission alone.
 
 use super::{
+    announced::Announcements,
     entry::Task,
     input::{Decision, Input, Tell, check_version, unreadable},
     query::done_hint,
@@ -25,16 +26,19 @@ use crate::{
 };
 
 /// Decides what INTAKE delivers.
-pub fn decide(state: &State, input: &Input) -> Decision {
+pub fn decide(state: &State, announced: &Announcements, input: &Input) -> Decision {
     match input {
-        Input::Submit { key, agent, body, stored_at } => submit(state, key, agent, body, *stored_at),
-        Input::Cmd { key, nonce, body } => command(state, key, nonce, body),
+        Input::Submit { key, agent, body, stored_at } => {
+            submit(state, announced, key, agent, body, *stored_at)
+        }
+        Input::Cmd { key, nonce, body } => command(state, announced, key, nonce, body),
         _ => Decision::none(),
     }
 }
 
 fn submit(
     state: &State,
+    announced: &Announcements,
     key: &TaskKey,
     agent: &AgentName,
     body: &Result<Submit, DecodeError>,
@@ -59,7 +63,7 @@ fn submit(
                 cost: None,
             };
             let hash = spec.body_hash();
-            return admitted(key, spec, hash, stored_at, Some(refusal), false);
+            return admitted(key, spec, hash, stored_at, Some(refusal), false, 0);
         }
     };
     let first_try = clamp_first_try(submit.first_try, stored_at);
@@ -74,7 +78,15 @@ fn submit(
                 .refusal()
                 .cloned()
                 .unwrap_or_else(|| Refusal::new(Code::Cancelled, "cancelled before it was submitted"));
-            admitted(key, spec.clone(), spec.body_hash(), first_try, Some(refusal), submit.confirm)
+            admitted(
+                key,
+                spec.clone(),
+                spec.body_hash(),
+                first_try,
+                Some(refusal),
+                submit.confirm,
+                submit.hops,
+            )
         }
         Some(task) if task.body_hash == spec.body_hash() => match submit.confirm {
             true => Decision::answer(Tell::Done { key: key.clone(), done: Box::new(done_hint(task)) }),
@@ -87,8 +99,8 @@ fn submit(
             }
             // The hash is of what was asked for, not of what the plan makes of it.
             let hash = spec.body_hash();
-            let (spec, refusal, deadline) = times::root(state, key, spec, stored_at);
-            let mut decision = admitted(key, spec, hash, first_try, refusal, submit.confirm);
+            let (spec, refusal, deadline) = times::root(state, announced, key, spec, stored_at);
+            let mut decision = admitted(key, spec, hash, first_try, refusal, submit.confirm, submit.hops);
             if let Some(Record::Submitted { admission, .. }) = decision.records.first_mut() {
                 admission.deadline = deadline;
             }
@@ -104,6 +116,7 @@ fn admitted(
     first_try: Millis,
     refusal: Option<Refusal>,
     confirm: bool,
+    hops: u32,
 ) -> Decision {
     let mut answers = Vec::new();
     if confirm && refusal.is_none() {
@@ -121,7 +134,7 @@ fn admitted(
         };
         answers.push(Tell::Done { key: key.clone(), done: Box::new(done) });
     }
-    let origin = Origin::Root { first_try, retry_of: None };
+    let origin = Origin::Root { first_try, retry_of: None, hops };
     let admission = Admission { task: key.id.clone(), spec, body_hash, origin, deadline: None, refusal };
     Decision {
         records: vec![Record::Submitted { tenant: key.tenant.clone(), admission }],
@@ -163,7 +176,13 @@ fn too_old(state: &State, key: &TaskKey, first_try: Millis) -> Option<Refusal> {
     Some(Refusal::over(Code::TooOld, message, first_try, forgotten))
 }
 
-fn command(state: &State, key: &TaskKey, nonce: &TaskId, body: &Result<Cmd, DecodeError>) -> Decision {
+fn command(
+    state: &State,
+    announced: &Announcements,
+    key: &TaskKey,
+    nonce: &TaskId,
+    body: &Result<Cmd, DecodeError>,
+) -> Decision {
     let readable = match body {
         Ok(cmd) => check_version(cmd.v).map(|()| cmd),
         Err(error) => Err(unreadable(error)),
@@ -175,7 +194,7 @@ fn command(state: &State, key: &TaskKey, nonce: &TaskId, body: &Result<Cmd, Deco
     };
     match op {
         CmdOp::Cancel { reason } => cancel(state, key, reason),
-        CmdOp::Retry {} => retry(state, key, nonce),
+        CmdOp::Retry {} => retry(state, announced, key, nonce),
         CmdOp::Pause {} => pause(state, key, true),
         CmdOp::Resume {} => pause(state, key, false),
         CmdOp::Tell { signal, message, from } => {
@@ -220,7 +239,7 @@ fn cancel(state: &State, key: &TaskKey, reason: &str) -> Decision {
     Decision::record(Record::Cancelled { key: key.clone(), reason: capped_message(reason) })
 }
 
-fn retry(state: &State, key: &TaskKey, nonce: &TaskId) -> Decision {
+fn retry(state: &State, announced: &Announcements, key: &TaskKey, nonce: &TaskId) -> Decision {
     let refuse = |refusal| Decision::record(Record::Refused { key: key.clone(), refusal });
     let slot = state.find(key);
     let Some((slot, dead)) = slot.map(|slot| (slot, &state.tasks[slot])).filter(|(_, t)| !t.tombstone) else {
@@ -250,9 +269,9 @@ fn retry(state: &State, key: &TaskKey, nonce: &TaskId) -> Decision {
         cost: Some(dead.more().cost).filter(|cost| *cost > 0),
     };
     let body_hash = asked.body_hash();
-    let (spec, refusal, deadline) = times::root(state, &id, asked, state.wall_now());
+    let (spec, refusal, deadline) = times::root(state, announced, &id, asked, state.wall_now());
     // No submitter's clock: when it is forgotten, `TOO_OLD` moves no further.
-    let origin = Origin::Root { first_try: 0, retry_of: Some(key.id.clone()) };
+    let origin = Origin::Root { first_try: 0, retry_of: Some(key.id.clone()), hops: dead.more().hops };
     let admission = Admission { task: id.id, spec, body_hash, origin, deadline, refusal };
     Decision::record(Record::Submitted { tenant: key.tenant.clone(), admission })
 }

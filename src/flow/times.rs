@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 
 use super::{
     admit,
+    announced::Announcements,
     entry::Task,
     input::Entropy,
     record::{Admission, Record},
@@ -175,13 +176,14 @@ fn refused(mut spec: Spec, refusal: Refusal) -> (Spec, Option<Refusal>, Option<M
 /// Admits a root task submitted at `base`, Unix milliseconds, with its deadline, or says why not.
 pub fn root(
     state: &State,
+    announced: &Announcements,
     key: &TaskKey,
     spec: Spec,
     base: Millis,
 ) -> (Spec, Option<Refusal>, Option<Millis>) {
     match deadline(state, &spec, base, None) {
         Ok(deadline) => {
-            let (spec, refusal) = admit::root(state, key, spec);
+            let (spec, refusal) = admit::root(state, announced, key, spec);
             let deadline = deadline.filter(|_| refusal.is_none());
             (spec, refusal, deadline)
         }
@@ -192,15 +194,15 @@ pub fn root(
 /// Admits a child, with its deadline, or says why not; see [`admit::child`].
 pub fn child(
     state: &State,
+    announced: &Announcements,
     parent_key: &TaskKey,
     parent: &Task,
     spec: Spec,
-    before: usize,
-    admitted_before: u32,
+    before: (usize, u32),
 ) -> (Spec, Option<Refusal>, Option<Millis>) {
     match deadline(state, &spec, state.wall_now(), Some(parent)) {
         Ok(deadline) => {
-            let (spec, refusal) = admit::child(state, parent_key, parent, spec, before, admitted_before);
+            let (spec, refusal) = admit::child(state, announced, parent_key, parent, spec, before);
             let deadline = deadline.filter(|_| refusal.is_none());
             (spec, refusal, deadline)
         }

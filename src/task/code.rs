@@ -79,6 +79,12 @@ codes! {
     ShardFull = "SHARD_FULL", 429, true;
     /// The task costs more cells than a limit gives at once: it could never run.
     CostExceeded = "COST_EXCEEDED", 422, false;
+    /// The input is not what the agent's schema asks for.
+    SchemaViolation = "SCHEMA_VIOLATION", 422, false;
+    /// As many triggers lie behind the message as the trigger allows: they may trigger each other.
+    HopsExceeded = "HOPS_EXCEEDED", 422, false;
+    /// A trigger's template asks for what the message does not have, or becomes too large.
+    TemplateFailed = "TEMPLATE_FAILED", 422, false;
     /// The plan has tenants, or is the default one: it can't be removed.
     PlanInUse = "PLAN_IN_USE", 409, false;
     /// An operator has paused what it belongs to: the attempt is over, the task waits.

@@ -17,6 +17,7 @@ mod schedule;
 mod spec;
 mod times;
 mod token;
+pub mod trigger;
 
 pub use code::{Code, Refusal};
 pub use history::{
@@ -27,14 +28,16 @@ pub use limits::{
     AgentSettings, AllSettings, CALL_MAX_MS, MAX_CELLS, Overrides, Per, Plan, Quota, TenantSettings,
 };
 pub use list::{grown, grown_some};
-pub use name::{AgentName, InstanceId, NameError, PlanName, ScheduleName, TaskId, TenantName};
+pub use name::{AgentName, InstanceId, NameError, PlanName, ScheduleName, TaskId, TenantName, TriggerName};
 pub use outcome::{Outcome, TryFailure, WaitFor};
 pub use payload::Payload;
 pub use phase::{IllegalTransition, Phase, Step};
 pub use redact::{field_path, without_content};
 pub use retry::Backoff;
 pub use schedule::{MAX_SCHEDULE_INPUT, MAX_SCHEDULES, Missed, ScheduleSettings, firing_id};
-pub use spec::{BodyHash, Priority, Spec, TaskKey, child_id, clamp_first_try, hex, keyed_id, retry_id};
+pub use spec::{
+    BodyHash, Priority, Spec, TaskKey, child_id, clamp_first_try, hex, keyed_id, retry_id, triggered_id,
+};
 pub use times::{MAX_AHEAD_MS, Times, millis, never};
 pub use token::Token;
 

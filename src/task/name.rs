@@ -157,6 +157,11 @@ name_type!(
     PlanName,
     "plan name"
 );
+name_type!(
+    /// What turns messages into tasks.
+    TriggerName,
+    "trigger name"
+);
 /// A schedule; shorter than other names, so that the ids of its tasks can begin with it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ScheduleName(Arc<str>);

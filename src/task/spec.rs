@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
-use super::{AgentName, Millis, Payload, TaskId, TenantName, Times, Token};
+use super::{AgentName, Millis, Payload, TaskId, TenantName, Times, Token, TriggerName};
 
 /// A task's full name: ids are unique within a tenant only.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -157,6 +157,12 @@ pub fn keyed_id(tenant: &TenantName, key: &str) -> TaskId {
 /// The id of the task that retries a dead one; the nonce makes a repeated command the same retry.
 pub fn retry_id(dead: &TaskId, nonce: &str) -> TaskId {
     derived(&[dead.as_str(), "retry", nonce])
+}
+
+/// The id of the task a trigger makes of a message, or of a batch; the parts say which. The same message is the same task,
+/// however often it is delivered.
+pub fn triggered_id(tenant: &TenantName, trigger: &TriggerName, parts: &[&str]) -> TaskId {
+    derived(&[&[tenant.as_str(), "trigger", trigger.as_str()], parts].concat())
 }
 
 /// The first 32 hex digits of SHA-256 over the parts, a zero byte between them.

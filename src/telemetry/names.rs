@@ -1,7 +1,7 @@
 //! Every metric, once: its name, kind and meaning.
 //!
 //! Names begin with `selvedge_`, count in base units (seconds, bytes) and end in `_total` if they only grow. Labels
-//! have few values: `agent`, `state`, `code`, `reason`, `stream`, `outcome`, `verb`, `event`, `of`; never a task or an
+//! have few values: `agent`, `state`, `code`, `reason`, `stream`, `outcome`, `verb`, `event`, `of`, `trigger`; never a task or an
 //! instance: their number is not ours to bound. `tenant` stands on three gauges only, for the first 200 with work; the
 //! others are summed up under `_other`.
 
@@ -25,6 +25,8 @@ pub const STATE: &str = "state";
 pub const STREAM: &str = "stream";
 /// Label: the tenant whose work it is.
 pub const TENANT: &str = "tenant";
+/// Label: the trigger, of which there are few.
+pub const TRIGGER: &str = "trigger";
 /// Label: the verb of a query.
 pub const VERB: &str = "verb";
 
@@ -102,6 +104,9 @@ metrics! {
     OWNER_SIZE = "selvedge_owner_size", Gauge, Count, "Entries, or bytes where the name says so, in each of the owner's collections, by which; all are bounded by configuration.";
     INPUTS_WAITING = "selvedge_inputs_waiting", Gauge, Count, "Inputs the owner has read and not decided yet.";
     REPORTS_HELD = "selvedge_reports_held", Gauge, Count, "Reports that came before their predecessors.";
+    TRIGGERS = "selvedge_triggers", Gauge, Count, "Triggers that are run here, paused ones included.";
+    TRIGGER_MESSAGES = "selvedge_trigger_messages_total", Counter, Count, "Messages of triggers, by trigger and outcome: made (a task), known, filtered, dead, or missed.";
+    TRIGGER_PENDING = "selvedge_trigger_pending", Gauge, Count, "Messages that wait for their trigger, by trigger.";
     // The journal and who may write it.
     JOURNAL_APPENDS = "selvedge_journal_appends_total", Counter, Count, "Journal messages acknowledged.";
     JOURNAL_RECORDS = "selvedge_journal_records_total", Counter, Count, "Journal records acknowledged.";

@@ -39,6 +39,8 @@ pub mod verb {
     pub const RESUME: &str = "resume";
     /// What holds a task back.
     pub const WHY: &str = "why";
+    /// Who is there, and what they say about themselves.
+    pub const AGENTS: &str = "agents";
     /// Put a message into a task's mailbox.
     pub const TELL: &str = "tell";
     /// The same, with a name.
@@ -54,9 +56,9 @@ pub mod verb {
     /// A page of a whole tree, oldest first.
     pub const TREE: &str = "tree";
     /// All of them.
-    pub const ALL: [&str; 17] = [
-        SUBMIT, GET, LIST, CHILDREN, EVENTS, WHY, CANCEL, RETRY, PAUSE, RESUME, TELL, SIGNAL, HISTORY, STATS,
-        MANY, COUNT, TREE,
+    pub const ALL: [&str; 18] = [
+        SUBMIT, GET, LIST, CHILDREN, EVENTS, WHY, AGENTS, CANCEL, RETRY, PAUSE, RESUME, TELL, SIGNAL,
+        HISTORY, STATS, MANY, COUNT, TREE,
     ];
     /// Those that wait for a decision of the owner's.
     pub const DECIDED: [&str; 7] = [SUBMIT, CANCEL, RETRY, PAUSE, RESUME, TELL, SIGNAL];

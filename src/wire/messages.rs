@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     VERSION,
+    about::About,
     calls::{Call, CallOver, HeldCall},
     codec,
     history::{Mail, Step},
@@ -52,6 +53,9 @@ pub struct Submit {
     /// Ask for a hint on `sv.done` at admission too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub confirm: bool,
+    /// Triggers that lie behind the task that submits it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub hops: u32,
 }
 
 impl Submit {
@@ -159,6 +163,9 @@ pub struct Beat {
     /// How many tasks it takes beyond its slots, because they are short: they wait there for a handler to end.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub ahead: u32,
+    /// What it says about itself: with its first heartbeat, to each new owner, and now and then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub about: Option<Box<About>>,
 }
 
 /// Lease length if an agent says nothing, in milliseconds.
@@ -233,6 +240,9 @@ pub struct Offer {
     /// How long this attempt may go on from now, in milliseconds: until the deadline, or the end of the try.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_left_ms: Option<Millis>,
+    /// Triggers that lie behind it: what it publishes and submits says so.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub hops: u32,
     /// Opaque.
     #[serde(default)]
     pub input: Payload,

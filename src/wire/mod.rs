@@ -2,6 +2,7 @@
 //!
 //! No I/O. `docs/protocol.md` describes all of it; golden files hold it still.
 
+pub mod about;
 pub mod api;
 pub mod calls;
 pub mod codec;

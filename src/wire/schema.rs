@@ -42,6 +42,7 @@ const MESSAGES: &[(&str, &str, &str)] = &[
         "tenant!: name, task!: name, agent!: name, state!: state, reasons!: [object], children: [name], \
          instance: text, since: count, expires_at: count, at!: count",
     ),
+    (verb::AGENTS, "agent: name, schemas: flag", "agents!: [object], more: flag, at!: count"),
     (verb::TELL, "task!: name, message!: any, from: text, nonce: name", TASK_REPLY),
     (verb::SIGNAL, "task!: name, name!: text, message!: any, from: text, nonce: name", TASK_REPLY),
     (

@@ -7,13 +7,17 @@
 //! SNAPSHOTS  sv.snapshot.<shard>.<rev>.<n>   sv.snapshot.<shard>.<rev>.manifest
 //! ARCHIVE  sv.archive.<shard>
 //! EVENTS   sv.event.<tenant>.<task>
+//! TOPICS   sv.topic.<tenant>.<topic>              a topic is one to eight names
 //! core     sv.beat.<agent>.<instance>    sv.accept.<agent>.<instance>
 //!          sv.offer.<agent>.<instance>   sv.ctl.<agent>.<instance>
 //!          sv.call.<tenant>.<agent>      sv.subcall.<tenant>.<agent>
 //!          sv.owner.<shard>   sv.ask.<shard>   sv.done.<tenant>.<task>   sv.api.<tenant>.<verb>
 //! ```
 
-use crate::task::{AgentName, InstanceId, NameError, TaskId, TaskKey, TenantName};
+use crate::task::{
+    AgentName, InstanceId, NameError, TaskId, TaskKey, TenantName,
+    trigger::topic::{Topic, TopicFilter},
+};
 
 /// Which part of the keyspace a coordinator owns. One shard exists for now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
@@ -38,6 +42,8 @@ pub const SNAPSHOT_ALL: &str = "sv.snapshot.*.*.*";
 pub const ARCHIVE_ALL: &str = "sv.archive.*";
 /// Stream filter for events.
 pub const EVENT_ALL: &str = "sv.event.*.*";
+/// Stream filter for topics.
+pub const TOPIC_ALL: &str = "sv.topic.*.>";
 /// What every heartbeat's subject starts with.
 pub const BEAT_PREFIX: &str = "sv.beat.";
 /// Every heartbeat.
@@ -122,6 +128,21 @@ pub fn archive(shard: Shard) -> String {
 /// Where a running task emits events.
 pub fn event(tenant: &TenantName, task: &TaskId) -> String {
     format!("sv.event.{tenant}.{task}")
+}
+
+/// Where a message about a topic is published.
+pub fn topic(tenant: &TenantName, topic: &Topic) -> String {
+    format!("sv.topic.{tenant}.{topic}")
+}
+
+/// What a tenant publishes about some topics.
+pub fn topics(tenant: &TenantName, filter: &TopicFilter) -> String {
+    format!("sv.topic.{tenant}.{filter}")
+}
+
+/// The topic in `sv.topic.<tenant>.<topic>`; `None` for what is no topic.
+pub fn topic_of(subject: &str) -> Option<&str> {
+    subject.strip_prefix("sv.topic.")?.split_once('.').map(|(_, topic)| topic)
 }
 
 /// Where an instance says that it lives.
@@ -364,6 +385,9 @@ mod tests {
             let (tenant, agent) = (tenant.clone(), agent.clone());
             assert_eq!(parse_call(&subject), Ok(Called { tenant, agent, by_handler }));
         }
+        let about = Topic::new("docs.new").unwrap();
+        assert_eq!(topic_of(&topic(&tenant, &about)), Some("docs.new"));
+        assert_eq!(topic_of("orders.new"), None);
         assert_eq!(parse_instance(&beat(&agent, &instance)), Ok((agent, instance)));
         assert_eq!(parse_api(&api(&tenant, "get")), Ok((tenant, "get".to_owned())));
         for subject in [snapshot_chunk(Shard(2), 17, 3), snapshot_manifest(Shard(2), 17)] {

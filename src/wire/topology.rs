@@ -3,7 +3,7 @@
 //! Provisioning creates exactly this, the drift check compares against it, and `nats/` holds it as
 //! the JSON that `nats stream add --config` and `nats consumer add --config` accept: snake_case,
 //! durations in nanoseconds. Plain data, no I/O. The number of assets is O(shards), never
-//! O(tenants), O(agents) or O(tasks).
+//! O(tenants), O(agents) or O(tasks); beside them stands one consumer for each trigger an operator has set up.
 
 use std::time::Duration;
 
@@ -23,6 +23,10 @@ pub const SNAPSHOTS: &str = "SNAPSHOTS";
 pub const ARCHIVE: &str = "ARCHIVE";
 /// Progress on its way to watchers and the event writer.
 pub const EVENTS: &str = "EVENTS";
+/// What agents and clients publish about topics, for triggers.
+pub const TOPICS: &str = "TOPICS";
+/// Bucket of triggers (`trigger.<name>`) and how they are doing (`state.<name>`).
+pub const TRIGGERS_BUCKET: &str = "selvedge_triggers";
 /// Bucket of plans (`plan.<name>`), tenants (`tenant.<name>`) and schedules (`schedule.<name>`).
 pub const LIMITS_BUCKET: &str = "selvedge_limits";
 /// Bucket of the shard leases, one key per shard.
@@ -68,6 +72,22 @@ pub fn schedule_key(schedule: &crate::task::ScheduleName) -> String {
     format!("schedule.{schedule}")
 }
 
+/// Where a trigger is kept in [`TRIGGERS_BUCKET`].
+pub fn trigger_key(trigger: &crate::task::TriggerName) -> String {
+    format!("trigger.{trigger}")
+}
+
+/// Where it is noted in [`TRIGGERS_BUCKET`] how a trigger is doing.
+pub fn trigger_state_key(trigger: &crate::task::TriggerName) -> String {
+    format!("state.{trigger}")
+}
+
+/// Name of a trigger's durable consumer. Operators make triggers, so there are as many consumers as they want, up to
+/// [`MAX_TRIGGERS`](crate::task::trigger::MAX_TRIGGERS).
+pub fn trigger_consumer(trigger: &crate::task::TriggerName) -> String {
+    format!("trigger-{trigger}")
+}
+
 /// The stream under a bucket.
 pub fn bucket_stream(bucket: &str) -> String {
     format!("KV_{bucket}")
@@ -106,6 +126,10 @@ pub struct Sizing {
     pub events_bytes: i64,
     /// How long an event waits for the event writer at most.
     pub events_age: Duration,
+    /// Largest TOPICS; beyond it publishing is refused with `BACKPRESSURE`.
+    pub topics_bytes: i64,
+    /// How long a message of a topic waits for its triggers at most.
+    pub topics_age: Duration,
 }
 
 impl Default for Sizing {
@@ -120,6 +144,8 @@ impl Default for Sizing {
             archive_age: 30 * 24 * 60 * MINUTE,
             events_bytes: 256 * MIB,
             events_age: 15 * MINUTE,
+            topics_bytes: 512 * MIB,
+            topics_age: 7 * 24 * 60 * MINUTE,
         }
     }
 }
@@ -223,9 +249,9 @@ pub struct ConsumerDef {
 /// Everything NATS must hold for a fabric.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Topology {
-    /// The six streams.
+    /// The seven streams.
     pub streams: Vec<StreamDef>,
-    /// The streams under the two buckets.
+    /// The streams under the three buckets.
     pub buckets: Vec<StreamDef>,
     /// The durable consumers.
     pub consumers: Vec<ConsumerDef>,
@@ -317,6 +343,18 @@ fn streams(sizing: &Sizing) -> Vec<StreamDef> {
                 sizing.events_bytes,
             )
         },
+        StreamDef {
+            // A publisher hears that it is full; nothing gives way silently to what is newer.
+            max_age: sizing.topics_age,
+            deny_delete: true,
+            truth: false,
+            ..stream(
+                TOPICS,
+                "Messages about topics on their way to triggers",
+                &[subjects::TOPIC_ALL],
+                sizing.topics_bytes,
+            )
+        },
     ]
 }
 
@@ -342,6 +380,7 @@ fn buckets(sizing: &Sizing) -> Vec<StreamDef> {
     };
     vec![
         bucket(LIMITS_BUCKET, "Plans and tenants, with their history", 16),
+        StreamDef { max_bytes: 16 * MIB, ..bucket(TRIGGERS_BUCKET, "Triggers, and how they are doing", 1) },
         StreamDef {
             max_bytes: 4 * MIB,
             allow_msg_ttl: true,
@@ -424,6 +463,6 @@ mod tests {
     #[test]
     fn the_number_of_assets_depends_on_nothing() {
         let topology = Topology::new(&Sizing { replicas: 3, ..Sizing::default() });
-        assert_eq!((topology.all_streams().count(), topology.consumers.len()), (8, 3));
+        assert_eq!((topology.all_streams().count(), topology.consumers.len()), (10, 3));
     }
 }

@@ -41,6 +41,7 @@ fn forms() -> Vec<String> {
         subjects::reports(&agent, &instance),
         subjects::journal(shard),
         subjects::event(&tenant, &task),
+        subjects::topic(&tenant, &"x".parse().unwrap()),
         subjects::beat(&agent, &instance),
         subjects::accept(&agent, &instance),
         subjects::offer(&agent, &instance),
@@ -142,6 +143,8 @@ fn every_header_in_the_documents_is_one_of_the_code() {
         headers::EXPECTED_LAST_SUBJECT_SEQUENCE,
         headers::COORDINATOR,
         headers::WITHIN_MS,
+        headers::MESSAGE_ID,
+        headers::HOPS,
         // Named because it is not used.
         "Nats-Msg-Id",
     ];
@@ -162,7 +165,7 @@ fn is_metric(name: &str) -> bool {
 
 #[test]
 fn every_metric_is_in_the_list_of_metrics() {
-    let buckets = [topology::LIMITS_BUCKET, topology::OWNER_BUCKET];
+    let buckets = [topology::LIMITS_BUCKET, topology::OWNER_BUCKET, topology::TRIGGERS_BUCKET];
     let more = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     let mut strange = Vec::new();
     for file in pages().into_iter().chain(files("src", ".rs")) {

@@ -138,6 +138,7 @@ impl Story {
             messages: false,
             calls: None,
             ahead: 0,
+            about: None,
         };
         self.engine.push(Input::Beat { agent, instance, body }, None);
         self.turn();
@@ -222,7 +223,7 @@ impl Story {
             Effect::Ack(stream) => {
                 let _ = writeln!(self.told, "ack      {stream}");
             }
-            Effect::Beat(..) | Effect::Load { .. } => {}
+            Effect::Beat(..) | Effect::Load { .. } | Effect::Fired(..) => {}
             Effect::Tell(Tell::Offer { agent, instance, offer }) => {
                 let epoch = self.engine.state().epoch;
                 let subject = subjects::offer(&agent, &instance);

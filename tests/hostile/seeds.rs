@@ -70,6 +70,7 @@ impl Owner {
             cost: None,
             first_try: Some(WALL),
             confirm: false,
+            hops: 0,
         });
         self.push(Input::Submit { key: key(task), agent: name(agent), body, stored_at: WALL });
     }
@@ -84,6 +85,7 @@ impl Owner {
             messages: false,
             calls: None,
             ahead: 0,
+            about: None,
         };
         let instance: InstanceId = name(&format!("{agent}-1"));
         self.push(Input::Beat { agent: name(agent), instance: instance.clone(), body });

@@ -43,6 +43,7 @@ impl Fabric {
             link: Link::connect(&nats, "coordinator").await.unwrap(),
             journal: connect("journal").await.jetstream().clone(),
             streams: connect("streams").await.jetstream().clone(),
+            triggers: connect("triggers").await.jetstream().clone(),
             service: connect("service").await.client().clone(),
             store: store::connect(&redis).await.unwrap().0,
             reads: store::connect(&redis).await.unwrap().0,
@@ -197,5 +198,33 @@ async fn a_task_of_forty_minutes_keeps_its_lease_of_two_by_heartbeats_alone() {
     assert!(clock.now() - started >= 40 * 60_000);
     stop.cancel();
     soon("the agent stops", running).await.unwrap().unwrap();
+    fabric.stop().await;
+}
+
+#[tokio::test]
+async fn the_newsroom_prints_every_document_in_one_edition() {
+    let fabric = Fabric::start().await;
+    let connection = bus::connect(&fabric.stack.nats_options(), "limits").await.unwrap();
+    let limits = bus::limits::LimitsBucket::open(connection.jetstream()).await.unwrap();
+    let pro = selvedge::task::TenantSettings::under("pro".parse().unwrap());
+    limits.set_tenant(&"default".parse().unwrap(), &pro, None).await.unwrap();
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let run = fabric.command(executable("newsroom")).arg(&docs).output();
+    let Output { status, stdout, .. } = soon("the last edition", run).await.unwrap();
+    let printed = String::from_utf8(stdout).unwrap();
+    assert!(status.success(), "{status}, printed {printed}");
+    let mut stories: Vec<&str> = printed.lines().filter_map(|line| line.strip_prefix("  ")).collect();
+    stories.sort_unstable();
+    let documents = std::fs::read_dir(&docs).unwrap().map(|entry| entry.unwrap().path());
+    let expected = documents.filter(|path| path.extension().is_some_and(|e| e == "md")).map(|path| {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let headline = text.lines().find_map(|line| line.strip_prefix("# ")).unwrap();
+        format!("{}: {headline} ({} words)", path.display(), text.split_whitespace().count())
+    });
+    let mut expected: Vec<String> = expected.collect();
+    expected.sort_unstable();
+    assert_eq!(stories, expected);
+    let editions = printed.lines().filter(|line| line.starts_with("edition ")).count();
+    assert!(editions >= stories.len().div_ceil(5) && editions <= stories.len(), "{printed}");
     fabric.stop().await;
 }

@@ -11,6 +11,7 @@ use selvedge::{
         TenantName, Times, Token, TryFailure, WaitFor, child_id,
     },
     wire::{
+        about::*,
         api::*,
         calls::{Call, CallOver, CallPart, CallRequest, HeldCall, PartOp},
         codec::{self, Format},
@@ -133,6 +134,16 @@ fn view() -> TaskView {
     }
 }
 
+fn about() -> About {
+    About {
+        description: Some("Reads documents".into()),
+        version: Some("1.4.0".into()),
+        input: Some(Payload::json(&serde_json::json!({"type": "object", "required": ["path"]})).unwrap()),
+        output: Some(Payload::json(&serde_json::json!({"type": "integer"})).unwrap()),
+        limits: [("tokens_per_minute".to_owned(), 90_000)].into(),
+    }
+}
+
 fn messages(golden: &mut Golden) {
     golden.check(
         "submit",
@@ -145,6 +156,21 @@ fn messages(golden: &mut Golden) {
             cost: Some(4_000),
             first_try: Some(AT),
             confirm: true,
+            hops: 0,
+        },
+    );
+    golden.check(
+        "submit-hops",
+        Submit {
+            v: 1,
+            input: input(),
+            priority: Priority::Normal,
+            max_tries: None,
+            times: None,
+            cost: None,
+            first_try: Some(AT),
+            confirm: false,
+            hops: 2,
         },
     );
     golden.check(
@@ -158,6 +184,7 @@ fn messages(golden: &mut Golden) {
             cost: None,
             first_try: None,
             confirm: false,
+            hops: 0,
         },
     );
     let times = Times {
@@ -179,6 +206,7 @@ fn messages(golden: &mut Golden) {
             cost: None,
             first_try: None,
             confirm: false,
+            hops: 0,
         },
     );
     golden.check("cmd-cancel", Cmd { v: 1, op: CmdOp::Cancel { reason: "no longer needed".into() } });
@@ -195,6 +223,7 @@ fn messages(golden: &mut Golden) {
             draining: false,
             messages: false,
             calls: None,
+            about: None,
             ahead: 2,
         },
     );
@@ -209,6 +238,21 @@ fn messages(golden: &mut Golden) {
             messages: true,
             calls: None,
             ahead: 0,
+            about: None,
+        },
+    );
+    golden.check(
+        "beat-about",
+        Beat {
+            v: 1,
+            slots: 8,
+            tokens: vec![],
+            lease_ms: 15_000,
+            draining: false,
+            messages: true,
+            calls: None,
+            ahead: 0,
+            about: Some(Box::new(about())),
         },
     );
     golden.check("beat-reply", BeatReply { v: 1, epoch: 42, stop: vec![TOKEN] });
@@ -233,6 +277,7 @@ fn messages(golden: &mut Golden) {
                     told: 2,
                     deadline_at: Some(AT + 7_200_000),
                     time_left_ms: Some(300_000),
+                    hops: 0,
                     input: input(),
                 },
                 Offer {
@@ -250,6 +295,7 @@ fn messages(golden: &mut Golden) {
                     told: 0,
                     deadline_at: None,
                     time_left_ms: None,
+                    hops: 0,
                     input: Payload::Bytes(vec![0, 255].into()),
                 },
             ],
@@ -267,6 +313,7 @@ fn messages(golden: &mut Golden) {
             messages: true,
             calls: Some(vec![held]),
             ahead: 0,
+            about: None,
         },
     );
     golden.check("call", CallRequest { v: 1, input: input(), max_ms: Some(20_000), asker: None });
@@ -295,6 +342,31 @@ fn messages(golden: &mut Golden) {
         CallOver { token: Token(7), code: Some(Code::CallTimeout), first_ms: None },
     ];
     golden.check("accept-over", Accept { v: 1, taken: vec![], busy: vec![], over });
+    golden.check(
+        "offer-hops",
+        Offers {
+            v: 1,
+            epoch: 42,
+            offers: vec![Offer {
+                tenant: tenant(),
+                task: task("t-3"),
+                attempt: 1,
+                token: TOKEN,
+                lease_ms: 15_000,
+                tries: 0,
+                parent: None,
+                root: task("t-3"),
+                depth: 0,
+                children: 0,
+                recorded: 0,
+                told: 0,
+                deadline_at: None,
+                time_left_ms: None,
+                hops: 2,
+                input: input(),
+            }],
+        },
+    );
     golden.check("accept", Accept { v: 1, taken: vec![TOKEN], busy: vec![Token(7)], over: vec![] });
     golden.check(
         "report-spawn",
@@ -317,6 +389,7 @@ fn messages(golden: &mut Golden) {
                         cost: None,
                         first_try: Some(1_800_000_000_000),
                         confirm: false,
+                        hops: 0,
                     },
                 })
                 .into(),
@@ -597,6 +670,29 @@ fn queries(golden: &mut Golden) {
     );
     golden.check("api-events", EventsRequest { task: task("t-1"), after: Some((2, 16)), limit: Some(100) });
     golden.check("api-events-reply", EventsPage { events: vec![], more: false });
+    golden.check("api-agents", AgentsRequest { agent: Some(agent()), schemas: true });
+    golden.check(
+        "api-agents-reply",
+        AgentsReply {
+            agents: vec![AgentView {
+                agent: agent(),
+                about: vec![about()],
+                instances: vec![InstanceView {
+                    instance: instance(),
+                    state: "serving".into(),
+                    version: Some("1.4.0".into()),
+                    schema_error: None,
+                    slots: 8,
+                    free: 7,
+                    running: 1,
+                    tasks: vec![task("t-1")],
+                    silent_ms: 1_200,
+                }],
+            }],
+            more: false,
+            at: AT,
+        },
+    );
     golden.check("api-why", WhyRequest { task: task("t-1") });
     golden.check(
         "api-why-reply",

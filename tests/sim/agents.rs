@@ -191,6 +191,7 @@ impl World {
             // One of them takes no calls.
             calls: (at != 4).then(|| instance.calls.values().cloned().collect()),
             ahead: 0,
+            about: None,
         };
         if instance.next_beat <= now {
             instance.next_beat = now + lease_ms / 3;

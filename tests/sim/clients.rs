@@ -257,6 +257,7 @@ impl World {
             cost: spec.cost,
             first_try: Some(EPOCH_MS + first_try),
             confirm,
+            hops: 0,
         };
         self.send_to_intake(Input::Submit {
             key: key.clone(),

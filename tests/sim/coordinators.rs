@@ -502,6 +502,7 @@ impl World {
                     self.core(Fault::CtlLost, Event::BeatReplyTo { instance, reply });
                 }
                 Effect::Load { rev } => self.load(who, rev),
+                Effect::Fired(..) => self.fail("no trigger was simulated"),
                 Effect::Beat(Handle::Stored(..), _) => self.fail("a heartbeat with a stored handle"),
                 Effect::Tell(Tell::Offer { agent, instance, offer }) => {
                     self.core(Fault::OfferLost, Event::OfferTo { agent, instance, epoch, offer });

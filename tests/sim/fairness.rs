@@ -151,6 +151,7 @@ impl World {
             draining,
             messages: false,
             calls: None,
+            about: None,
             ahead: 0,
         };
         self.engine.push(Input::Beat { agent: agent(), instance: id.clone(), body }, None);
@@ -167,6 +168,7 @@ impl World {
             cost: None,
             first_try: Some(self.now),
             confirm: false,
+            hops: 0,
         };
         let key = TaskKey { tenant, id: format!("k-{}", self.next).parse().unwrap() };
         self.engine.push(Input::Submit { key, agent: agent(), body: Ok(body), stored_at: self.now }, None);

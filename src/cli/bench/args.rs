@@ -75,6 +75,8 @@ pub enum Case {
     Pollers,
     /// From a call to the first part of its answer, beside a bare request; 100 answers at once
     Call,
+    /// Messages that a trigger makes tasks of, beside plain submits, and over a kill of the owner
+    Trigger,
     /// Events into Redis beside a bare loop, and from being emitted to a watcher
     Events,
     /// 1,000,000 tasks of 10 events through a retention of 10,000: memory of Redis at the end
@@ -85,7 +87,7 @@ pub enum Case {
 
 impl Case {
     /// The cases, in the order they are run.
-    pub const EACH: [Case; 19] = [
+    pub const EACH: [Case; 20] = [
         Case::Throughput,
         Case::Latency,
         Case::Memory,
@@ -102,6 +104,7 @@ impl Case {
         Case::Query,
         Case::Pollers,
         Case::Call,
+        Case::Trigger,
         Case::Events,
         Case::Retention,
         Case::Rebuild,
@@ -127,6 +130,7 @@ impl Case {
             Case::Query => "query",
             Case::Pollers => "pollers",
             Case::Call => "call",
+            Case::Trigger => "trigger",
             Case::Events => "events",
             Case::Retention => "retention",
             Case::Rebuild => "rebuild",

@@ -41,6 +41,7 @@ mod stats;
 mod tenants;
 mod throughput;
 mod trace;
+mod trigger;
 mod usage;
 mod weights;
 
@@ -109,6 +110,7 @@ impl Bench {
             Case::Query => query::run(self, report).await,
             Case::Pollers => pollers::run(self, report).await,
             Case::Call => call::run(self, report).await,
+            Case::Trigger => trigger::run(self, report).await,
             Case::Events => events::run(self, report).await,
             Case::Retention => retention::run(self, report).await,
             Case::Rebuild => rebuild::run(self, report).await,

@@ -5,6 +5,7 @@
 use super::{Exit, Failure};
 use crate::bus::api::ApiError;
 use crate::bus::limits::LimitsError;
+use crate::bus::triggers::TriggersError;
 use crate::bus::{self, BusError, ErrorKind};
 use crate::client;
 use crate::store::connect as redis;
@@ -22,6 +23,8 @@ pub fn recognise(error: &anyhow::Error) -> Option<Failure> {
         Some(api_failure(error))
     } else if let Some(error) = error.downcast_ref::<LimitsError>() {
         Some(limits_failure(error))
+    } else if let Some(error) = error.downcast_ref::<TriggersError>() {
+        Some(triggers_failure(error))
     } else if let Some(error) = error.downcast_ref::<NameError>() {
         Some(Failure::new(Exit::Usage, "BAD_NAME", error.to_string()))
     } else {
@@ -127,5 +130,21 @@ pub fn limits_failure(error: &LimitsError) -> Failure {
         LimitsError::Unreadable { .. } => Failure::new(Exit::Config, "LIMITS_UNREADABLE", what)
             .help("somebody wrote it by hand: correct it with `nats kv put selvedge_limits`, or set it anew"),
         LimitsError::Nonsense(_) => Failure::new(Exit::Usage, "BAD_LIMITS", what),
+    }
+}
+
+/// What a change of triggers that came to nothing is to a user.
+pub fn triggers_failure(error: &TriggersError) -> Failure {
+    let what = error.to_string();
+    match error {
+        TriggersError::Bucket(_) => Failure::new(Exit::Unavailable, "TRIGGERS_BUCKET", what).help(
+            "a coordinator with provision = auto makes the bucket; this user also needs the rights of an operator, \
+             see nats/permissions.md",
+        ),
+        TriggersError::Conflict { .. } => Failure::new(Exit::Temporary, "TRIGGERS_CONFLICT", what)
+            .help("nothing was changed; look at what it says now, then run the command again"),
+        TriggersError::Unreadable { .. } => Failure::new(Exit::Config, "TRIGGERS_UNREADABLE", what)
+            .help("somebody wrote it by hand: remove it with `nats kv del selvedge_triggers`, and set it anew"),
+        TriggersError::Nonsense(_) => Failure::new(Exit::Usage, "BAD_TRIGGER", what),
     }
 }

@@ -48,6 +48,7 @@ impl Queries {
             cost: request.cost,
             first_try: Some(wall()),
             confirm: true,
+            hops: 0,
         };
         let hash = submit.clone().into_spec(request.agent.clone()).body_hash();
         let mut hints = self.hints(tenant, &task).await?;

@@ -8,8 +8,9 @@ use crate::{
     bus::AskError,
     coordinator::calls::OwnerCall,
     flow::{input::unreadable, load::AgentLoad, operate::Change},
-    task::{AgentName, Code, Refusal, TaskKey},
+    task::{AgentName, Code, Refusal, TaskKey, TenantName},
     wire::{
+        about::{AgentsReply, AgentsRequest},
         api::{ChildrenPage, TaskView, TenantsReply, TenantsRequest, Why},
         codec,
         history::HistoryPage,
@@ -29,6 +30,8 @@ pub enum Ask {
     History(TaskKey, u32, u32),
     /// What holds a task back.
     Why(TaskKey),
+    /// Which agents are there, with this tenant's tasks.
+    Agents(TenantName, AgentsRequest),
     /// What tenants have and may have; asked by operators.
     Tenants(TenantsRequest),
     /// Whether a change of limits is journaled; also asked by whoever made it.
@@ -49,6 +52,8 @@ pub enum Told {
     History(Option<HistoryPage>),
     /// Why, or that there is no such task.
     Why(Option<Box<Why>>),
+    /// The agents.
+    Agents(AgentsReply),
     /// The tenants.
     Tenants(TenantsReply),
     /// Whether it is.
@@ -68,6 +73,24 @@ impl Queries {
         }
         match self.elsewhere(Ask::View(key.clone())).await? {
             Told::View(view) => Ok(view.map(|view| *view)),
+            Told::Refused(refusal) => Err(refusal),
+            _ => Err(nonsense()),
+        }
+    }
+
+    /// Which agents are there.
+    pub(super) async fn agents(
+        &self,
+        tenant: &TenantName,
+        request: AgentsRequest,
+    ) -> Result<AgentsReply, Refusal> {
+        let (of, asked) = (tenant.clone(), request.clone());
+        let call = |reply| OwnerCall::Agents { tenant: of, request: asked, reply };
+        if let Some(agents) = self.owner.ask(call).await? {
+            return Ok(agents);
+        }
+        match self.elsewhere(Ask::Agents(tenant.clone(), request)).await? {
+            Told::Agents(agents) => Ok(agents),
             Told::Refused(refusal) => Err(refusal),
             _ => Err(nonsense()),
         }
@@ -145,6 +168,13 @@ impl Queries {
                 Ok(None) => Told::Refused(changing()),
                 Err(refusal) => Told::Refused(refusal),
             },
+            Ok(Ask::Agents(tenant, request)) => {
+                match self.owner.ask(|reply| OwnerCall::Agents { tenant, request, reply }).await {
+                    Ok(Some(agents)) => Told::Agents(agents),
+                    Ok(None) => Told::Refused(changing()),
+                    Err(refusal) => Told::Refused(refusal),
+                }
+            }
             Ok(Ask::Tenants(request)) => {
                 match self.owner.ask(|reply| OwnerCall::Tenants { request, reply }).await {
                     Ok(Some(tenants)) => Told::Tenants(tenants),

@@ -51,6 +51,7 @@ fn beat(owner: &mut Owner, slots: u32, tokens: &[Token], calls: &[HeldCall]) {
         messages: false,
         calls: Some(calls.to_vec()),
         ahead: 0,
+        about: None,
     };
     owner.push(Input::Beat { agent: agent(), instance: instance(), body });
 }

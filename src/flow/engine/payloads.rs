@@ -442,6 +442,7 @@ mod tests {
                 times: None,
                 first_try: None,
                 confirm: false,
+                hops: 0,
             };
             let key = TaskKey { tenant: "t".parse().unwrap(), id: format!("task-{n}").parse().unwrap() };
             let agent = "reader".parse().unwrap();

@@ -46,7 +46,7 @@ pub(super) struct Queue<H> {
     urgent: VecDeque<Queued<H>>,
     /// Reports, mostly.
     running: VecDeque<Queued<H>>,
-    /// Submits and commands.
+    /// Submits, those of triggers too, and commands.
     asked: Lanes<H>,
     /// Calls.
     called: Lanes<H>,
@@ -71,7 +71,7 @@ impl<H> Queue<H> {
     pub fn push(&mut self, input: Input, handle: Option<H>) {
         let queued = Queued { input, handle };
         match &queued.input {
-            Input::Submit { key, .. } | Input::Cmd { key, .. } => {
+            Input::Submit { key, .. } | Input::Cmd { key, .. } | Input::Triggered { key, .. } => {
                 let tenant = key.tenant.clone();
                 self.asked.lane(tenant).push_back(queued);
                 self.asked.len += 1;
@@ -89,7 +89,7 @@ impl<H> Queue<H> {
     /// Before its like.
     pub fn push_front(&mut self, queued: Queued<H>) {
         match &queued.input {
-            Input::Submit { key, .. } | Input::Cmd { key, .. } => {
+            Input::Submit { key, .. } | Input::Cmd { key, .. } | Input::Triggered { key, .. } => {
                 let tenant = key.tenant.clone();
                 self.asked.lane(tenant).push_front(queued);
                 self.asked.len += 1;

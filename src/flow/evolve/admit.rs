@@ -31,10 +31,12 @@ impl State {
             Some(refusal) if refusal.code == Code::Cancelled => Phase::Cancelled,
             Some(_) => Phase::Rejected,
         };
-        let mut parent = None;
+        let (mut parent, mut hops) = (None, 0);
         if let Origin::Child { parent: id, .. } = &admission.origin {
             let slot = self.tasks.find(tenant, id);
-            parent = Some(slot.ok_or_else(|| Misfit::NoTask(self.named(tenant, id)))?);
+            let slot = slot.ok_or_else(|| Misfit::NoTask(self.named(tenant, id)))?;
+            hops = self.tasks[slot].more().hops;
+            parent = Some(slot);
         }
         let spec = &admission.spec;
         let mut task = self.new_task(tenant, &admission.task, &spec.agent, admission.body_hash, phase);
@@ -49,8 +51,11 @@ impl State {
             task.more_mut().refusal = admission.refusal.clone();
         }
         match &admission.origin {
-            Origin::Root { first_try, retry_of } => {
+            Origin::Root { first_try, retry_of, hops } => {
                 task.first_try = *first_try;
+                if *hops > 0 {
+                    task.more_mut().hops = *hops;
+                }
                 if let Some(dead) = retry_of {
                     task.more_mut().retry_of = Some(dead.clone());
                     self.retried(tenant, dead, &admission.task);
@@ -59,7 +64,9 @@ impl State {
             Origin::Child { parent, step, index, root, depth } => {
                 let (parent, step, root) = (parent.clone(), step.clone(), root.clone());
                 let child = ChildOf { parent, step, index: *index, root, depth: *depth };
-                task.more_mut().child = Some(Box::new(child));
+                let more = task.more_mut();
+                more.child = Some(Box::new(child));
+                more.hops = hops;
             }
         }
         if !phase.is_terminal() {

@@ -1,10 +1,17 @@
 //! One instance as heard, and those of an agent together.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
-use crate::task::{InstanceId, Millis, Token};
+use crate::{
+    flow::announced::Announced,
+    task::{InstanceId, Millis, Token},
+    wire::about::InstanceView,
+};
 
 /// The most tasks an instance is given beyond its slots.
 pub(super) const MOST_AHEAD: u32 = 1_024;
@@ -28,6 +35,8 @@ pub(super) struct Instance {
     pub(super) calls: u32,
     /// An offer to it was not answered; no more until it is heard again.
     pub(super) suspected: bool,
+    /// What it says about itself.
+    pub(super) about: Option<Arc<Announced>>,
     /// Leases we ended that it may still be working on; each occupies a slot.
     pub(super) dead: BTreeSet<Token>,
     /// Live leases it has.
@@ -61,6 +70,28 @@ impl Instance {
 
     pub(super) fn is_quiet(&self, hearing: Millis) -> bool {
         hearing.saturating_sub(self.heard) * 3 > self.lease_ms * 2
+    }
+
+    /// As it is shown, without its tasks.
+    pub(super) fn view(&self, hearing: Millis) -> InstanceView {
+        let state = match () {
+            () if self.is_quiet(hearing) => "quiet",
+            () if self.draining || self.slots == 0 => "draining",
+            () if self.suspected => "suspected",
+            () => "serving",
+        };
+        let about = self.about.as_ref();
+        InstanceView {
+            instance: self.id.clone(),
+            state: state.to_owned(),
+            version: about.and_then(|said| said.about.version.clone()),
+            schema_error: about.and_then(|said| said.error.clone()),
+            slots: self.slots,
+            free: self.free(),
+            running: self.leased,
+            tasks: Vec::new(),
+            silent_ms: hearing.saturating_sub(self.heard),
+        }
     }
 }
 

@@ -36,6 +36,7 @@ fn engine() -> Engine<()> {
         draining: false,
         messages: false,
         calls: None,
+        about: None,
         ahead: 0,
     };
     engine.push(Input::Beat { agent: agent.clone(), instance, body }, None);
@@ -59,6 +60,7 @@ fn engine() -> Engine<()> {
             cost: (n % 4 == 0).then_some(10),
             first_try: None,
             confirm: false,
+            hops: 0,
         };
         engine.push(Input::Submit { key, agent: agent.clone(), body: Ok(submit), stored_at: 1_000 }, None);
     }

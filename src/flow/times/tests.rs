@@ -79,6 +79,7 @@ impl Owner {
             draining: false,
             messages: false,
             calls: None,
+            about: None,
             ahead: 0,
         };
         let (agent, instance) = ("reader".parse().unwrap(), "r-1".parse().unwrap());
@@ -128,6 +129,7 @@ impl Owner {
             cost,
             first_try: Some(self.wall),
             confirm: false,
+            hops: 0,
         };
         let agent = "reader".parse().unwrap();
         self.push(Input::Submit { key: key(id), agent, body: Ok(body), stored_at: self.wall });

@@ -92,6 +92,7 @@ fn an_instance_that_leaves_takes_no_work() {
         draining: true,
         messages: false,
         calls: None,
+        about: None,
         ahead: 0,
     };
     let (agent, instance) = ("reader".parse().unwrap(), "r-1".parse().unwrap());

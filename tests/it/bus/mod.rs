@@ -49,6 +49,7 @@ fn small() -> Sizing {
         snapshots_bytes: 64 * MIB,
         archive_bytes: 16 * MIB,
         events_bytes: 16 * MIB,
+        topics_bytes: 16 * MIB,
         ..Sizing::default()
     }
 }

@@ -56,6 +56,7 @@ impl ByHand {
             messages: false,
             calls: None,
             ahead: 0,
+            about: None,
         };
         let body = Format::Json.encode(&beat);
         self.link.main.tell(subjects::beat(&self.agent, &self.instance), body).await.unwrap();

@@ -7,7 +7,7 @@
 mod audit;
 mod by_hand;
 mod copy;
-mod process;
+pub mod process;
 mod work;
 
 mod agents;

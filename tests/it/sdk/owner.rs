@@ -216,6 +216,7 @@ pub fn offer(task: &str, token: u128, input: &str) -> Offer {
         told: 0,
         deadline_at: None,
         time_left_ms: None,
+        hops: 0,
         input: Payload::json(input).unwrap(),
     }
 }
