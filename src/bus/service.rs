@@ -7,9 +7,9 @@
 //! means is the handler's business.
 //!
 //! ```text
-//! sv.api.<tenant>.<verb> --> permit? --> handler --> reply, encoded in kind
-//!                              \           \--> TIMED_OUT, the handler is dropped
-//!                               \--> BUSY, retry_after_ms
+//! sv.api.<tenant>.<verb> --> at hand? --> permit? --> handler --> reply, encoded in kind
+//!                              \            \           \--> TIMED_OUT, the handler is dropped
+//!                               \--> reply   \--> BUSY, retry_after_ms
 //! ```
 
 use std::{
@@ -55,6 +55,28 @@ pub struct Query {
 
 /// What the handler says: a body encoded in the query's format, or a refusal.
 pub type Answer = Result<Bytes, Refusal>;
+
+/// Gives the answers.
+pub trait Handler: Send + Sync + 'static {
+    /// An answer that needs no work: it is given where the request is read, and takes no place.
+    fn at_hand(&self, query: &Query) -> Option<Bytes> {
+        let _ = query;
+        None
+    }
+
+    /// The answer.
+    fn answer(&self, query: Query) -> impl Future<Output = Answer> + Send;
+}
+
+impl<H, F> Handler for H
+where
+    H: Fn(Query) -> F + Send + Sync + 'static,
+    F: Future<Output = Answer> + Send,
+{
+    fn answer(&self, query: Query) -> impl Future<Output = Answer> + Send {
+        self(query)
+    }
+}
 
 /// How the service presents itself.
 #[derive(Debug, Clone)]
@@ -105,16 +127,12 @@ struct Service<H> {
 
 /// Serves until `stop`, then takes nothing new and lets what runs finish. Returns early only if the
 /// subscriptions can't be made or the connection is closed for good.
-pub async fn serve<H, F>(
+pub async fn serve<H: Handler>(
     client: Client,
     config: ServiceConfig,
     handler: H,
     stop: CancellationToken,
-) -> Result<(), ServiceError>
-where
-    H: Fn(Query) -> F + Send + Sync + 'static,
-    F: Future<Output = Answer> + Send + 'static,
-{
+) -> Result<(), ServiceError> {
     let mut requests = Vec::new();
     for verb in verb::ALL {
         let subject = endpoint_subject(verb);
@@ -175,11 +193,7 @@ fn discovery_subjects(id: &str) -> Vec<String> {
     ["PING", "INFO", "STATS"].iter().flat_map(|verb| forms(verb)).collect()
 }
 
-impl<H, F> Service<H>
-where
-    H: Fn(Query) -> F + Send + Sync + 'static,
-    F: Future<Output = Answer> + Send + 'static,
-{
+impl<H: Handler> Service<H> {
     async fn take(self: &Arc<Self>, verb: &'static str, message: Message, running: &TaskTracker) {
         let safe = message.reply.as_ref().is_some_and(|reply| subjects::may_answer(reply));
         if !safe {
@@ -197,6 +211,10 @@ where
                 return self.answer(verb, &message, format, Err(refusal), begun).await;
             }
         };
+        let query = Query { tenant, verb, format, body: message.payload.clone() };
+        if let Some(body) = self.handler.at_hand(&query) {
+            return self.answer(verb, &message, format, Ok(body), begun).await;
+        }
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
             let limit = self.config.concurrency as u64;
             let text = format!("{limit} queries are being answered already; try again");
@@ -207,8 +225,7 @@ where
         let service = Arc::clone(self);
         let within = self.within(verb, &message);
         running.spawn(async move {
-            let query = Query { tenant, verb, format, body: message.payload.clone() };
-            let answer = match tokio::time::timeout(within, (service.handler)(query)).await {
+            let answer = match tokio::time::timeout(within, service.handler.answer(query)).await {
                 Ok(answer) => answer,
                 Err(_) => {
                     let text = format!(

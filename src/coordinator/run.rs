@@ -10,7 +10,7 @@ use super::{
     calls::OwnerHandle,
     indexer::{IndexHealth, IndexState},
     owner::{self, Probe},
-    queries::{Queries, hot::Hot},
+    queries::{Counts, Queries, hot::Hot},
     shard::{self, ShardContext},
     shrink::ShrinkOptions,
 };
@@ -221,6 +221,7 @@ pub async fn run(
         shard: options.shard,
         hot: Hot::default(),
         loads: loads_seen,
+        counts: Counts::default(),
     };
     if let Some(bound) = admin {
         let admin = Admin {
@@ -240,11 +241,7 @@ pub async fn run(
 
     let serving = tasks.spawn({
         let (queries, client, down) = (queries.clone(), connections.service.clone(), down.clone());
-        let answer = move |query| {
-            let queries = queries.clone();
-            async move { queries.answer(query).await }
-        };
-        service::serve(client, ServiceConfig::default(), answer, down)
+        service::serve(client, ServiceConfig::default(), queries, down)
     });
 
     let context = ShardContext {

@@ -12,6 +12,8 @@
 
 mod walk;
 
+use std::sync::Arc;
+
 use redis::{Pipeline, RedisResult, Script};
 
 use super::{
@@ -79,7 +81,8 @@ impl From<redis::RedisError> for ReadError {
 pub struct IndexReader {
     connection: Connection,
     shard: Shard,
-    pick: Script,
+    /// Shared: it holds its own text.
+    pick: Arc<Script>,
 }
 
 /// What a list request means: where to read, and what to sift out.
@@ -114,7 +117,7 @@ struct Picked {
 impl IndexReader {
     /// Reads what this shard's indexer wrote.
     pub fn new(connection: Connection, shard: Shard) -> Self {
-        Self { connection, shard, pick: Script::new(include_str!("pick.lua")) }
+        Self { connection, shard, pick: Arc::new(Script::new(include_str!("pick.lua"))) }
     }
 
     /// One task, with its result if it is kept here. One round trip.
@@ -180,7 +183,7 @@ impl IndexReader {
         let scanned = members.len() as u32;
 
         let mut to_skip = plan.offset - skip;
-        let mut tasks = Vec::new();
+        let mut tasks = Vec::with_capacity(plan.limit.min(asked) as usize);
         let mut end = members.len().min(skip as usize);
         for (member, stored) in members[end..].iter().zip(&records) {
             if tasks.len() == plan.limit as usize {
@@ -190,15 +193,15 @@ impl IndexReader {
             let Some(stored) = stored else { continue };
             let task = keys::task_of(member)
                 .ok_or_else(|| StoreError::Corrupt("a set holds something that is no member".into()))?;
-            let (header, _) = record::split(stored)?;
-            if !header.fits(&task, &plan.filter(request)) {
+            let record = record::split(stored)?;
+            if !record.0.fits(&task, &plan.filter(request)) {
                 continue;
             }
             if to_skip > 0 {
                 to_skip -= 1;
                 continue;
             }
-            tasks.push(record::decode(tenant, &task, stored, false)?);
+            tasks.push(record::decode_split(tenant, &task, record, false)?);
         }
         let more = end < members.len() || follow > 0;
         let full = tasks.len() == plan.limit as usize;

@@ -228,8 +228,17 @@ pub fn decode(
     stored: &[u8],
     with_result: bool,
 ) -> Result<TaskView, StoreError> {
+    decode_split(tenant, task, split(stored)?, with_result)
+}
+
+/// The same of one that was split already.
+pub fn decode_split(
+    tenant: &TenantName,
+    task: &TaskId,
+    (header, body): (Header<'_>, &[u8]),
+    with_result: bool,
+) -> Result<TaskView, StoreError> {
     let corrupt = |what: String| StoreError::Corrupt(what);
-    let (header, body) = split(stored)?;
     let (result, rest) = match header.result {
         ResultAt::Inline(bytes) => {
             let (result, rest) =

@@ -284,10 +284,11 @@ pub fn parse_instance(subject: &str) -> Result<(AgentName, InstanceId), SubjectE
 }
 
 /// Parses `sv.api.<tenant>.<verb>`; the verb is not checked.
-pub fn parse_api(subject: &str) -> Result<(TenantName, String), SubjectError> {
-    let tokens: Vec<&str> = subject.split('.').collect();
-    match tokens.as_slice() {
-        ["sv", "api", tenant, verb] => Ok((TenantName::new(tenant)?, (*verb).to_owned())),
+pub fn parse_api(subject: &str) -> Result<(TenantName, &str), SubjectError> {
+    match subject.strip_prefix("sv.api.").and_then(|rest| rest.split_once('.')) {
+        Some((tenant, verb)) if !verb.is_empty() && !verb.contains('.') => {
+            Ok((TenantName::new(tenant)?, verb))
+        }
         _ => Err(SubjectError::Shape { expected: "sv.api.<tenant>.<verb>" }),
     }
 }
@@ -321,7 +322,7 @@ mod tests {
         assert_eq!(parse_event(&event(&tenant, &task)), Ok(key.clone()));
         assert_eq!(parse_done(&done(&tenant, &task)), Ok(key));
         assert_eq!(parse_instance(&beat(&agent, &instance)), Ok((agent, instance)));
-        assert_eq!(parse_api(&api(&tenant, "get")), Ok((tenant, "get".to_owned())));
+        assert_eq!(parse_api(&api(&tenant, "get")), Ok((tenant, "get")));
         for subject in [snapshot_chunk(Shard(2), 17, 3), snapshot_manifest(Shard(2), 17)] {
             assert_eq!(snapshot_rev(&subject), Some(17));
         }
