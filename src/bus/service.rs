@@ -2,13 +2,13 @@
 //!
 //! Discovery (`$SRV.PING|INFO|STATS`) and replies are done by hand: the client library's service
 //! counts every reply as a request and sends errors without a body. Requests run at once up to a
-//! bound, beyond it they are shed with `BUSY`; nothing queues here. Each has a deadline, the asker's own if
+//! bound, shared by tenants ([`places`]); beyond it they are shed with `BUSY`, and nothing queues here. Each has a deadline, the asker's own if
 //! that is earlier: then the work for it is dropped, and nobody waits for an asker who has gone. What a verb
 //! means is the handler's business.
 //!
 //! ```text
-//! sv.api.<tenant>.<verb> --> at hand? --> permit? --> handler --> reply, encoded in kind
-//!                              \            \           \--> TIMED_OUT, the handler is dropped
+//! sv.api.<tenant>.<verb> --> at hand? --> place? --> handler --> reply, encoded in kind
+//!                              \            \          \--> TIMED_OUT, the handler is dropped
 //!                               \--> reply   \--> BUSY, retry_after_ms
 //! ```
 
@@ -23,7 +23,6 @@ use async_nats::{Client, HeaderMap, Message};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream::select_all};
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -31,8 +30,10 @@ use crate::{
     wire::{Format, api::verb, headers, schema, subjects},
 };
 
+mod places;
 mod stats;
 
+use places::{Full, Places};
 use stats::Stats;
 
 /// The service's name and the queue group all coordinators share.
@@ -121,7 +122,7 @@ struct Service<H> {
     id: String,
     started: SystemTime,
     stats: Stats,
-    permits: Arc<Semaphore>,
+    places: Arc<Places>,
     handler: H,
 }
 
@@ -155,7 +156,7 @@ pub async fn serve<H: Handler>(
         id,
         started: SystemTime::now(),
         stats: Stats::default(),
-        permits: Arc::new(Semaphore::new(config.concurrency.max(1))),
+        places: Arc::new(Places::new(config.concurrency)),
         config,
         handler,
     });
@@ -215,12 +216,12 @@ impl<H: Handler> Service<H> {
         if let Some(body) = self.handler.at_hand(&query) {
             return self.answer(verb, &message, format, Ok(body), begun).await;
         }
-        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
-            let limit = self.config.concurrency as u64;
-            let text = format!("{limit} queries are being answered already; try again");
-            let refusal = Refusal { limit: Some(limit), ..Refusal::new(Code::Busy, text) };
-            let refusal = refusal.retry_after(RETRY_AFTER_MS);
-            return self.answer(verb, &message, format, Err(refusal), begun).await;
+        let place = match self.places.take(&query.tenant) {
+            Ok(place) => place,
+            Err(full) => {
+                let refusal = busy(&query.tenant, &full);
+                return self.answer(verb, &message, format, Err(refusal), begun).await;
+            }
         };
         let service = Arc::clone(self);
         let within = self.within(verb, &message);
@@ -236,7 +237,7 @@ impl<H: Handler> Service<H> {
                 }
             };
             service.answer(verb, &message, format, answer, begun).await;
-            drop(permit);
+            drop(place);
         });
     }
 
@@ -312,6 +313,20 @@ impl<H: Handler> Service<H> {
         }
         let _ = self.client.publish(reply, Bytes::from(answer.to_string())).await;
     }
+}
+
+fn busy(tenant: &TenantName, full: &Full) -> Refusal {
+    let (limit, text) = match full {
+        Full::All { most } => (*most, format!("{most} queries are being answered already; try again")),
+        Full::Share { holds, most } => {
+            let text = format!(
+                "{holds} queries of tenant {tenant} are being answered already, its share of {most} for all \
+                 tenants; try again"
+            );
+            (*holds, text)
+        }
+    };
+    Refusal { limit: Some(limit as u64), ..Refusal::new(Code::Busy, text) }.retry_after(RETRY_AFTER_MS)
 }
 
 fn endpoint(verb: &str) -> Value {

@@ -102,13 +102,10 @@ pub async fn run(bench: &Bench, report: &mut Report) -> Result<()> {
         Ok(())
     })
     .await?;
-    let mut burn = Burn { idle, least: BURN * whole, calls };
+    let burn = Burn { idle, least: BURN * whole, calls };
     let biggest = &tenants[sides - 1];
-    let ours = burn
-        .each(&mut rig, COORDINATOR, async |n| page(&nats, biggest, 1_000_000 + n).await.map(drop))
-        .await?;
-    let others =
-        burn.each(&mut rig, CLIENT, async |_| request(&nats, STORY, Bytes::new()).await.map(drop)).await?;
+    let ours = burn.each(&mut rig, COORDINATOR, |n| page(&nats, biggest, 1_000_000 + n)).await?;
+    let others = burn.each(&mut rig, CLIENT, |_| request(&nats, STORY, Bytes::new())).await?;
     let theirs = others.service - ours.client + others.redis;
     let figure = Figure::once("CPU per page, service and Redis", "us", ours.service + ours.redis);
     report.add(CASE, figure.against(&[theirs]).target(Target::RatioAtMost(0.2)))?;
@@ -156,12 +153,10 @@ struct Burn {
 }
 
 impl Burn {
-    async fn each(
-        &mut self,
-        rig: &mut Rig,
-        service: &str,
-        mut ask: impl AsyncFnMut(u64) -> Result<()>,
-    ) -> Result<Each> {
+    async fn each<F>(&self, rig: &mut Rig, service: &str, ask: impl Fn(u64) -> F) -> Result<Each>
+    where
+        F: Future<Output = Result<Bytes>>,
+    {
         let (mut asked, before) = (0, rig.moment().await?);
         loop {
             for _ in 0..self.calls {
