@@ -144,7 +144,7 @@ class Fold:
             "attempt": 0, "tries": 0, "instance": None, "created": self.wall, "started": None,
             "ended": self.wall if state in TERMINAL else None, "refusal": refusal and refusal["code"],
             "failures": [], "retry_of": about.get("retry_of"), "last_event": 0, "body_hash": admission["body_hash"],
-            "result": None, "awaits": None, "news": False,
+            "labels": spec.get("labels") or {}, "result": None, "awaits": None, "news": False,
         }
         self.tasks[tenant, admission["task"]] = task
         if state in TERMINAL and task["parent"]:
@@ -291,7 +291,7 @@ def read(redis, tenant, id, record):
         "attempt": rest.get("a", 0), "tries": rest.get("t", 0), "instance": rest.get("i"), "created": int(created, 16),
         "started": rest.get("s"), "ended": int(ended) or None, "refusal": refusal and refusal["code"],
         "failures": rest.get("f", []), "retry_of": rest.get("o"), "last_event": rest.get("e", 0),
-        "body_hash": rest.get("h"), "result": result,
+        "body_hash": rest.get("h"), "labels": rest.get("b", {}), "result": result,
     }
 
 

@@ -15,7 +15,9 @@ use super::{
     history::History,
     times::Timing,
 };
-use crate::task::{BodyHash, Code, Millis, Phase, Priority, Refusal, TaskId, Times, TryFailure, grown};
+use crate::task::{
+    BodyHash, Code, Labels, Millis, Phase, Priority, Refusal, TaskId, Times, TryFailure, grown,
+};
 
 #[derive(Serialize)]
 pub(super) struct TaskRef<'a, T, A> {
@@ -68,6 +70,7 @@ struct MoreRef<'a> {
     cost: u32,
     paused: bool,
     history: Option<&'a History>,
+    labels: Option<&'a Labels>,
 }
 
 /// A timing with all its fields, present or not.
@@ -187,6 +190,7 @@ pub(super) fn task_ref<T, A>(task: &Task, tenant: T, agent: A) -> TaskRef<'_, T,
             cost: more.cost,
             paused: more.paused,
             history: more.history.as_deref(),
+            labels: more.labels.as_deref(),
         }),
         admitted: task.admitted,
     }
@@ -253,6 +257,8 @@ struct KeptMore {
     paused: bool,
     #[serde(default)]
     history: Option<Box<History>>,
+    #[serde(default)]
+    labels: Option<Box<Labels>>,
 }
 
 impl KeptTask {
@@ -309,6 +315,7 @@ impl KeptTask {
                     resumed: false,
                     news: false,
                     cost: more.cost,
+                    labels: more.labels,
                     paused: more.paused,
                     tree: Tree::default(),
                 })

@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     task::{
-        AgentName, BodyHash, Code, Millis, Payload, Phase, Refusal, Spec, TaskId, TaskKey, capped_message,
-        clamp_first_try, retry_id,
+        AgentName, BodyHash, Code, Labels, Millis, Payload, Phase, Refusal, Spec, TaskId, TaskKey,
+        capped_message, clamp_first_try, retry_id,
     },
     wire::{
         codec::DecodeError,
@@ -41,7 +41,7 @@ fn submit(
     stored_at: Millis,
 ) -> Decision {
     let readable = match body {
-        Ok(submit) => check_version(submit.v).map(|()| submit),
+        Ok(submit) => check(submit).map(|()| submit),
         Err(error) => Err(unreadable(error)),
     };
     let known = state.task(key);
@@ -51,6 +51,7 @@ fn submit(
         Err(refusal) if known.is_some_and(|t| !t.tombstone) => return refuse_only(key, refusal, None),
         Err(refusal) => {
             let spec = Spec {
+                labels: None,
                 agent: agent.clone(),
                 input: Payload::default(),
                 priority: Default::default(),
@@ -95,6 +96,11 @@ fn submit(
             decision
         }
     }
+}
+
+fn check(submit: &Submit) -> Result<(), Refusal> {
+    check_version(submit.v)?;
+    submit.labels.as_deref().map_or(Ok(()), Labels::check)
 }
 
 fn admitted(
@@ -248,6 +254,7 @@ fn retry(state: &State, key: &TaskKey, nonce: &TaskId) -> Decision {
         max_tries,
         times: times::again(dead),
         cost: Some(dead.more().cost).filter(|cost| *cost > 0),
+        labels: dead.more().labels.clone(),
     };
     let body_hash = asked.body_hash();
     let (spec, refusal, deadline) = times::root(state, &id, asked, state.wall_now());

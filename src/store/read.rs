@@ -197,11 +197,19 @@ impl IndexReader {
             if !record.0.fits(&task, &plan.filter(request)) {
                 continue;
             }
+            if to_skip > 0 && request.labels.is_empty() {
+                to_skip -= 1;
+                continue;
+            }
+            let view = record::decode_split(tenant, &task, record, false)?;
+            if !view.labels.hold(&request.labels) {
+                continue;
+            }
             if to_skip > 0 {
                 to_skip -= 1;
                 continue;
             }
-            tasks.push(record::decode_split(tenant, &task, record, false)?);
+            tasks.push(view);
         }
         let more = end < members.len() || follow > 0;
         let full = tasks.len() == plan.limit as usize;
@@ -282,6 +290,7 @@ impl ListPlan {
             let message = format!("limit {limit} is not between 1 and {MAX_LIMIT}");
             return Err(Refusal::over(Code::BadQuery, message, limit.into(), MAX_LIMIT.into()));
         }
+        request.labels.check().map_err(|refusal| Refusal { code: Code::BadQuery, ..refusal })?;
         if request.offset.is_some() && request.cursor.is_some() {
             return Err(Refusal::new(Code::BadQuery, "give offset or cursor, not both"));
         }
@@ -331,7 +340,7 @@ impl ListPlan {
             0 => true,
             1 => default || states.len() == 1 || every,
             _ => false,
-        };
+        } && request.labels.is_empty();
         let offset = request.offset.unwrap_or(0);
         Ok(Self { sets, union, tree, exact, states, limit, offset, range: (start, lowest), from_top })
     }
@@ -394,6 +403,8 @@ mod tests {
         assert!(exact(&ListRequest { agent: agent.clone(), ..Default::default() }));
         assert!(exact(&ListRequest { root: root.clone(), ..Default::default() }));
         assert!(exact(&ListRequest { parent: root.clone(), since: Some(1), ..Default::default() }));
+        let labels = crate::task::Labels::from_iter([("team", "search")]);
+        assert!(!exact(&ListRequest { labels, ..Default::default() }));
         assert!(!exact(&ListRequest { parent: root.clone(), root: root.clone(), ..Default::default() }));
         assert!(!exact(&ListRequest { root, agent: agent.clone(), ..Default::default() }));
         assert!(!exact(&ListRequest { states: vec![Phase::Failed], agent, ..Default::default() }));

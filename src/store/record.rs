@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use super::{StoreError, keys};
 use crate::{
     task::{
-        AgentName, BodyHash, InstanceId, Millis, Payload, Phase, Priority, Refusal, TaskId, TenantName,
-        TryFailure,
+        AgentName, BodyHash, InstanceId, Labels, Millis, Payload, Phase, Priority, Refusal, TaskId,
+        TenantName, TryFailure,
     },
     wire::{api::TaskView, codec},
 };
@@ -135,6 +135,8 @@ struct Rest {
     last_event: u32,
     #[serde(rename = "h", default, skip_serializing_if = "Option::is_none")]
     body_hash: Option<BodyHash>,
+    #[serde(rename = "b", default, skip_serializing_if = "Labels::is_empty")]
+    labels: Labels,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -181,6 +183,7 @@ pub fn encode(view: &TaskView, result: Option<&Payload>, now_wall: Millis, out: 
         retry_of: view.retry_of.clone(),
         last_event: view.last_event,
         body_hash: view.body_hash,
+        labels: view.labels.clone(),
     };
     codec::pack_into(&rest, out);
 }
@@ -272,6 +275,7 @@ pub fn decode_split(
         retry_of: rest.retry_of,
         last_event: rest.last_event,
         body_hash: rest.body_hash,
+        labels: rest.labels,
         result,
     })
 }
@@ -315,6 +319,7 @@ mod tests {
             retry_of: Some(TaskId::new("dead").unwrap()),
             last_event: 9,
             body_hash: Some(BodyHash([5; 16])),
+            labels: Labels::from_iter([("team", "search")]),
             result: None,
         }
     }
@@ -329,6 +334,7 @@ mod tests {
             retry_of: None,
             instance: None,
             body_hash: None,
+            labels: Labels::new(),
             not_before: None,
             deadline_at: None,
             started_at: None,

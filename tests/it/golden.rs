@@ -7,8 +7,8 @@ use std::{collections::BTreeSet, fmt::Debug, fs, path::PathBuf};
 
 use selvedge::{
     task::{
-        AgentName, BodyHash, Code, InstanceId, Outcome, Payload, Phase, Priority, Refusal, Spec, TaskId,
-        TenantName, Times, Token, TryFailure, WaitFor, child_id,
+        AgentName, BodyHash, Code, InstanceId, Labels, Outcome, Payload, Phase, Priority, Refusal, Spec,
+        TaskId, TenantName, Times, Token, TryFailure, WaitFor, child_id,
     },
     wire::{
         api::*,
@@ -74,6 +74,7 @@ fn input() -> Payload {
 
 fn spec() -> Spec {
     Spec {
+        labels: None,
         agent: agent(),
         input: input(),
         priority: Priority::Normal,
@@ -99,8 +100,13 @@ fn ctl(op: CtlOp) -> Ctl {
     Ctl { v: 1, epoch: 42, ops: vec![op] }
 }
 
+fn labels() -> Option<Labels> {
+    Some(Labels::from_iter([("run", "7"), ("team", "search")]))
+}
+
 fn view() -> TaskView {
     TaskView {
+        labels: labels().unwrap(),
         tenant: tenant(),
         task: task("t-1"),
         agent: agent(),
@@ -136,6 +142,7 @@ fn messages(golden: &mut Golden) {
     golden.check(
         "submit",
         Submit {
+            labels: labels().map(Box::new),
             v: 1,
             input: input(),
             priority: Priority::High,
@@ -149,6 +156,7 @@ fn messages(golden: &mut Golden) {
     golden.check(
         "submit-bytes",
         Submit {
+            labels: None,
             v: 1,
             input: Payload::Bytes(vec![0, 255, 16].into()),
             priority: Priority::Normal,
@@ -170,6 +178,7 @@ fn messages(golden: &mut Golden) {
     golden.check(
         "submit-timed",
         Submit {
+            labels: None,
             v: 1,
             input: input(),
             priority: Priority::Normal,
@@ -250,6 +259,7 @@ fn messages(golden: &mut Golden) {
                     agent: agent.parse().unwrap(),
                     task: task(id),
                     submit: Submit {
+                        labels: None,
                         v: 1,
                         input: input(),
                         priority: Priority::Normal,
@@ -458,6 +468,7 @@ fn queries(golden: &mut Golden) {
     golden.check(
         "api-submit",
         SubmitRequest {
+            labels: labels().map(Box::new),
             agent: agent(),
             task: None,
             key: Some("order-7".into()),

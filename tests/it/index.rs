@@ -33,6 +33,7 @@ pub fn id(text: impl AsRef<str>) -> TaskId {
 /// A root task of tenant `acme` for agent `reader`.
 pub fn task(name: &str, state: Phase, rev: u64, created_at: u64) -> TaskView {
     TaskView {
+        labels: Default::default(),
         tenant: tenant("acme"),
         task: id(name),
         agent: AgentName::new("reader").unwrap(),

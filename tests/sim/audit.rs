@@ -23,8 +23,9 @@ use selvedge::{
         state::Policy,
     },
     task::{
-        AgentName, AgentSettings, AllSettings, BodyHash, Code, InstanceId, Outcome, Payload, Phase, Plan,
-        PlanName, Priority, Quota, TaskId, TaskKey, TenantName, TenantSettings, Token, WaitFor, child_id,
+        AgentName, AgentSettings, AllSettings, BodyHash, Code, InstanceId, Labels, Outcome, Payload, Phase,
+        Plan, PlanName, Priority, Quota, TaskId, TaskKey, TenantName, TenantSettings, Token, WaitFor,
+        child_id,
     },
 };
 
@@ -126,6 +127,7 @@ pub struct Known {
     pub tries: u32,
     pub agent: AgentName,
     pub cost: u32,
+    pub labels: Labels,
     priority: Priority,
     /// Place in the order of admission.
     order: u64,
@@ -551,6 +553,7 @@ impl Audit {
             tries: 0,
             agent: a.spec.agent.clone(),
             cost: a.spec.cost.unwrap_or(0),
+            labels: a.spec.labels.as_deref().cloned().unwrap_or_default(),
             priority: a.spec.priority,
             order: self.tasks.len() as u64,
             since: self.now / 1_000,

@@ -3,6 +3,7 @@
 mod cluster;
 mod config;
 mod keys;
+mod labels;
 mod plane;
 mod reads;
 mod rebuild;
