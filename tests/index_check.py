@@ -250,11 +250,26 @@ async def journal(url):
         message, end = unpack(found.data)
         assert end == len(found.data), "bytes behind a message"
         fold.message(message)
+    results = await large_results(js)
     await nc.close()
-    return fold.tasks
+    return fold.tasks, results
 
 
-def index(redis):
+async def large_results(js):
+    """Those that are kept beside the index."""
+    state = (await js.stream_info("RESULTS")).state
+    results = {}
+    for seq in range(state.first_seq, state.last_seq + 1):
+        try:
+            found = await js.get_msg("RESULTS", seq)
+        except nats.js.errors.NotFoundError:
+            continue
+        tenant, task = found.subject.split(".")[2:]
+        results[tenant, task], _ = unpack(found.data)
+    return results
+
+
+def index(redis, results):
     """Every task in the index, and every set."""
     tasks, sets, cursor = {}, {}, b"0"
     while True:
@@ -266,18 +281,21 @@ def index(redis):
             elif kind == "t":
                 flat = redis("HGETALL", key)
                 for id, record in zip(flat[::2], flat[1::2]):
-                    tasks[tenant, id.decode()] = read(redis, tenant, id.decode(), record)
+                    tasks[tenant, id.decode()] = read(redis, results, tenant, id.decode(), record)
         if cursor == b"0":
             return tasks, sets
 
 
-def read(redis, tenant, id, record):
+def read(redis, results, tenant, id, record):
     """A record: its header, its result, the rest."""
     line, _, body = record.partition(b"\n")
     rev, state, agent, root, parent, created, ended, at = line.decode().split(" ")
     root = id if root == "-" else root
     result = None
-    if at == "x":
+    if at == "o":
+        # Compared where it is kept.
+        result = results.get((tenant, id))
+    elif at == "x":
         result, _ = unpack(redis("HGET", "sv:{%s}:i:x" % tenant, id))
     elif at != "-":
         result, _ = unpack(body[:int(at)])
@@ -319,8 +337,8 @@ def sets_of(tasks):
 
 
 def main():
-    folded = asyncio.run(journal(sys.argv[1]))
-    indexed, sets = index(Redis(sys.argv[2]))
+    folded, results = asyncio.run(journal(sys.argv[1]))
+    indexed, sets = index(Redis(sys.argv[2]), results)
     wrong = []
     for key in sorted(folded.keys() | indexed.keys()):
         mine, theirs = folded.get(key), indexed.get(key)

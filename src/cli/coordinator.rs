@@ -277,6 +277,7 @@ fn options(settings: &Settings, id: String) -> (Live, Options) {
             cache_bytes: own.payload_cache_bytes.0,
         },
         owner_ttl: own.owner_ttl,
+        index_result_bytes: usize::try_from(own.index_result_bytes.0).unwrap_or(usize::MAX),
         admin: Some(own.admin_listen),
         scan,
         events,
@@ -313,6 +314,7 @@ pub fn sizing(own: &config::Coordinator) -> Sizing {
         snapshots_bytes: bytes(own.snapshots_max_bytes),
         archive_bytes: bytes(own.archive_max_bytes),
         archive_age: own.archive_max_age,
+        results_bytes: bytes(own.results_max_bytes),
         events_bytes: bytes(own.events_max_bytes),
         events_age: own.events_max_age,
     }

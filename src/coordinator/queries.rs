@@ -28,6 +28,7 @@ use super::calls::OwnerHandle;
 use crate::{
     bus::{
         Link,
+        results::Results,
         service::{Answer, Handler, Query},
     },
     client::Client,
@@ -75,6 +76,8 @@ pub struct Queries {
     pub link: Link,
     /// Which shard.
     pub shard: Shard,
+    /// Results too large for the index.
+    pub results: Results,
     /// Pages that many ask for.
     pub hot: Hot,
     /// How much work there is, as the owner in this process sees it.

@@ -20,7 +20,7 @@ use super::{
     Connection, StoreError,
     cursor::ListId,
     is_noscript, keys,
-    record::{self, Filter},
+    record::{self, Filter, ResultAt},
 };
 use crate::{
     task::{Code, Millis, Phase, Refusal, TaskId, TenantName},
@@ -85,6 +85,14 @@ pub struct IndexReader {
     pick: Arc<Script>,
 }
 
+/// A task in the index.
+pub struct Found {
+    /// With its result, if that was asked for and stands in the index.
+    pub view: TaskView,
+    /// Its result is kept beside the index.
+    pub aside: bool,
+}
+
 /// What a list request means: where to read, and what to sift out.
 struct ListPlan {
     /// Sets that each hold all of the answer; or the two whose union does.
@@ -122,7 +130,12 @@ impl IndexReader {
 
     /// One task, with its result if it is kept here. One round trip.
     pub async fn get(&self, tenant: &TenantName, task: &TaskId) -> Result<Option<TaskView>, StoreError> {
-        let mut found = self.get_many(tenant, std::slice::from_ref(task), true).await?;
+        Ok(self.find(tenant, task).await?.map(|found| found.view))
+    }
+
+    /// The same, and whether its result is kept beside the index.
+    pub async fn find(&self, tenant: &TenantName, task: &TaskId) -> Result<Option<Found>, StoreError> {
+        let mut found = self.find_many(tenant, std::slice::from_ref(task), true).await?;
         Ok(found.pop().flatten())
     }
 
@@ -134,6 +147,16 @@ impl IndexReader {
         tasks: &[TaskId],
         results: bool,
     ) -> Result<Vec<Option<TaskView>>, StoreError> {
+        let found = self.find_many(tenant, tasks, results).await?;
+        Ok(found.into_iter().map(|found| found.map(|found| found.view)).collect())
+    }
+
+    async fn find_many(
+        &self,
+        tenant: &TenantName,
+        tasks: &[TaskId],
+        results: bool,
+    ) -> Result<Vec<Option<Found>>, StoreError> {
         if tasks.is_empty() {
             return Ok(Vec::new());
         }
@@ -157,11 +180,13 @@ impl IndexReader {
                 views.push(None);
                 continue;
             };
-            let mut view = record::decode(tenant, task, stored, results)?;
+            let record = record::split(stored)?;
+            let aside = record.0.result == ResultAt::Aside;
+            let mut view = record::decode_split(tenant, task, record, results)?;
             if let Some(Some(result)) = large.get(i) {
                 view.result = Some(record::decode_result(result)?);
             }
-            views.push(Some(view));
+            views.push(Some(Found { view, aside }));
         }
         Ok(views)
     }

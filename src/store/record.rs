@@ -5,7 +5,7 @@
 //! ```
 //!
 //! `root` is `-` for a task that is its own, `parent` is `-` for one without and `=` for one whose parent is the root. `result` is `-` (none is kept here), `x` (it is in the hash of
-//! large results) or the number of its bytes that follow. What the key or the header says is not said
+//! large results), `o` (it is in NATS) or the number of its bytes that follow. What the key or the header says is not said
 //! again: the rest is MessagePack with short names, defaults left out. The script reads the stored header
 //! to know what a task was a member of; the reader filters on it without decoding the rest.
 
@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Version of everything the index holds. An index of another layout is wiped and written anew.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 
 /// Results of at most so many bytes are kept in the record itself.
 pub const MAX_INLINE: usize = 512;
@@ -42,6 +42,8 @@ pub enum ResultAt {
     Inline(usize),
     /// In the hash of large results.
     Apart,
+    /// In NATS, the stream of results.
+    Aside,
 }
 
 /// What can be known of a stored task without decoding it.
@@ -149,8 +151,19 @@ pub fn ended_at(view: &TaskView, now_wall: Millis) -> Millis {
     if view.state.is_terminal() { view.ended_at.unwrap_or(now_wall).max(1) } else { 0 }
 }
 
+/// The result of a task that is to be stored.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum ResultOf<'a> {
+    /// There is none, or it was stored before.
+    None,
+    /// This one: in the record if it is small, in the hash of large results otherwise.
+    Given(&'a Payload),
+    /// It is in NATS.
+    Aside,
+}
+
 /// The stored form of a view. Of `result` it holds what is small; the view's own is not looked at.
-pub fn encode(view: &TaskView, result: Option<&Payload>, now_wall: Millis, out: &mut Vec<u8>) {
+pub fn encode(view: &TaskView, result: ResultOf<'_>, now_wall: Millis, out: &mut Vec<u8>) {
     use std::io::Write;
     out.clear();
     let root = if view.root == view.task { NONE } else { view.root.as_str() };
@@ -160,9 +173,10 @@ pub fn encode(view: &TaskView, result: Option<&Payload>, now_wall: Millis, out: 
     let parent = parent_of(view);
     let _ = write!(out, "{} {} {} {root} {parent} {stamp} {ended} ", view.rev, view.state, view.agent);
     match result {
-        None => out.extend_from_slice(b"-\n"),
-        Some(result) if result.len() > MAX_INLINE => out.extend_from_slice(b"x\n"),
-        Some(result) => {
+        ResultOf::None => out.extend_from_slice(b"-\n"),
+        ResultOf::Aside => out.extend_from_slice(b"o\n"),
+        ResultOf::Given(result) if result.len() > MAX_INLINE => out.extend_from_slice(b"x\n"),
+        ResultOf::Given(result) => {
             let bytes = encode_result(result);
             let _ = writeln!(out, "{}", bytes.len());
             out.extend_from_slice(&bytes);
@@ -215,6 +229,7 @@ pub fn split(stored: &[u8]) -> Result<(Header<'_>, &[u8]), StoreError> {
         result: match field()? {
             NONE => ResultAt::Nowhere,
             "x" => ResultAt::Apart,
+            "o" => ResultAt::Aside,
             bytes => ResultAt::Inline(bytes.parse().map_err(|_| corrupt())?),
         },
     };
@@ -248,7 +263,7 @@ pub fn decode_split(
                 body.split_at_checked(bytes).ok_or_else(|| corrupt("a record is cut".to_owned()))?;
             (if with_result { Some(decode_result(result)?) } else { None }, rest)
         }
-        ResultAt::Nowhere | ResultAt::Apart => (None, body),
+        ResultAt::Nowhere | ResultAt::Apart | ResultAt::Aside => (None, body),
     };
     let rest: Rest = codec::unpack(rest).map_err(|e| corrupt(e.to_string()))?;
     let name = |e: crate::task::NameError| corrupt(e.to_string());
@@ -344,7 +359,7 @@ mod tests {
         for view in [view("t", "t", Phase::Running), view("t", "r", Phase::Failed), deep, bare] {
             for size in [None, Some(0), Some(MAX_INLINE), Some(MAX_INLINE + 1)] {
                 let result = size.map(|n| Payload::Bytes(vec![b'\n'; n].into()));
-                encode(&view, result.as_ref(), 77, &mut out);
+                encode(&view, result.as_ref().map_or(ResultOf::None, ResultOf::Given), 77, &mut out);
                 let inline = result.filter(|r| r.len() <= MAX_INLINE);
                 let decode = |with| decode(&view.tenant, &view.task, &out, with).unwrap();
                 assert_eq!(decode(false), view);
@@ -368,7 +383,7 @@ mod tests {
     fn what_is_no_record_is_named_corrupt() {
         let mut out = Vec::new();
         let view = view("t", "t", Phase::Completed);
-        encode(&view, Some(&Payload::default()), 77, &mut out);
+        encode(&view, ResultOf::Given(&Payload::default()), 77, &mut out);
         for end in 0..out.len() {
             assert!(decode(&view.tenant, &view.task, &out[..end], true).is_err(), "cut at {end}");
         }

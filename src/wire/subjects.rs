@@ -6,6 +6,7 @@
 //! JOURNAL  sv.journal.<shard>
 //! SNAPSHOTS  sv.snapshot.<shard>.<rev>.<n>   sv.snapshot.<shard>.<rev>.manifest
 //! ARCHIVE  sv.archive.<shard>
+//! RESULTS  sv.result.<tenant>.<task>
 //! EVENTS   sv.event.<tenant>.<task>
 //! core     sv.beat.<agent>.<instance>    sv.accept.<agent>.<instance>
 //!          sv.offer.<agent>.<instance>   sv.ctl.<agent>.<instance>
@@ -35,6 +36,8 @@ pub const JOURNAL_ALL: &str = "sv.journal.*";
 pub const SNAPSHOT_ALL: &str = "sv.snapshot.*.*.*";
 /// Stream filter for the archive.
 pub const ARCHIVE_ALL: &str = "sv.archive.*";
+/// Stream filter for large results.
+pub const RESULT_ALL: &str = "sv.result.*.*";
 /// Stream filter for events.
 pub const EVENT_ALL: &str = "sv.event.*.*";
 /// What every heartbeat's subject starts with.
@@ -112,6 +115,11 @@ pub fn snapshot_rev(subject: &str) -> Option<u64> {
 /// Where a shard's ended tasks are kept.
 pub fn archive(shard: Shard) -> String {
     format!("sv.archive.{}", shard.0)
+}
+
+/// Where a task's result is kept that is too large for the index.
+pub fn result(tenant: &TenantName, task: &TaskId) -> String {
+    format!("sv.result.{tenant}.{task}")
 }
 
 /// Where a running task emits events.

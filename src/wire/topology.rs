@@ -21,6 +21,8 @@ pub const JOURNAL: &str = "JOURNAL";
 pub const SNAPSHOTS: &str = "SNAPSHOTS";
 /// Ended tasks with their results, for an index that has to be made anew.
 pub const ARCHIVE: &str = "ARCHIVE";
+/// Large results.
+pub const RESULTS: &str = "RESULTS";
 /// Progress on its way to watchers and the event writer.
 pub const EVENTS: &str = "EVENTS";
 /// Bucket of plans (`plan.<name>`), tenants (`tenant.<name>`) and schedules (`schedule.<name>`).
@@ -102,6 +104,8 @@ pub struct Sizing {
     pub archive_bytes: i64,
     /// How long an ended task stays in ARCHIVE at most.
     pub archive_age: Duration,
+    /// Largest RESULTS; the oldest make room.
+    pub results_bytes: i64,
     /// Largest EVENTS; the oldest make room.
     pub events_bytes: i64,
     /// How long an event waits for the event writer at most.
@@ -118,6 +122,7 @@ impl Default for Sizing {
             snapshots_bytes: 2048 * MIB,
             archive_bytes: 1024 * MIB,
             archive_age: 30 * 24 * 60 * MINUTE,
+            results_bytes: 1024 * MIB,
             events_bytes: 256 * MIB,
             events_age: 15 * MINUTE,
         }
@@ -164,7 +169,7 @@ pub struct StreamDef {
     /// Age limit in nanoseconds; 0: none.
     #[serde(with = "nanos")]
     pub max_age: Duration,
-    /// History per key, for buckets.
+    /// History per key, for buckets and results.
     #[serde(skip_serializing_if = "is_zero")]
     pub max_msgs_per_subject: i64,
     /// Nanoseconds.
@@ -178,7 +183,7 @@ pub struct StreamDef {
     /// Buckets need it for `purge`; elsewhere a header could delete what is stored.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub allow_rollup_hdrs: bool,
-    /// Leases need it; elsewhere a header could let accepted work expire.
+    /// Leases and results need it; elsewhere a header could let accepted work expire.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub allow_msg_ttl: bool,
     /// How long the marker of an expired key stays, in nanoseconds.
@@ -223,7 +228,7 @@ pub struct ConsumerDef {
 /// Everything NATS must hold for a fabric.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Topology {
-    /// The six streams.
+    /// The seven streams.
     pub streams: Vec<StreamDef>,
     /// The streams under the two buckets.
     pub buckets: Vec<StreamDef>,
@@ -304,6 +309,19 @@ fn streams(sizing: &Sizing) -> Vec<StreamDef> {
                 "Ended tasks with their results, for an index that has to be made anew",
                 &[subjects::ARCHIVE_ALL],
                 sizing.archive_bytes,
+            )
+        },
+        StreamDef {
+            discard: Discard::Old,
+            max_msgs_per_subject: 1,
+            // Each lives as long as its task is kept.
+            allow_msg_ttl: true,
+            truth: false,
+            ..stream(
+                RESULTS,
+                "Results too large for the index, as long as their tasks are kept",
+                &[subjects::RESULT_ALL],
+                sizing.results_bytes,
             )
         },
         StreamDef {

@@ -204,6 +204,7 @@ fn every_code_stream_and_variable_in_the_documents_is_in_the_code() {
         topology::JOURNAL,
         topology::SNAPSHOTS,
         topology::ARCHIVE,
+        topology::RESULTS,
         topology::EVENTS,
     ];
     let mut code = String::new();

@@ -7,5 +7,6 @@ mod labels;
 mod plane;
 mod reads;
 mod rebuild;
+mod results;
 mod scale;
 mod watchers;

@@ -59,6 +59,8 @@ async fn part(ctx: Ctx, n: u64) -> Result<String, AgentError> {
     match n % 5 {
         0 => Err(AgentError::fatal("five")),
         1 => Ok("x".repeat(2_000)),
+        // Too large for the index.
+        3 => Ok("y".repeat(20_000)),
         _ => Ok(n.to_string()),
     }
 }
