@@ -242,7 +242,7 @@ async def journal(url):
     js = nc.jetstream()
     state = (await js.stream_info("JOURNAL")).state
     fold = Fold()
-    for seq in range(state.first_seq, state.last_seq + 1):
+    for seq in range(max(1, state.first_seq), state.last_seq + 1):
         try:
             found = await js.get_msg("JOURNAL", seq)
         except nats.js.errors.NotFoundError:
@@ -259,7 +259,7 @@ async def large_results(js):
     """Those that are kept beside the index."""
     state = (await js.stream_info("RESULTS")).state
     results = {}
-    for seq in range(state.first_seq, state.last_seq + 1):
+    for seq in range(max(1, state.first_seq), state.last_seq + 1):
         try:
             found = await js.get_msg("RESULTS", seq)
         except nats.js.errors.NotFoundError:

@@ -64,6 +64,10 @@ pub struct LimitArgs {
     #[arg(long, value_name = "N")]
     pub cells_burst: Option<u32>,
 
+    /// How soon what waits for a slot should have started: for alerts, nothing is decided by it
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub target: Option<Duration>,
+
     /// Ended tasks that are kept
     #[arg(long, value_name = "N")]
     pub retain_tasks: Option<u64>,
@@ -93,6 +97,7 @@ impl LimitArgs {
             agent_in_flight: self.agent_in_flight,
             cells: self.cells,
             cells_burst: self.cells_burst,
+            target_ms: self.target.map(millis),
         }
     }
 }
@@ -119,6 +124,11 @@ pub fn shown(plan: &Plan, own: Option<&Overrides>) -> String {
         ("weight", plan.weight.to_string(), o.weight.is_some()),
         ("max priority", plan.max_priority.as_str().to_owned(), o.max_priority.is_some()),
         ("max tries", plan.max_tries.to_string(), o.max_tries.is_some()),
+        (
+            "target",
+            plan.target_ms.map_or("-".to_owned(), |ms| human_duration(Duration::from_millis(ms))),
+            o.target_ms.is_some(),
+        ),
         ("retained tasks", plan.retain_tasks.to_string(), o.retain_tasks.is_some()),
         ("retained for", human_duration(Duration::from_millis(plan.retain_ms)), o.retain_ms.is_some()),
     ];
@@ -156,5 +166,6 @@ pub fn merged(old: Overrides, new: Overrides) -> Overrides {
         agent_in_flight: new.agent_in_flight.or(old.agent_in_flight),
         cells: new.cells.or(old.cells),
         cells_burst: new.cells_burst.or(old.cells_burst),
+        target_ms: new.target_ms.or(old.target_ms),
     }
 }

@@ -41,6 +41,9 @@ pub struct Plan {
     /// Cells at once after a quiet time; absent: those of a minute. A task that costs more is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cells_burst: Option<u32>,
+    /// How soon what waits for a slot should have started, in milliseconds: for alerts, nothing is decided by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_ms: Option<Millis>,
     /// Nothing of its tenants is dispatched; submits are still taken.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
@@ -67,6 +70,7 @@ impl Plan {
             agent_in_flight: None,
             cells: None,
             cells_burst: None,
+            target_ms: None,
             paused: false,
         }
     }
@@ -89,6 +93,7 @@ impl Plan {
             agent_in_flight: None,
             cells: None,
             cells_burst: None,
+            target_ms: None,
             paused: false,
         }
     }
@@ -116,6 +121,7 @@ impl Plan {
             agent_in_flight: o.agent_in_flight.or(self.agent_in_flight),
             cells: o.cells.or(self.cells),
             cells_burst: o.cells_burst.or(self.cells_burst),
+            target_ms: o.target_ms.or(self.target_ms),
             paused: self.paused,
         }
     }
@@ -142,6 +148,7 @@ impl Plan {
             (self.burst > 10_000_000, "burst is at most 10000000"),
             (self.depth > 64, "depth is at most 64"),
             (self.children > 1_000_000, "children is at most 1000000"),
+            (self.target_ms == Some(0), "target must be at least a millisecond; leave it out for none"),
             (self.cells.is_none() && self.cells_burst.is_some(), "cells_burst means nothing without cells"),
         ];
         broken(&rules)?;
@@ -348,6 +355,9 @@ pub struct Overrides {
     /// See [`Plan::cells_burst`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cells_burst: Option<u32>,
+    /// See [`Plan::target_ms`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_ms: Option<Millis>,
 }
 
 /// What an operator says about a tenant.
