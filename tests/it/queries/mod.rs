@@ -6,7 +6,7 @@ mod keys;
 mod labels;
 mod plane;
 mod reads;
-mod rebuild;
+pub mod rebuild;
 mod results;
 mod scale;
 mod watchers;

@@ -35,7 +35,7 @@ async fn check(stack: &Stack) -> Result<u64, String> {
 }
 
 /// Until the index has caught up, or what differs when patience is over.
-async fn equal(stack: &Stack, tasks: u64) {
+pub async fn equal(stack: &Stack, tasks: u64) {
     let mut last = String::new();
     for _ in 0..40 {
         match check(stack).await {
