@@ -41,6 +41,11 @@ impl Labels {
         self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
     }
 
+    /// Their bytes, encoded.
+    pub fn weight(&self) -> usize {
+        self.iter().map(|(key, value)| key.len() + value.len() + 4).sum()
+    }
+
     /// Whether all of `wanted` are among them.
     pub fn hold(&self, wanted: &Self) -> bool {
         wanted.0.iter().all(|(key, value)| self.0.get(key) == Some(value))

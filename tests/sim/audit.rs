@@ -261,9 +261,10 @@ impl Audit {
         });
         self.all_in_time(due.count())?;
         let firings = message.records.iter().filter(|record| matches!(record, Record::ScheduleFired { .. }));
-        // A message that is full leaves firings to the next one.
+        // A message that is full leaves firings to the next one; so does one in which something was carried and more is to be.
+        let carried = message.records.iter().any(|record| matches!(record, Record::Carried { .. }));
         let weight: usize = message.records.iter().map(Record::weight).sum();
-        if firings.count() < 100 && weight < 30 * 1_024 {
+        if firings.count() < 100 && weight < 30 * 1_024 && !carried {
             self.schedules.none_due(self.wall)?;
         }
         Ok(())
