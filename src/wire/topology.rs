@@ -442,6 +442,6 @@ mod tests {
     #[test]
     fn the_number_of_assets_depends_on_nothing() {
         let topology = Topology::new(&Sizing { replicas: 3, ..Sizing::default() });
-        assert_eq!((topology.all_streams().count(), topology.consumers.len()), (8, 3));
+        assert_eq!((topology.all_streams().count(), topology.consumers.len()), (9, 3));
     }
 }
