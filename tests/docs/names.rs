@@ -41,6 +41,7 @@ fn forms() -> Vec<String> {
         subjects::reports(&agent, &instance),
         subjects::journal(shard),
         subjects::event(&tenant, &task),
+        subjects::result(&tenant, &task),
         subjects::beat(&agent, &instance),
         subjects::accept(&agent, &instance),
         subjects::offer(&agent, &instance),
