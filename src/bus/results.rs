@@ -1,7 +1,7 @@
 //! Large results, for as long as the index shows their tasks: one message a task, in a stream of their own.
 //!
 //! A result is bounded far below what a message may hold, so nothing is cut in pieces. Written by the owner's indexer
-//! before the index names it, and again when the index is made anew: the last one of a subject stands. Each goes by itself
+//! before the index names it, and again when the index is made anew: the last one of a subject counts. Each goes by itself
 //! when its task's retention by age is over; beyond the stream's size the oldest make room.
 
 use std::time::Duration;
@@ -55,10 +55,20 @@ impl Results {
         }
     }
 
-    /// Stores a task's result in place of what was there, for that long.
-    pub async fn store(&self, key: &TaskKey, result: &Payload, lives: Duration) -> Result<(), KeptError> {
+    /// Stores a task's result for that long. `again`: it may be there already, and what is there goes.
+    pub async fn store(
+        &self,
+        key: &TaskKey,
+        result: &Payload,
+        lives: Duration,
+        again: bool,
+    ) -> Result<(), KeptError> {
         let subject = subjects::result(&key.tenant, &key.id);
-        self.kept.store_for(&subject, codec::pack(result), Some(lives.max(LEAST))).await.map(drop)
+        let seq = self.kept.store_for(&subject, codec::pack(result), Some(lives.max(LEAST))).await?;
+        if again {
+            self.kept.purge(&subject, Some(seq)).await?;
+        }
+        Ok(())
     }
 
     /// A task's result; `None` if it is not there any more.

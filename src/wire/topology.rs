@@ -102,7 +102,7 @@ pub struct Sizing {
     pub snapshots_bytes: i64,
     /// Largest ARCHIVE; the oldest make room.
     pub archive_bytes: i64,
-    /// How long an ended task stays in ARCHIVE at most.
+    /// How long an ended task stays in ARCHIVE, and its result in RESULTS, at most.
     pub archive_age: Duration,
     /// Largest RESULTS; the oldest make room.
     pub results_bytes: i64,
@@ -169,7 +169,7 @@ pub struct StreamDef {
     /// Age limit in nanoseconds; 0: none.
     #[serde(with = "nanos")]
     pub max_age: Duration,
-    /// History per key, for buckets and results.
+    /// History per key, for buckets.
     #[serde(skip_serializing_if = "is_zero")]
     pub max_msgs_per_subject: i64,
     /// Nanoseconds.
@@ -313,7 +313,8 @@ fn streams(sizing: &Sizing) -> Vec<StreamDef> {
         },
         StreamDef {
             discard: Discard::Old,
-            max_msgs_per_subject: 1,
+            // Noise has no time to live of its own, and must not take the place of what it lies on.
+            max_age: sizing.archive_age,
             // Each lives as long as its task is kept.
             allow_msg_ttl: true,
             truth: false,

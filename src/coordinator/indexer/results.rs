@@ -7,7 +7,7 @@ use futures_util::{StreamExt, stream};
 use crate::{
     bus::results::Results,
     store::index::IndexBatch,
-    task::{Millis, Payload, TaskKey},
+    task::{Millis, TaskKey},
 };
 
 /// Results on their way at once.
@@ -30,29 +30,29 @@ impl Aside {
     /// Stores the large results of a batch, and puts marks in their place. One that can't be stored stays, and goes into the
     /// index itself.
     pub(super) async fn put(&self, batch: &mut IndexBatch) {
-        let now = batch.now_wall;
+        // Of an index that is made anew.
+        let (now, again) = (batch.now_wall, batch.upto_seq == 0);
         let large = batch.writes.iter().enumerate().filter_map(|(at, write)| {
             let result = write.result.as_ref().filter(|result| result.len() > self.above)?;
             let key = TaskKey { tenant: write.view.tenant.clone(), id: write.view.task.clone() };
             let retain_ms = batch.retain.get(&key.tenant).map_or(0, |retention| retention.ms);
             let lives = left(write.view.ended_at, retain_ms, now);
-            Some(store(self.results.clone(), at, key, result.clone(), lives))
+            let results = self.results.clone();
+            let result = result.clone();
+            Some(async move {
+                match results.store(&key, &result, lives, again).await {
+                    Ok(()) => Some(at),
+                    Err(error) => {
+                        tracing::warn!(task = %key, bytes = result.len(), %error, "a large result stays in the index");
+                        None
+                    }
+                }
+            })
         });
         let large: Vec<_> = large.collect();
         let stored: Vec<Option<usize>> = stream::iter(large).buffer_unordered(AT_ONCE).collect().await;
         for at in stored.into_iter().flatten() {
             (batch.writes[at].result, batch.writes[at].aside) = (None, true);
-        }
-    }
-}
-
-/// Says which write's result it was, if it is stored.
-async fn store(results: Results, at: usize, key: TaskKey, result: Payload, lives: Duration) -> Option<usize> {
-    match results.store(&key, &result, lives).await {
-        Ok(()) => Some(at),
-        Err(error) => {
-            tracing::warn!(task = %key, bytes = result.len(), %error, "a large result stays in the index");
-            None
         }
     }
 }

@@ -68,6 +68,11 @@ async fn a_large_result_is_kept_beside_the_index_and_comes_back_with_it() {
     let state = stream.get_info().await.unwrap().state;
     assert_eq!((state.messages, state.first_sequence > kept.sequence), (1, true), "written anew, once");
 
+    // Anybody's acknowledgement may be sent there: it is noise, and takes no result's place.
+    js.publish(subject, "noise".into()).await.unwrap().await.unwrap();
+    let found = large.get().await.unwrap().result.unwrap();
+    assert_eq!(found.len(), 40_002);
+
     // Gone for want of room: said, and no task is shown as if it had none.
     stream.purge().await.unwrap();
     let error = large.get().await.unwrap_err().to_string();
