@@ -278,7 +278,7 @@ fn index(c: &mut Criterion) {
     group.throughput(Throughput::Elements(1));
     group.bench_function("encode a record", |b| {
         b.iter(|| {
-            record::encode(black_box(&view), Some(&result), WALL, &mut out);
+            record::encode(black_box(&view), record::ResultOf::Given(&result), WALL, &mut out);
             out.len()
         });
     });

@@ -110,10 +110,16 @@ fn times() -> impl Strategy<Value = Option<Box<Times>>> {
     ))
 }
 
+fn labels() -> impl Strategy<Value = Option<Box<Labels>>> {
+    of(proptest::collection::btree_map(any::<String>(), any::<String>(), 0..4)
+        .prop_map(|labels| Box::new(Labels::from_iter(labels))))
+}
+
 fn spec() -> impl Strategy<Value = Spec> {
     let limits = (of(any::<u32>()), of(any::<u32>()));
-    (agent(), payload(), priority(), limits, times()).prop_map(
-        |(agent, input, priority, (max_tries, cost), times)| Spec {
+    (agent(), payload(), priority(), limits, times(), labels()).prop_map(
+        |(agent, input, priority, (max_tries, cost), times, labels)| Spec {
+            labels,
             agent,
             input,
             priority,
@@ -126,8 +132,10 @@ fn spec() -> impl Strategy<Value = Spec> {
 
 fn submit() -> impl Strategy<Value = Submit> {
     let limits = (of(any::<u32>()), of(any::<u32>()));
-    (any::<u32>(), payload(), priority(), limits, times(), of(any::<u64>()), any::<bool>()).prop_map(
-        |(v, input, priority, (max_tries, cost), times, first_try, confirm)| Submit {
+    let rest = (labels(), of(any::<u64>()), any::<bool>());
+    (any::<u32>(), payload(), priority(), limits, times(), rest).prop_map(
+        |(v, input, priority, (max_tries, cost), times, (labels, first_try, confirm))| Submit {
+            labels,
             v,
             input,
             priority,
@@ -383,6 +391,7 @@ fn view() -> impl Strategy<Value = TaskView> {
         ) = when;
         let (refusal, failures, retry_of, body_hash, result) = what;
         TaskView {
+            labels: Labels::from_iter([("team", "search")]),
             tenant,
             task,
             agent,
@@ -504,13 +513,13 @@ proptest! {
             tasks: vec![view.clone(), view.clone()], next: more.then(|| text.clone()), complete: more, scanned: limit,
             as_of: more.then(|| u64::from(offset)),
         });
-        survives(&SubmitRequest {
+        survives(&SubmitRequest { labels: None,
             agent: agent.clone(), task: some_task.clone(), key: more.then(|| text.clone()), input, priority,
             max_tries: more.then_some(limit), times: None, cost: None,
         });
         survives(&TaskReply { task: task.clone(), state: states.first().copied(), refusal: refusal.clone() });
         survives(&GetRequest { task: task.clone(), min_rev });
-        survives(&ListRequest {
+        survives(&ListRequest { labels: Labels::from_iter([(text.clone(), text.clone())]),
             states: states.clone(), agent: more.then(|| agent.clone()), root: some_task.clone(),
             parent: some_task.clone(), since: more.then_some(7), until: min_rev,
             limit: more.then_some(limit), offset: Some(offset), cursor: more.then(|| text.clone()),

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Folds the journal and compares the outcome with the index in Redis, field by field and set by set.
 
-Shares no code with the Rust: it speaks MessagePack and RESP itself, and knows the records from the journal alone.
-Needs nats-py (examples/requirements.txt) and a journal that still has its beginning.
+Shares no code with the Rust: it speaks MessagePack and RESP itself, and knows the records from the journal alone. Where the
+journal has lost its beginning it starts from the newest snapshot, and knows what ended before from the archive.
+Needs nats-py (examples/requirements.txt).
 
     python3 tests/index_check.py NATS_URL REDIS_URL     one line of JSON; exits 1 if anything differs
 """
 
 import asyncio
+import hashlib
 import json
 import socket
 import struct
@@ -121,6 +123,39 @@ class Fold:
             if act:
                 act(**body)
 
+    def archived(self, view, result):
+        """A task that ended, as the archive has it."""
+        refusal = view.get("refusal")
+        self.tasks[view["tenant"], view["task"]] = {
+            "agent": view["agent"], "state": view["state"], "priority": view.get("priority", "normal"),
+            "parent": view.get("parent"), "root": view["root"], "depth": view.get("depth", 0),
+            "attempt": view.get("attempt", 0), "tries": view.get("tries", 0), "instance": None,
+            "created": view["created_at"], "started": view.get("started_at"), "ended": view["ended_at"],
+            "refusal": refusal and refusal["code"], "failures": view.get("failures", []),
+            "retry_of": view.get("retry_of"), "last_event": view.get("last_event", 0),
+            "body_hash": view.get("body_hash"), "labels": view.get("labels", {}), "result": result,
+            "awaits": None, "news": False,
+        }
+
+    def restored(self, tenant, agent, task):
+        """A task as a snapshot has it: fields without names, what most tasks lack in two lists that may be absent."""
+        (_, id, _, body_hash, _, priority, _, state, _, _, _, created, ended, _, _, news, tombstone, _, ran, more) = task[:20]
+        if tombstone:
+            return
+        attempt, tries, _, last_event, started, lease, _ = ran or [0, 0, 0, 0, None, None, None]
+        child, retry_of, _, _, awaits, _, failures, refusal, *rest = more or [None, None, [], 0, [], [], [], None]
+        labels = rest[5] if len(rest) > 5 else None
+        parent, _, _, root, depth = child or [None, None, None, id, 0]
+        before = self.tasks.get((tenant, id), {})
+        self.tasks[tenant, id] = {
+            "agent": agent, "state": state, "priority": priority, "parent": parent, "root": root, "depth": depth,
+            "attempt": attempt, "tries": tries, "instance": lease and lease[1], "created": created,
+            "started": started if attempt else None, "ended": ended or None, "refusal": refusal and refusal[0],
+            "failures": [dict(zip(("attempt", "at", "code", "message"), failure)) for failure in failures],
+            "retry_of": retry_of, "last_event": last_event, "body_hash": body_hash, "labels": labels or {},
+            "result": before.get("result"), "awaits": set(awaits) if state == "waiting" and awaits else None, "news": news,
+        }
+
     def at(self, key):
         return self.tasks[key["tenant"], key["id"]]
 
@@ -144,7 +179,7 @@ class Fold:
             "attempt": 0, "tries": 0, "instance": None, "created": self.wall, "started": None,
             "ended": self.wall if state in TERMINAL else None, "refusal": refusal and refusal["code"],
             "failures": [], "retry_of": about.get("retry_of"), "last_event": 0, "body_hash": admission["body_hash"],
-            "result": None, "awaits": None, "news": False,
+            "labels": spec.get("labels") or {}, "result": None, "awaits": None, "news": False,
         }
         self.tasks[tenant, admission["task"]] = task
         if state in TERMINAL and task["parent"]:
@@ -236,25 +271,70 @@ class Fold:
                 self.end(one, task, state)
 
 
-async def journal(url):
-    """Every message of the journal, in order."""
-    nc = await nats.connect(url)
-    js = nc.jetstream()
-    state = (await js.stream_info("JOURNAL")).state
-    fold = Fold()
-    for seq in range(state.first_seq, state.last_seq + 1):
+async def messages(js, stream, after=0):
+    """Every message of a stream behind a sequence, in order."""
+    state = (await js.stream_info(stream)).state
+    for seq in range(max(1, state.first_seq, after + 1), state.last_seq + 1):
         try:
-            found = await js.get_msg("JOURNAL", seq)
+            yield await js.get_msg(stream, seq)
         except nats.js.errors.NotFoundError:
             continue
+
+
+async def journal(url):
+    """Every task as the journal makes it, and the results that are kept beside the index."""
+    nc = await nats.connect(url)
+    js = nc.jetstream()
+    fold, after = Fold(), 0
+    if (await js.stream_info("JOURNAL")).state.first_seq > 1:
+        async for message in messages(js, "ARCHIVE"):
+            for ended in unpack(message.data)[0]["tasks"]:
+                fold.archived(ended["view"], ended.get("result"))
+        after = await snapshot(js, fold)
+    async for found in messages(js, "JOURNAL", after):
         message, end = unpack(found.data)
         assert end == len(found.data), "bytes behind a message"
         fold.message(message)
+    results = {}
+    async for found in messages(js, "RESULTS"):
+        tenant, task = found.subject.split(".")[2:]
+        results[tenant, task], _ = unpack(found.data)
     await nc.close()
-    return fold.tasks
+    return fold.tasks, results
 
 
-def index(redis):
+async def snapshot(js, fold):
+    """Begins with the newest snapshot; gives the sequence of the last message in it."""
+    newest, stored = None, {}
+    async for message in messages(js, "SNAPSHOTS"):
+        stored[message.seq] = message.data
+        if message.subject.endswith(".manifest"):
+            assert hashlib.sha256(message.data[32:]).digest() == message.data[:32], "a broken manifest"
+            manifest, _ = unpack(message.data, 32)
+            if newest is None or manifest["about"]["rev"] > newest["about"]["rev"]:
+                newest = manifest
+    assert newest, "the journal has no beginning, and there is no snapshot"
+    run = b"".join(stored[chunk["seq"]] for chunk in newest["chunks"])
+    tenants, agents, tasks, at = {}, {}, [], 0
+    while at < len(run):
+        (length,) = struct.unpack_from(">I", run, at)
+        part, at = run[at + 4:at + 4 + length], at + 4 + length
+        inside = 0
+        while inside < len(part):
+            entry, inside = unpack(part, inside)
+            kind, about = next(iter(entry.items()))
+            if kind == "t":
+                tasks.append(about)
+            elif kind in ("n", "a"):
+                # A map where something may be left out, an array otherwise.
+                number, name = (about["number"], about["name"]) if isinstance(about, dict) else about[:2]
+                (tenants if kind == "n" else agents)[number] = name
+    for task in tasks:
+        fold.restored(tenants[task[0]], agents[task[2]], task)
+    return newest["about"]["seq"]
+
+
+def index(redis, results):
     """Every task in the index, and every set."""
     tasks, sets, cursor = {}, {}, b"0"
     while True:
@@ -266,18 +346,21 @@ def index(redis):
             elif kind == "t":
                 flat = redis("HGETALL", key)
                 for id, record in zip(flat[::2], flat[1::2]):
-                    tasks[tenant, id.decode()] = read(redis, tenant, id.decode(), record)
+                    tasks[tenant, id.decode()] = read(redis, results, tenant, id.decode(), record)
         if cursor == b"0":
             return tasks, sets
 
 
-def read(redis, tenant, id, record):
+def read(redis, results, tenant, id, record):
     """A record: its header, its result, the rest."""
     line, _, body = record.partition(b"\n")
     rev, state, agent, root, parent, created, ended, at = line.decode().split(" ")
     root = id if root == "-" else root
     result = None
-    if at == "x":
+    if at == "o":
+        # Compared where it is kept.
+        result = results.get((tenant, id))
+    elif at == "x":
         result, _ = unpack(redis("HGET", "sv:{%s}:i:x" % tenant, id))
     elif at != "-":
         result, _ = unpack(body[:int(at)])
@@ -291,7 +374,7 @@ def read(redis, tenant, id, record):
         "attempt": rest.get("a", 0), "tries": rest.get("t", 0), "instance": rest.get("i"), "created": int(created, 16),
         "started": rest.get("s"), "ended": int(ended) or None, "refusal": refusal and refusal["code"],
         "failures": rest.get("f", []), "retry_of": rest.get("o"), "last_event": rest.get("e", 0),
-        "body_hash": rest.get("h"), "result": result,
+        "body_hash": rest.get("h"), "labels": rest.get("b", {}), "result": result,
     }
 
 
@@ -319,8 +402,8 @@ def sets_of(tasks):
 
 
 def main():
-    folded = asyncio.run(journal(sys.argv[1]))
-    indexed, sets = index(Redis(sys.argv[2]))
+    folded, results = asyncio.run(journal(sys.argv[1]))
+    indexed, sets = index(Redis(sys.argv[2]), results)
     wrong = []
     for key in sorted(folded.keys() | indexed.keys()):
         mine, theirs = folded.get(key), indexed.get(key)

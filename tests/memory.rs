@@ -83,6 +83,7 @@ fn a_queued_task_costs_less_than_300_bytes_besides_its_input() {
         let key = TaskKey { tenant: format!("tenant-{}", n % 50).parse().unwrap(), id: TaskId::fresh() };
         let input = Payload::json(&"x".repeat(254)).unwrap();
         let body = Submit {
+            labels: None,
             v: 1,
             input,
             priority: Default::default(),
@@ -153,6 +154,7 @@ fn many_end(policy: Policy) {
             let key = TaskKey { tenant: format!("t{}", submitted % 7).parse().unwrap(), id: TaskId::fresh() };
             let (input, first_try) = (Payload::json(&submitted).unwrap(), Some(1_000 + submitted));
             let body = Submit {
+                labels: None,
                 v: 1,
                 input,
                 priority: Default::default(),

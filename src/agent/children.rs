@@ -129,7 +129,15 @@ impl Ctx {
             let input =
                 Payload::json(&input).map_err(|e| AgentError::fatal(format!("the input is no JSON: {e}")))?;
             let (agent, priority) = (agent.clone(), Priority::Normal);
-            specs.push(Spec { agent, input, priority, max_tries: None, times: None, cost: None });
+            specs.push(Spec {
+                labels: None,
+                agent,
+                input,
+                priority,
+                max_tries: None,
+                times: None,
+                cost: None,
+            });
         }
         self.spawn_specs(step, specs).await
     }
@@ -280,6 +288,7 @@ mod tests {
 
     fn spec(bytes: usize) -> Spec {
         Spec {
+            labels: None,
             agent: AgentName::new("reader").unwrap(),
             input: Payload::Bytes(vec![0; bytes].into()),
             priority: Priority::Normal,

@@ -1,7 +1,8 @@
 //! A stream that only coordinators write: publishing until it is known to be stored, reading by sequence, purging.
 //!
 //! What lacks [`headers::COORDINATOR`] is noise, as in the journal, and reads as if it were not there. What the
-//! bytes mean is checked by whoever reads them. Used by [`super::snapshots`] and [`super::archive`].
+//! bytes mean is checked by whoever reads them. Used by [`super::snapshots`], [`super::archive`] and
+//! [`super::results`].
 
 use std::time::Duration;
 
@@ -70,12 +71,26 @@ impl Kept {
     /// Stores `bytes`, publishing them again while the outcome is unknown; so they may be there twice. Returns the
     /// sequence of the acknowledged copy.
     pub(super) async fn store(&self, subject: &str, bytes: Bytes) -> Result<u64, KeptError> {
+        self.store_for(subject, bytes, None).await
+    }
+
+    /// The same for a limited time, where the stream allows that.
+    pub(super) async fn store_for(
+        &self,
+        subject: &str,
+        bytes: Bytes,
+        lives: Option<Duration>,
+    ) -> Result<u64, KeptError> {
         let mut said = String::new();
         for attempt in 0..TRIES {
             if attempt > 0 {
                 tokio::time::sleep(AGAIN).await;
             }
             let message = PublishMessage::build().header(headers::COORDINATOR, "1").payload(bytes.clone());
+            let message = match lives {
+                Some(lives) => message.ttl(lives),
+                None => message,
+            };
             let sent = async { self.js.send_publish(subject.to_owned(), message).await?.await };
             match tokio::time::timeout(ACK_TIMEOUT, sent).await {
                 Ok(Ok(ack)) => return Ok(ack.sequence),

@@ -150,8 +150,8 @@ impl Lane {
     ) -> Result<Message, AskError> {
         let mut said = async_nats::HeaderMap::new();
         said.insert(headers::WITHIN_MS, within.as_millis().to_string());
-        let request = Request::new().payload(body).headers(said).timeout(Some(within));
-        // The bound inside covers the answer, the one outside a connection that takes nothing.
+        // The bound outside covers a connection that takes nothing, too.
+        let request = Request::new().payload(body).headers(said).timeout(None);
         let answer = tokio::time::timeout(within, self.0.nats.send_request(subject.into(), request));
         match answer.await {
             Err(_) => Err(AskError::TimedOut),

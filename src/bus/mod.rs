@@ -7,7 +7,8 @@
 //! provision   streams, consumers, buckets         consume   durable pull consumers that keep going
 //! journal     append by compare-and-set, read     publish   into streams, with an honest "unknown"
 //! snapshots   the state at points of the journal  archive   ended tasks, for an index made anew
-//! kept        what these two share: only coordinators write
+//! results     large results, one message a task
+//! kept        what these three share: only coordinators write
 //! ownership   who may write it                    ordered   numbered publishing, in order, resent
 //! limits      plans and tenants in KV             service   queries as a NATS service
 //! api         the JetStream API in its own words     survey    looking without touching
@@ -32,6 +33,7 @@ pub mod ordered;
 pub mod ownership;
 pub mod provision;
 pub mod publish;
+pub mod results;
 pub mod service;
 pub mod snapshots;
 pub mod survey;

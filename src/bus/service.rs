@@ -2,14 +2,14 @@
 //!
 //! Discovery (`$SRV.PING|INFO|STATS`) and replies are done by hand: the client library's service
 //! counts every reply as a request and sends errors without a body. Requests run at once up to a
-//! bound, beyond it they are shed with `BUSY`; nothing queues here. Each has a deadline, the asker's own if
+//! bound, shared by tenants ([`places`]); beyond it they are shed with `BUSY`, and nothing queues here. Each has a deadline, the asker's own if
 //! that is earlier: then the work for it is dropped, and nobody waits for an asker who has gone. What a verb
 //! means is the handler's business.
 //!
 //! ```text
-//! sv.api.<tenant>.<verb> --> permit? --> handler --> reply, encoded in kind
-//!                              \           \--> TIMED_OUT, the handler is dropped
-//!                               \--> BUSY, retry_after_ms
+//! sv.api.<tenant>.<verb> --> at hand? --> place? --> handler --> reply, encoded in kind
+//!                              \            \          \--> TIMED_OUT, the handler is dropped
+//!                               \--> reply   \--> BUSY, retry_after_ms
 //! ```
 
 use std::{
@@ -23,7 +23,6 @@ use async_nats::{Client, HeaderMap, Message};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream::select_all};
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -31,8 +30,10 @@ use crate::{
     wire::{Format, api::verb, headers, schema, subjects},
 };
 
+mod places;
 mod stats;
 
+use places::{Full, Places};
 use stats::Stats;
 
 /// The service's name and the queue group all coordinators share.
@@ -55,6 +56,28 @@ pub struct Query {
 
 /// What the handler says: a body encoded in the query's format, or a refusal.
 pub type Answer = Result<Bytes, Refusal>;
+
+/// Gives the answers.
+pub trait Handler: Send + Sync + 'static {
+    /// An answer that needs no work: it is given where the request is read, and takes no place.
+    fn at_hand(&self, query: &Query) -> Option<Bytes> {
+        let _ = query;
+        None
+    }
+
+    /// The answer.
+    fn answer(&self, query: Query) -> impl Future<Output = Answer> + Send;
+}
+
+impl<H, F> Handler for H
+where
+    H: Fn(Query) -> F + Send + Sync + 'static,
+    F: Future<Output = Answer> + Send,
+{
+    fn answer(&self, query: Query) -> impl Future<Output = Answer> + Send {
+        self(query)
+    }
+}
 
 /// How the service presents itself.
 #[derive(Debug, Clone)]
@@ -99,22 +122,18 @@ struct Service<H> {
     id: String,
     started: SystemTime,
     stats: Stats,
-    permits: Arc<Semaphore>,
+    places: Arc<Places>,
     handler: H,
 }
 
 /// Serves until `stop`, then takes nothing new and lets what runs finish. Returns early only if the
 /// subscriptions can't be made or the connection is closed for good.
-pub async fn serve<H, F>(
+pub async fn serve<H: Handler>(
     client: Client,
     config: ServiceConfig,
     handler: H,
     stop: CancellationToken,
-) -> Result<(), ServiceError>
-where
-    H: Fn(Query) -> F + Send + Sync + 'static,
-    F: Future<Output = Answer> + Send + 'static,
-{
+) -> Result<(), ServiceError> {
     let mut requests = Vec::new();
     for verb in verb::ALL {
         let subject = endpoint_subject(verb);
@@ -137,7 +156,7 @@ where
         id,
         started: SystemTime::now(),
         stats: Stats::default(),
-        permits: Arc::new(Semaphore::new(config.concurrency.max(1))),
+        places: Arc::new(Places::new(config.concurrency)),
         config,
         handler,
     });
@@ -175,11 +194,7 @@ fn discovery_subjects(id: &str) -> Vec<String> {
     ["PING", "INFO", "STATS"].iter().flat_map(|verb| forms(verb)).collect()
 }
 
-impl<H, F> Service<H>
-where
-    H: Fn(Query) -> F + Send + Sync + 'static,
-    F: Future<Output = Answer> + Send + 'static,
-{
+impl<H: Handler> Service<H> {
     async fn take(self: &Arc<Self>, verb: &'static str, message: Message, running: &TaskTracker) {
         let safe = message.reply.as_ref().is_some_and(|reply| subjects::may_answer(reply));
         if !safe {
@@ -197,18 +212,21 @@ where
                 return self.answer(verb, &message, format, Err(refusal), begun).await;
             }
         };
-        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
-            let limit = self.config.concurrency as u64;
-            let text = format!("{limit} queries are being answered already; try again");
-            let refusal = Refusal { limit: Some(limit), ..Refusal::new(Code::Busy, text) };
-            let refusal = refusal.retry_after(RETRY_AFTER_MS);
-            return self.answer(verb, &message, format, Err(refusal), begun).await;
+        let query = Query { tenant, verb, format, body: message.payload.clone() };
+        if let Some(body) = self.handler.at_hand(&query) {
+            return self.answer(verb, &message, format, Ok(body), begun).await;
+        }
+        let place = match self.places.take(&query.tenant) {
+            Ok(place) => place,
+            Err(full) => {
+                let refusal = busy(&query.tenant, &full);
+                return self.answer(verb, &message, format, Err(refusal), begun).await;
+            }
         };
         let service = Arc::clone(self);
         let within = self.within(verb, &message);
         running.spawn(async move {
-            let query = Query { tenant, verb, format, body: message.payload.clone() };
-            let answer = match tokio::time::timeout(within, (service.handler)(query)).await {
+            let answer = match tokio::time::timeout(within, service.handler.answer(query)).await {
                 Ok(answer) => answer,
                 Err(_) => {
                     let text = format!(
@@ -219,7 +237,7 @@ where
                 }
             };
             service.answer(verb, &message, format, answer, begun).await;
-            drop(permit);
+            drop(place);
         });
     }
 
@@ -295,6 +313,20 @@ where
         }
         let _ = self.client.publish(reply, Bytes::from(answer.to_string())).await;
     }
+}
+
+fn busy(tenant: &TenantName, full: &Full) -> Refusal {
+    let (limit, text) = match full {
+        Full::All { most } => (*most, format!("{most} queries are being answered already; try again")),
+        Full::Share { holds, most } => {
+            let text = format!(
+                "{holds} queries of tenant {tenant} are being answered already, its share of {most} for all \
+                 tenants; try again"
+            );
+            (*holds, text)
+        }
+    };
+    Refusal { limit: Some(limit as u64), ..Refusal::new(Code::Busy, text) }.retry_after(RETRY_AFTER_MS)
 }
 
 fn endpoint(verb: &str) -> Value {

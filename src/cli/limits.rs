@@ -72,6 +72,10 @@ pub struct LimitArgs {
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub call_max: Option<Duration>,
 
+    /// How soon what waits for a slot should have started: for alerts, nothing is decided by it
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub target: Option<Duration>,
+
     /// Ended tasks that are kept
     #[arg(long, value_name = "N")]
     pub retain_tasks: Option<u64>,
@@ -103,6 +107,7 @@ impl LimitArgs {
             cells_burst: self.cells_burst,
             call_reserve: self.call_reserve,
             call_max_ms: self.call_max.map(millis),
+            target_ms: self.target.map(millis),
         }
     }
 }
@@ -131,6 +136,11 @@ pub fn shown(plan: &Plan, own: Option<&Overrides>) -> String {
         ("weight", plan.weight.to_string(), o.weight.is_some()),
         ("max priority", plan.max_priority.as_str().to_owned(), o.max_priority.is_some()),
         ("max tries", plan.max_tries.to_string(), o.max_tries.is_some()),
+        (
+            "target",
+            plan.target_ms.map_or("-".to_owned(), |ms| human_duration(Duration::from_millis(ms))),
+            o.target_ms.is_some(),
+        ),
         ("retained tasks", plan.retain_tasks.to_string(), o.retain_tasks.is_some()),
         ("retained for", human_duration(Duration::from_millis(plan.retain_ms)), o.retain_ms.is_some()),
     ];
@@ -170,5 +180,6 @@ pub fn merged(old: Overrides, new: Overrides) -> Overrides {
         cells_burst: new.cells_burst.or(old.cells_burst),
         call_reserve: new.call_reserve.or(old.call_reserve),
         call_max_ms: new.call_max_ms.or(old.call_max_ms),
+        target_ms: new.target_ms.or(old.target_ms),
     }
 }

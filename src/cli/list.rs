@@ -10,7 +10,7 @@ use super::context::Ctx;
 use super::failure::Exit;
 use super::output::{safe, table};
 use super::show;
-use super::target::{TenantArg, duration};
+use super::target::{TenantArg, duration, label};
 use crate::client::List;
 use crate::task::{AgentName, Millis, Phase, TaskId};
 use crate::wire::api::TaskView;
@@ -22,6 +22,7 @@ Examples:
   selvedge list
   selvedge list --state running,retrying --agent reader
   selvedge list --state failed --since 1h
+  selvedge list --label team=search
   selvedge list --tree 0190f3c2a1b37d4e8f60718293a4b5c6 --limit 100
   selvedge list --all --json | jq -r '.tasks[].task'
 
@@ -56,6 +57,10 @@ pub struct ListArgs {
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub until: Option<Duration>,
 
+    /// Only tasks with this label; may be repeated, for several
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    pub label: Vec<(String, String)>,
+
     /// Tasks per page, 1 to 100
     #[arg(short = 'n', long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub limit: u32,
@@ -73,7 +78,7 @@ pub struct ListArgs {
     pub all: bool,
 
     /// Print counts per state instead of tasks
-    #[arg(long, conflicts_with_all = ["state", "agent", "tree", "parent", "since", "until", "offset", "cursor", "all"])]
+    #[arg(long, conflicts_with_all = ["state", "agent", "tree", "parent", "since", "until", "label", "offset", "cursor", "all"])]
     pub stats: bool,
 }
 
@@ -117,6 +122,9 @@ pub async fn run(args: ListArgs, ctx: Ctx) -> Result<ExitCode> {
     }
     if let Some(until) = args.until {
         query = query.until(ago(until));
+    }
+    for (key, value) in &args.label {
+        query = query.label(key, value);
     }
     if let Some(offset) = args.offset {
         query = query.offset(offset);

@@ -26,6 +26,7 @@ pub fn task(view: &TaskView) -> String {
         ("agent", view.agent.to_string()),
         ("tenant", view.tenant.to_string()),
         ("priority", view.priority.as_str().to_owned()),
+        ("labels", safe(&view.labels.to_string()).to_string()),
         ("parent", id(&view.parent)),
         ("root", if view.root == view.task { String::new() } else { view.root.to_string() }),
         ("retry of", id(&view.retry_of)),

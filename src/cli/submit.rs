@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use super::context::Ctx;
 use super::failure::{self, Exit, Failure};
 use super::show;
-use super::target::{TenantArg, TimesArgs, duration, priority};
+use super::target::{TenantArg, TimesArgs, duration, label, priority};
 use super::watch::{self, Line};
 use crate::client::NewTask;
 use crate::task::{AgentName, MAX_PAYLOAD_BYTES, Payload, Priority, TaskId, keyed_id};
@@ -73,6 +73,10 @@ pub struct SubmitArgs {
     /// Cells (tokens, say) that a try is expected to use; it waits until its tenant and its agent have them
     #[arg(long, value_name = "CELLS")]
     pub cost: Option<u32>,
+
+    /// Write a label on it, for `list --label`; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    pub label: Vec<(String, String)>,
 
     /// Wait until it is admitted or refused
     #[arg(long)]
@@ -145,6 +149,7 @@ fn new_task(args: &SubmitArgs, input: Payload) -> Result<NewTask> {
         Some(cells) => task.cost(cells),
         None => task,
     };
+    let task = args.label.iter().fold(task, |task, (key, value)| task.label(key, value));
     Ok(match args.max_tries {
         Some(tries) => task.max_tries(tries),
         None => task,

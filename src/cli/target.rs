@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::config::parse_duration;
-use crate::task::{Millis, Priority, TaskId, TenantName, Times, millis};
+use crate::task::{Labels, Millis, Priority, TaskId, TenantName, Times, millis};
 
 /// Whose tasks a command is about.
 #[derive(Debug, Clone, Args)]
@@ -30,6 +30,14 @@ pub struct TaskArg {
 /// A duration on the command line: `250ms`, `15s`, `1h30m`.
 pub fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text)
+}
+
+/// A label on the command line: the first `=` divides it.
+pub fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
+    let labels = Labels::from_iter([(key, value)]);
+    labels.check().map_err(|refusal| refusal.message)?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 /// A priority class on the command line.

@@ -229,6 +229,12 @@ impl List<'_> {
         self
     }
 
+    /// Only tasks with this label; may be repeated, for several.
+    pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.request.labels.set(key, value);
+        self
+    }
+
     /// At most this many, 1 to 100; 10 unless set.
     pub fn limit(mut self, limit: u32) -> Self {
         self.request.limit = Some(limit);

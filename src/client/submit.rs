@@ -14,8 +14,8 @@ use super::{Client, Ended, Error, Result, TaskHandle, wait};
 use crate::{
     bus::{Lane, StoreError, Subscription},
     task::{
-        AgentName, BodyHash, Code, MAX_PAYLOAD_BYTES, Millis, Payload, Phase, Priority, Refusal, Spec,
-        TaskId, Times, keyed_id, millis,
+        AgentName, BodyHash, Code, Labels, MAX_PAYLOAD_BYTES, Millis, Payload, Phase, Priority, Refusal,
+        Spec, TaskId, Times, keyed_id, millis,
     },
     wire::{
         VERSION, codec,
@@ -45,7 +45,7 @@ impl NewTask {
     /// For `agent`, with an input that is encoded already.
     pub fn raw(agent: &str, input: Payload) -> Result<Self> {
         let (agent, priority) = (AgentName::new(agent)?, Priority::Normal);
-        let spec = Spec { agent, input, priority, max_tries: None, times: None, cost: None };
+        let spec = Spec { labels: None, agent, input, priority, max_tries: None, times: None, cost: None };
         Ok(Self { spec, id: None, key: None })
     }
 
@@ -117,6 +117,12 @@ impl NewTask {
         self.spec.cost = Some(cells);
         self
     }
+
+    /// Writes a label on it, by which lists find it: at most eight, short texts. Its children don't have it.
+    pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.spec.labels.get_or_insert_default().set(key, value);
+        self
+    }
 }
 
 /// A submit on its way: await it, or set more first.
@@ -181,6 +187,11 @@ impl Submission {
     /// See [`NewTask::cost`].
     pub fn cost(self, cells: u32) -> Self {
         Self { task: self.task.map(|t| t.cost(cells)), ..self }
+    }
+
+    /// See [`NewTask::label`].
+    pub fn label(self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        Self { task: self.task.map(|task| task.label(key, value)), ..self }
     }
 
     /// Waits for the admission too: a task that is refused by a limit is an error here.
@@ -256,6 +267,7 @@ impl Client {
         };
         check_size("the input", task.spec.input.len(), self.parts.link.main.max_payload())?;
         task.spec.times.as_deref().map_or(Ok(()), |times| times.check_at(unix_now()))?;
+        task.spec.labels.as_deref().map_or(Ok(()), Labels::check)?;
         let hash = task.spec.body_hash();
         let submit = Submit {
             v: VERSION,
@@ -264,6 +276,7 @@ impl Client {
             max_tries: task.spec.max_tries,
             times: task.spec.times,
             cost: task.spec.cost,
+            labels: task.spec.labels,
             first_try: Some(unix_now()),
             confirm,
             hops: self.parts.hops,

@@ -204,8 +204,12 @@ section! {
         snapshots_max_bytes: ByteSize = "2GiB", unit "", env "", example "8GiB", check |b| at_least_bytes(*b, 1 << 20);
         /// The size at which ARCHIVE drops its oldest ended tasks. From it an index that Redis lost is filled again.
         archive_max_bytes: ByteSize = "1GiB", unit "", env "", example "16GiB", check |b| at_least_bytes(*b, 1 << 20);
-        /// How long ARCHIVE keeps an ended task at most. Not shorter than the longest retention of a plan.
+        /// How long ARCHIVE keeps an ended task, and RESULTS a large result, at most. Not shorter than the longest retention of a plan.
         archive_max_age: Duration = "30d", unit "", env "", example "90d", check |d| at_least(*d, Duration::from_secs(60));
+        /// Results of more bytes than this are kept in RESULTS, and not in Redis.
+        index_result_bytes: ByteSize = "16KiB", unit "", env "", example "4KiB", check |b| at_least_bytes(*b, 512);
+        /// The size at which RESULTS drops its oldest. Each of them lives as long as its task is kept.
+        results_max_bytes: ByteSize = "1GiB", unit "", env "", example "16GiB", check |b| at_least_bytes(*b, 1 << 20);
         /// How many bytes of inputs and results are kept in memory; the others are read back from the JOURNAL when they are needed.
         payload_cache_bytes: ByteSize = "64MiB", unit "", env "", example "512MiB", check |b| at_least_bytes(*b, 1 << 20);
         /// How long EVENTS keeps an event for watchers and the event writer.

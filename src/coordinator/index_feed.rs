@@ -110,7 +110,7 @@ impl IndexFeed {
                 gone.push(key);
                 continue;
             };
-            writes.push(IndexWrite { view, result, before });
+            writes.push(IndexWrite { view, result, aside: false, before });
         }
         let head = engine.seq();
         let upto_seq = engine.dirty().clean_up_to(head);

@@ -42,6 +42,7 @@
 
 mod ask;
 mod options;
+mod results;
 
 use std::time::Duration;
 
@@ -51,6 +52,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::{
     ask::{FollowReply, IndexAsk},
     options::{IndexerOptions, Pace},
+    results::Aside,
 };
 use super::queries::hot::Hot;
 use crate::{
@@ -122,6 +124,7 @@ pub struct Indexer {
     epoch: u64,
     owner: mpsc::Sender<IndexAsk>,
     archive: Option<Archive>,
+    aside: Option<Aside>,
     hot: Hot,
     health: watch::Sender<IndexHealth>,
     options: IndexerOptions,
@@ -153,6 +156,7 @@ impl Indexer {
             epoch,
             owner,
             archive: None,
+            aside: None,
             hot: Hot::default(),
             health,
             options,
@@ -163,6 +167,11 @@ impl Indexer {
     /// Fills a new index from here first.
     pub fn with_archive(self, archive: Archive) -> Self {
         Self { archive: Some(archive), ..self }
+    }
+
+    /// Keeps large results there.
+    pub fn with_aside(self, aside: Aside) -> Self {
+        Self { aside: Some(aside), ..self }
     }
 
     /// Tells these kept answers what was written.
@@ -278,9 +287,14 @@ impl Indexer {
             let (reply, answer) = oneshot::channel();
             self.tell(IndexAsk::Retention { tenants, reply }).await?;
             let retain = answer.await.map_err(|_| IndexerEnd::OwnerGone)?;
-            let write = |task: Archived| IndexWrite { view: task.view, result: task.result, before: None };
+            let write = |task: Archived| IndexWrite {
+                view: task.view,
+                result: task.result,
+                aside: false,
+                before: None,
+            };
             let writes = chunk.tasks.into_iter().map(write);
-            let batch = IndexBatch {
+            let mut batch = IndexBatch {
                 shard: self.shard,
                 generation,
                 upto_seq: 0,
@@ -292,6 +306,7 @@ impl Indexer {
                 shows: None,
                 mark: Mark::default(),
             };
+            self.put_aside(&mut batch).await;
             if !self.store(writer, &batch).await? {
                 return Ok(false);
             }
@@ -315,6 +330,7 @@ impl Indexer {
                 continue;
             }
             let begun = tokio::time::Instant::now();
+            self.put_aside(&mut batch).await;
             if !self.store(&mut writer, &batch).await? {
                 return Ok(Next::Rebuild);
             }
@@ -327,6 +343,12 @@ impl Indexer {
                 let pause = self.options.pace.after(batch.len(), begun.elapsed());
                 tokio::time::sleep_until(begun + pause).await;
             }
+        }
+    }
+
+    async fn put_aside(&self, batch: &mut IndexBatch) {
+        if let Some(aside) = &self.aside {
+            aside.put(batch).await;
         }
     }
 

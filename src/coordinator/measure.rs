@@ -13,9 +13,9 @@ use crate::{
     flow::{
         engine::Engine,
         facts::{Fact, News},
-        load::{self, AgentLoad, Blocked, Load, TenantLoad},
+        load::{self, AgentLoad, Blocked, Load, PlanLoad, TenantLoad},
     },
-    task::{AgentName, Code, Millis, Phase, TenantName},
+    task::{AgentName, Code, Millis, Phase, PlanName, TenantName},
     telemetry::names,
 };
 
@@ -162,6 +162,8 @@ pub struct Gauges {
     agents: BTreeSet<AgentName>,
     /// Tenants with gauges of their own, once and for all.
     tenants: BTreeSet<TenantName>,
+    /// Plans when last shown: without one its gauges go to 0, once.
+    plans: BTreeSet<PlanName>,
     /// For whoever scales instances.
     loads: watch::Sender<Load>,
 }
@@ -169,7 +171,7 @@ pub struct Gauges {
 impl Gauges {
     /// Shows how much work there is to `loads` too.
     pub fn new(loads: watch::Sender<Load>) -> Self {
-        Self { agents: BTreeSet::new(), tenants: BTreeSet::new(), loads }
+        Self { agents: BTreeSet::new(), tenants: BTreeSet::new(), plans: BTreeSet::new(), loads }
     }
 
     /// Shows what the engine knows.
@@ -201,8 +203,20 @@ impl Gauges {
         for agent in gone {
             show_agent(&agent, &AgentLoad::default());
         }
+        self.show_plans(&load);
         self.show_tenants(&load);
         self.loads.send_replace(load);
+    }
+
+    fn show_plans(&mut self, load: &Load) {
+        for plan in std::mem::replace(&mut self.plans, load.plans.keys().cloned().collect()) {
+            if !load.plans.contains_key(&plan) {
+                show_plan(&plan, &PlanLoad::default());
+            }
+        }
+        for (plan, of) in &load.plans {
+            show_plan(plan, of);
+        }
     }
 
     fn show_tenants(&mut self, load: &Load) {
@@ -238,6 +252,15 @@ fn show_agent(agent: &AgentName, load: &AgentLoad) {
         let labels = [(names::AGENT, text(agent)), (names::REASON, reason.as_str().to_owned())];
         gauge!(names::BLOCKED, &labels).set(tasks as f64);
     }
+}
+
+fn show_plan(plan: &PlanName, load: &PlanLoad) {
+    let show = |name: &'static str, value: Millis| {
+        gauge!(name, names::PLAN => plan.to_string()).set(seconds(value));
+    };
+    show(names::PLAN_OLDEST, load.oldest.unwrap_or(0));
+    show(names::PLAN_TARGET, load.target.unwrap_or(0));
+    show(names::PLAN_LATE, load.late);
 }
 
 fn show_tenant(tenant: &str, load: &TenantLoad) {
@@ -280,6 +303,27 @@ mod tests {
         assert_eq!(lines.count(), 201);
         assert!(text.contains("selvedge_tenant_queued{tenant=\"_other\"} 200"), "{text}");
         assert!(text.contains("selvedge_tenant_oldest_seconds{tenant=\"_other\"} 5"), "{text}");
+    }
+
+    #[test]
+    fn a_plan_that_was_removed_is_late_no_more() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        let mut load = Load::default();
+        let late = PlanLoad { oldest: Some(45_000), target: Some(30_000), late: 15_000 };
+        load.plans.insert(PlanName::new("pro").unwrap(), late);
+        metrics::with_local_recorder(&recorder, || {
+            let mut gauges = Gauges::new(watch::channel(Load::default()).0);
+            gauges.show_plans(&load);
+            for line in [
+                "selvedge_plan_late_seconds{plan=\"pro\"} 15",
+                "selvedge_plan_target_seconds{plan=\"pro\"} 30",
+            ] {
+                assert!(handle.render().lines().any(|found| found == line), "{line}");
+            }
+            gauges.show_plans(&Load::default());
+        });
+        assert!(handle.render().contains("selvedge_plan_late_seconds{plan=\"pro\"} 0"));
     }
 
     #[test]

@@ -13,12 +13,14 @@
 
 mod act;
 mod ask;
+mod counts;
 pub mod hot;
 mod look;
 mod tell;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 
@@ -26,7 +28,8 @@ use super::calls::OwnerHandle;
 use crate::{
     bus::{
         Link,
-        service::{Answer, Query},
+        results::Results,
+        service::{Answer, Handler, Query},
     },
     client::Client,
     flow::{input::unreadable, load::Load},
@@ -36,7 +39,6 @@ use crate::{
         read::{IndexReader, ReadError, ScanLimits},
     },
     task::{Code, MAX_PAYLOAD_BYTES, Millis, Refusal, TaskKey, TenantName},
-    telemetry::names,
     wire::{
         api::{CountRequest, EventsRequest, ListRequest, verb},
         codec::Format,
@@ -45,6 +47,7 @@ use crate::{
 };
 
 pub use ask::{Ask, Told};
+pub use counts::Counts;
 use hot::Hot;
 
 /// A request holds at most an input and its envelope.
@@ -73,23 +76,39 @@ pub struct Queries {
     pub link: Link,
     /// Which shard.
     pub shard: Shard,
+    /// Results too large for the index.
+    pub results: Results,
     /// Pages that many ask for.
     pub hot: Hot,
     /// How much work there is, as the owner in this process sees it.
     pub loads: watch::Receiver<Load>,
+    /// What is counted of them.
+    pub counts: Counts,
+}
+
+impl Handler for Queries {
+    fn at_hand(&self, query: &Query) -> Option<Bytes> {
+        if !matches!(query.verb, verb::LIST | verb::COUNT | verb::STATS) {
+            return None;
+        }
+        let started = Instant::now();
+        let answer = self.hot.fresh(query)?;
+        self.counts.answered(query.verb, started.elapsed());
+        Some(answer)
+    }
+
+    async fn answer(&self, query: Query) -> Answer {
+        let started = Instant::now();
+        let answer = self.dispatch(&query).await;
+        match &answer {
+            Ok(_) => self.counts.answered(query.verb, started.elapsed()),
+            Err(refusal) => self.counts.refused(query.verb, refusal.code, started.elapsed()),
+        }
+        answer
+    }
 }
 
 impl Queries {
-    /// Answers one query.
-    pub async fn answer(&self, query: Query) -> Answer {
-        let started = std::time::Instant::now();
-        let answer = self.dispatch(&query).await;
-        let code = answer.as_ref().map_or_else(|refusal| refusal.code.as_str(), |_| "OK");
-        metrics::histogram!(names::QUERY_TIME, names::VERB => query.verb).record(started.elapsed());
-        metrics::counter!(names::QUERIES, names::VERB => query.verb, names::CODE => code).increment(1);
-        answer
-    }
-
     async fn dispatch(&self, query: &Query) -> Answer {
         let tenant = &query.tenant;
         match query.verb {
@@ -140,12 +159,11 @@ impl Queries {
     }
 
     /// A page that many may ask for at once: one read serves all who ask the same.
-    async fn hot<F>(&self, query: &Query, read: impl Fn(Self, Query) -> F + Send + 'static) -> Answer
+    async fn hot<F>(&self, query: &Query, read: impl FnOnce(Self, Query) -> F) -> Answer
     where
         F: Future<Output = Answer> + Send + 'static,
     {
-        let (queries, again) = (self.clone(), query.clone());
-        self.hot.page(query, move || read(queries.clone(), again.clone())).await
+        self.hot.page(query, || read(self.clone(), query.clone())).await
     }
 
     /// A client of the tenant's on this coordinator's own connections.

@@ -8,9 +8,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     admin::{Admin, AdminError, Bound, Heartbeat, Readiness},
     calls::OwnerHandle,
-    indexer::{IndexHealth, IndexState},
+    indexer::{Aside, IndexHealth, IndexState},
     owner::{self, Probe},
-    queries::{Queries, hot::Hot},
+    queries::{Counts, Queries, hot::Hot},
     shard::{self, ShardContext},
     shrink::ShrinkOptions,
 };
@@ -20,6 +20,7 @@ use crate::{
         api::ApiError,
         ownership::{Lease, LeaseConfig},
         provision::{self, Provision, ProvisionError, Severity},
+        results::Results,
         service::{self, ServiceConfig, ServiceError},
     },
     flow::{engine::JournalError, load::Load, state::Policy},
@@ -61,6 +62,8 @@ pub struct Options {
     pub admin: Option<SocketAddr>,
     /// How far lists look; may change while running.
     pub scan: watch::Receiver<ScanLimits>,
+    /// Results of more bytes than this are kept beside the index.
+    pub index_result_bytes: usize,
     /// How events are kept; may change while running.
     pub events: watch::Receiver<EventPolicy>,
     /// Renders the metrics.
@@ -70,6 +73,9 @@ pub struct Options {
     /// Called at the named points of the owner's loop; tests crash there.
     pub probe: Probe,
 }
+
+/// See [`Options::index_result_bytes`].
+const INDEX_RESULT_BYTES: usize = 16 * 1024;
 
 impl Options {
     /// With every default, no admin port, real time and no metrics.
@@ -86,6 +92,7 @@ impl Options {
             admin: None,
             // A receiver outlives its sender and keeps the last value.
             scan: watch::channel(ScanLimits::default()).1,
+            index_result_bytes: INDEX_RESULT_BYTES,
             events: watch::channel(EventPolicy::default()).1,
             metrics: Arc::new(String::new),
             clock: Clock::real(),
@@ -216,6 +223,7 @@ pub async fn run(
     let (health, index_health) = watch::channel(IndexHealth::default());
     tasks.spawn(watch_index(index_health, readiness.clone(), down.clone()));
     let (loads, loads_seen) = watch::channel(Load::default());
+    let results = Results::new(&connections.streams).await?;
     let queries = Queries {
         index: IndexReader::new(connections.reads.clone(), options.shard),
         events: EventStore::new(connections.reads.clone()),
@@ -223,8 +231,10 @@ pub async fn run(
         owner: owner.clone(),
         link: connections.link.clone(),
         shard: options.shard,
+        results: results.clone(),
         hot: Hot::default(),
         loads: loads_seen,
+        counts: Counts::default(),
     };
     if let Some(bound) = admin {
         let admin = Admin {
@@ -244,11 +254,7 @@ pub async fn run(
 
     let serving = tasks.spawn({
         let (queries, client, down) = (queries.clone(), connections.service.clone(), down.clone());
-        let answer = move |query| {
-            let queries = queries.clone();
-            async move { queries.answer(query).await }
-        };
-        service::serve(client, ServiceConfig::default(), answer, down)
+        service::serve(client, ServiceConfig::default(), queries, down)
     });
 
     let context = ShardContext {
@@ -264,6 +270,7 @@ pub async fn run(
         triggers: connections.triggers.clone(),
         store: connections.store.clone(),
         event_policy: options.events.clone(),
+        aside: Aside { results, above: options.index_result_bytes },
         index_health: health,
         owner: tell_owner,
         owner_handle: owner,

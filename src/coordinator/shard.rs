@@ -19,7 +19,7 @@ use super::{
     calls::{CAPACITY, OwnerCall, OwnerHandle},
     event_writer,
     index_feed::reread_results,
-    indexer::{IndexHealth, Indexer, IndexerOptions},
+    indexer::{Aside, IndexHealth, Indexer, IndexerOptions},
     intake::{self, From, Handle, Inbound, Inputs},
     limits,
     owner::{self, Probe, Term, TermEnd},
@@ -100,6 +100,8 @@ pub struct ShardContext {
     pub store: Connection,
     /// How events are kept.
     pub event_policy: watch::Receiver<EventPolicy>,
+    /// Where large results go.
+    pub aside: Aside,
     /// How the index is.
     pub index_health: watch::Sender<IndexHealth>,
     /// Where the owner's loop says that it is there.
@@ -377,6 +379,7 @@ async fn term(
         IndexerOptions { clock: context.clock, ..IndexerOptions::default() },
     )
     .with_archive(archive.clone())
+    .with_aside(context.aside.clone())
     .with_hot(context.queries.hot.clone());
     let indexing = over.clone();
     tasks.spawn(async move {

@@ -1,11 +1,11 @@
 //! Admission: the limits a task must pass, in order, each refusal with its numbers.
 //!
 //! Roots: size → tenant known → not suspended → cost → schema → tenant backlog → shard backlog.
-//! Children: size → cost → schema → depth → children of the parent → tasks of the tree; the tree's cap bounds them,
+//! Children: labels → size → cost → schema → depth → children of the parent → tasks of the tree; the tree's cap bounds them,
 //! so the backlog does not.
 
 use super::{announced::Announcements, entry::Task, state::State};
-use crate::task::{Code, MAX_CELLS, Payload, Plan, Refusal, Spec, TaskKey};
+use crate::task::{Code, Labels, MAX_CELLS, Payload, Plan, Refusal, Spec, TaskKey};
 
 /// Room kept at a parent for children beyond its cap, so that their refusals can be remembered.
 pub const REFUSED_CHILDREN: usize = 1_024;
@@ -99,6 +99,9 @@ pub fn child(
     spec: Spec,
     (before, admitted_before): (usize, u32),
 ) -> (Spec, Option<Refusal>) {
+    if let Some(Err(refusal)) = spec.labels.as_deref().map(Labels::check) {
+        return refused(Spec { labels: None, ..spec }, refusal);
+    }
     let Some(plan) = state.plan_of(&parent_key.tenant) else {
         let message = format!("there is no tenant {}", parent_key.tenant);
         return refused(spec, Refusal::new(Code::UnknownTenant, message));

@@ -16,7 +16,7 @@ use super::{
     times::Timing,
 };
 use crate::task::{
-    BodyHash, InstanceId, Millis, Payload, Phase, Priority, Refusal, TaskId, Token, TryFailure,
+    BodyHash, InstanceId, Labels, Millis, Payload, Phase, Priority, Refusal, TaskId, Token, TryFailure,
 };
 
 /// Where in the journal a payload stands. `null`, which most messages without a payload mean, stands nowhere.
@@ -177,6 +177,8 @@ pub struct More {
     pub(super) news: bool,
     /// Cells an attempt is expected to use.
     pub cost: u32,
+    /// What it is found by.
+    pub labels: Option<Box<Labels>>,
     /// Of a root: an operator has paused its tree.
     pub paused: bool,
     /// Triggers that lie behind it; a child's are its parent's.
@@ -200,6 +202,7 @@ static NO_MORE: More = More {
     resumed: false,
     news: false,
     cost: 0,
+    labels: None,
     paused: false,
     hops: 0,
     tree: Tree { total: 0, live: 0 },

@@ -15,7 +15,9 @@ use super::{
     history::History,
     times::Timing,
 };
-use crate::task::{BodyHash, Code, Millis, Phase, Priority, Refusal, TaskId, Times, TryFailure, grown};
+use crate::task::{
+    BodyHash, Code, Labels, Millis, Phase, Priority, Refusal, TaskId, Times, TryFailure, grown,
+};
 
 #[derive(Serialize)]
 pub(super) struct TaskRef<'a, T, A> {
@@ -69,6 +71,7 @@ struct MoreRef<'a> {
     paused: bool,
     history: Option<&'a History>,
     hops: u32,
+    labels: Option<&'a Labels>,
 }
 
 /// A timing with all its fields, present or not.
@@ -189,6 +192,7 @@ pub(super) fn task_ref<T, A>(task: &Task, tenant: T, agent: A) -> TaskRef<'_, T,
             paused: more.paused,
             history: more.history.as_deref(),
             hops: more.hops,
+            labels: more.labels.as_deref(),
         }),
         admitted: task.admitted,
     }
@@ -257,6 +261,8 @@ struct KeptMore {
     history: Option<Box<History>>,
     #[serde(default)]
     hops: u32,
+    #[serde(default)]
+    labels: Option<Box<Labels>>,
 }
 
 impl KeptTask {
@@ -313,6 +319,7 @@ impl KeptTask {
                     resumed: false,
                     news: false,
                     cost: more.cost,
+                    labels: more.labels,
                     paused: more.paused,
                     hops: more.hops,
                     tree: Tree::default(),

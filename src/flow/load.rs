@@ -11,7 +11,7 @@ use super::{
     live::{AgentSize, Live},
     state::State,
 };
-use crate::task::{AgentName, Millis, TenantName};
+use crate::task::{AgentName, Millis, Plan, PlanName, TenantName};
 
 /// What keeps queued tasks from running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -71,6 +71,17 @@ pub struct TenantLoad {
     pub oldest: Option<Millis>,
 }
 
+/// What waits for nothing but a slot, of all tenants of a plan.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PlanLoad {
+    /// Since when the oldest of them waits: milliseconds since its admission.
+    pub oldest: Option<Millis>,
+    /// How soon they should have started, by the plan.
+    pub target: Option<Millis>,
+    /// How much longer than its tenant's target one of them waits already, in milliseconds.
+    pub late: Millis,
+}
+
 /// All of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Load {
@@ -78,11 +89,16 @@ pub struct Load {
     pub agents: HashMap<AgentName, AgentLoad>,
     /// Tenants with lanes.
     pub tenants: HashMap<TenantName, TenantLoad>,
+    /// All plans.
+    pub plans: HashMap<PlanName, PlanLoad>,
 }
 
 /// Looks at every lane.
 pub fn load(state: &State, live: &Live) -> Load {
-    let mut load = Load::default();
+    let target = |(name, (plan, _)): (&PlanName, &(Plan, u64))| {
+        (name.clone(), PlanLoad { target: plan.target_ms, ..PlanLoad::default() })
+    };
+    let mut load = Load { plans: state.plans.iter().map(target).collect(), ..Load::default() };
     let now = seconds(state.clock_now());
     let shut = state.is_shut();
     for (name, agent) in state.agents().iter() {
@@ -112,6 +128,14 @@ pub fn load(state: &State, live: &Live) -> Load {
             of.blocked[why as usize] += runnable;
             of.blocked[Blocked::InFlight as usize] += queued - runnable;
             of.oldest = of.oldest.max(age);
+            let plan = tenant.settings.as_ref().map(|own| &own.plan).or(state.policy.default_plan.as_ref());
+            if let Some(plan) = plan.filter(|_| why == Blocked::Slots) {
+                let of = load.plans.entry(plan.clone()).or_default();
+                of.oldest = of.oldest.max(age);
+                let late =
+                    age.zip(tenant.plan.target_ms).map_or(0, |(age, target)| age.saturating_sub(target));
+                of.late = of.late.max(late);
+            }
             let tenant = load.tenants.entry(state.tenant_name(number).clone()).or_default();
             tenant.queued += queued;
             tenant.running += running;

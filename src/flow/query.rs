@@ -57,6 +57,7 @@ pub(super) fn view_at(state: &State, slot: Slot) -> Option<TaskView> {
         retry_of: more.retry_of.clone(),
         last_event: ran.last_event,
         body_hash: Some(task.body_hash),
+        labels: more.labels.as_deref().cloned().unwrap_or_default(),
         result,
     })
 }

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::{permits::Permit, state::Policy};
 use crate::{
     task::{
-        AgentName, AgentSettings, AllSettings, BodyHash, InstanceId, Millis, Outcome, Payload, Plan,
+        AgentName, AgentSettings, AllSettings, BodyHash, InstanceId, Labels, Millis, Outcome, Payload, Plan,
         PlanName, Refusal, ScheduleName, ScheduleSettings, Spec, TaskId, TaskKey, TenantName, TenantSettings,
         Token, TryFailure, hex,
     },
@@ -464,6 +464,11 @@ pub enum Record {
     },
 }
 
+/// What a submitter's own words weigh.
+fn weight_of(spec: &Spec) -> usize {
+    spec.input.len() + spec.labels.as_deref().map_or(0, Labels::weight)
+}
+
 /// What a record weighs besides its payload, roughly, encoded.
 const RECORD_BYTES: usize = 280;
 
@@ -471,9 +476,9 @@ impl Record {
     /// Roughly how many bytes it takes in the journal.
     pub fn weight(&self) -> usize {
         let payload = match self {
-            Self::Submitted { admission, .. } => admission.spec.input.len(),
+            Self::Submitted { admission, .. } => weight_of(&admission.spec),
             Self::Spawned { children, .. } => {
-                children.iter().map(|c| c.spec.input.len() + RECORD_BYTES).sum::<usize>()
+                children.iter().map(|c| weight_of(&c.spec) + RECORD_BYTES).sum::<usize>()
             }
             Self::Ended { outcome: Outcome::Completed { result }, .. } => result.len(),
             Self::Carried { payload, .. } | Self::Told { message: payload, .. } => payload.len(),

@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{
     task::{
-        AgentName, BodyHash, Code, Millis, Payload, Phase, Refusal, Spec, TaskId, TaskKey, capped_message,
-        clamp_first_try, retry_id,
+        AgentName, BodyHash, Code, Labels, Millis, Payload, Phase, Refusal, Spec, TaskId, TaskKey,
+        capped_message, clamp_first_try, retry_id,
     },
     wire::{
         codec::DecodeError,
@@ -45,7 +45,7 @@ fn submit(
     stored_at: Millis,
 ) -> Decision {
     let readable = match body {
-        Ok(submit) => check_version(submit.v).map(|()| submit),
+        Ok(submit) => check(submit).map(|()| submit),
         Err(error) => Err(unreadable(error)),
     };
     let known = state.task(key);
@@ -55,6 +55,7 @@ fn submit(
         Err(refusal) if known.is_some_and(|t| !t.tombstone) => return refuse_only(key, refusal, None),
         Err(refusal) => {
             let spec = Spec {
+                labels: None,
                 agent: agent.clone(),
                 input: Payload::default(),
                 priority: Default::default(),
@@ -107,6 +108,11 @@ fn submit(
             decision
         }
     }
+}
+
+fn check(submit: &Submit) -> Result<(), Refusal> {
+    check_version(submit.v)?;
+    submit.labels.as_deref().map_or(Ok(()), Labels::check)
 }
 
 fn admitted(
@@ -267,6 +273,7 @@ fn retry(state: &State, announced: &Announcements, key: &TaskKey, nonce: &TaskId
         max_tries,
         times: times::again(dead),
         cost: Some(dead.more().cost).filter(|cost| *cost > 0),
+        labels: dead.more().labels.clone(),
     };
     let body_hash = asked.body_hash();
     let (spec, refusal, deadline) = times::root(state, announced, &id, asked, state.wall_now());

@@ -120,6 +120,7 @@ mod tests {
             max_tries: None,
             times: None,
             cost: None,
+            labels: None,
         };
         engine.push(Input::Triggered { key: key(n), spec: Box::new(spec), hops }, Some(n));
     }

@@ -39,6 +39,7 @@ impl ListId {
         hash.update(request.parent.as_ref().map_or("", TaskId::as_str));
         hash.update([4]);
         hash.update(format!("{:?} {:?}", request.since, request.until));
+        hash.update(request.labels.hashed());
         Self(hash.finalize().into())
     }
 

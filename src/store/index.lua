@@ -244,7 +244,7 @@ local function write_carefully(g, k, e)
           if result == '-' and oresult ~= '-' then
             -- Touched once more after its result was written: that stays.
             local line = match(record, '^[^\n]*')
-            local bytes = oresult == 'x' and 0 or tonumber(oresult)
+            local bytes = tonumber(oresult) or 0
             local from = string.find(old, '\n', 1, true)
             record = sub(line, 1, -2) .. oresult .. '\n' .. sub(old, from + 1, from + bytes)
               .. sub(record, #line + 2)

@@ -12,13 +12,15 @@
 
 mod walk;
 
+use std::sync::Arc;
+
 use redis::{Pipeline, RedisResult, Script};
 
 use super::{
     Connection, StoreError,
     cursor::ListId,
     is_noscript, keys,
-    record::{self, Filter},
+    record::{self, Filter, ResultAt},
 };
 use crate::{
     task::{Code, Millis, Phase, Refusal, TaskId, TenantName},
@@ -79,7 +81,16 @@ impl From<redis::RedisError> for ReadError {
 pub struct IndexReader {
     connection: Connection,
     shard: Shard,
-    pick: Script,
+    /// Shared: it holds its own text.
+    pick: Arc<Script>,
+}
+
+/// A task in the index.
+pub struct Found {
+    /// With its result, if that was asked for and stands in the index.
+    pub view: TaskView,
+    /// Its result is kept beside the index.
+    pub aside: bool,
 }
 
 /// What a list request means: where to read, and what to sift out.
@@ -114,12 +125,17 @@ struct Picked {
 impl IndexReader {
     /// Reads what this shard's indexer wrote.
     pub fn new(connection: Connection, shard: Shard) -> Self {
-        Self { connection, shard, pick: Script::new(include_str!("pick.lua")) }
+        Self { connection, shard, pick: Arc::new(Script::new(include_str!("pick.lua"))) }
     }
 
     /// One task, with its result if it is kept here. One round trip.
     pub async fn get(&self, tenant: &TenantName, task: &TaskId) -> Result<Option<TaskView>, StoreError> {
-        let mut found = self.get_many(tenant, std::slice::from_ref(task), true).await?;
+        Ok(self.find(tenant, task).await?.map(|found| found.view))
+    }
+
+    /// The same, and whether its result is kept beside the index.
+    pub async fn find(&self, tenant: &TenantName, task: &TaskId) -> Result<Option<Found>, StoreError> {
+        let mut found = self.find_many(tenant, std::slice::from_ref(task), true).await?;
         Ok(found.pop().flatten())
     }
 
@@ -131,6 +147,16 @@ impl IndexReader {
         tasks: &[TaskId],
         results: bool,
     ) -> Result<Vec<Option<TaskView>>, StoreError> {
+        let found = self.find_many(tenant, tasks, results).await?;
+        Ok(found.into_iter().map(|found| found.map(|found| found.view)).collect())
+    }
+
+    async fn find_many(
+        &self,
+        tenant: &TenantName,
+        tasks: &[TaskId],
+        results: bool,
+    ) -> Result<Vec<Option<Found>>, StoreError> {
         if tasks.is_empty() {
             return Ok(Vec::new());
         }
@@ -154,11 +180,13 @@ impl IndexReader {
                 views.push(None);
                 continue;
             };
-            let mut view = record::decode(tenant, task, stored, results)?;
+            let record = record::split(stored)?;
+            let aside = record.0.result == ResultAt::Aside;
+            let mut view = record::decode_split(tenant, task, record, results)?;
             if let Some(Some(result)) = large.get(i) {
                 view.result = Some(record::decode_result(result)?);
             }
-            views.push(Some(view));
+            views.push(Some(Found { view, aside }));
         }
         Ok(views)
     }
@@ -180,7 +208,7 @@ impl IndexReader {
         let scanned = members.len() as u32;
 
         let mut to_skip = plan.offset - skip;
-        let mut tasks = Vec::new();
+        let mut tasks = Vec::with_capacity(plan.limit.min(asked) as usize);
         let mut end = members.len().min(skip as usize);
         for (member, stored) in members[end..].iter().zip(&records) {
             if tasks.len() == plan.limit as usize {
@@ -190,15 +218,23 @@ impl IndexReader {
             let Some(stored) = stored else { continue };
             let task = keys::task_of(member)
                 .ok_or_else(|| StoreError::Corrupt("a set holds something that is no member".into()))?;
-            let (header, _) = record::split(stored)?;
-            if !header.fits(&task, &plan.filter(request)) {
+            let record = record::split(stored)?;
+            if !record.0.fits(&task, &plan.filter(request)) {
+                continue;
+            }
+            if to_skip > 0 && request.labels.is_empty() {
+                to_skip -= 1;
+                continue;
+            }
+            let view = record::decode_split(tenant, &task, record, false)?;
+            if !view.labels.hold(&request.labels) {
                 continue;
             }
             if to_skip > 0 {
                 to_skip -= 1;
                 continue;
             }
-            tasks.push(record::decode(tenant, &task, stored, false)?);
+            tasks.push(view);
         }
         let more = end < members.len() || follow > 0;
         let full = tasks.len() == plan.limit as usize;
@@ -279,6 +315,7 @@ impl ListPlan {
             let message = format!("limit {limit} is not between 1 and {MAX_LIMIT}");
             return Err(Refusal::over(Code::BadQuery, message, limit.into(), MAX_LIMIT.into()));
         }
+        request.labels.check().map_err(|refusal| Refusal { code: Code::BadQuery, ..refusal })?;
         if request.offset.is_some() && request.cursor.is_some() {
             return Err(Refusal::new(Code::BadQuery, "give offset or cursor, not both"));
         }
@@ -328,7 +365,7 @@ impl ListPlan {
             0 => true,
             1 => default || states.len() == 1 || every,
             _ => false,
-        };
+        } && request.labels.is_empty();
         let offset = request.offset.unwrap_or(0);
         Ok(Self { sets, union, tree, exact, states, limit, offset, range: (start, lowest), from_top })
     }
@@ -391,6 +428,8 @@ mod tests {
         assert!(exact(&ListRequest { agent: agent.clone(), ..Default::default() }));
         assert!(exact(&ListRequest { root: root.clone(), ..Default::default() }));
         assert!(exact(&ListRequest { parent: root.clone(), since: Some(1), ..Default::default() }));
+        let labels = crate::task::Labels::from_iter([("team", "search")]);
+        assert!(!exact(&ListRequest { labels, ..Default::default() }));
         assert!(!exact(&ListRequest { parent: root.clone(), root: root.clone(), ..Default::default() }));
         assert!(!exact(&ListRequest { root, agent: agent.clone(), ..Default::default() }));
         assert!(!exact(&ListRequest { states: vec![Phase::Failed], agent, ..Default::default() }));

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! `root` is `-` for a task that is its own, `parent` is `-` for one without and `=` for one whose parent is the root. `result` is `-` (none is kept here), `x` (it is in the hash of
-//! large results) or the number of its bytes that follow. What the key or the header says is not said
+//! large results), `o` (it is in NATS) or the number of its bytes that follow. What the key or the header says is not said
 //! again: the rest is MessagePack with short names, defaults left out. The script reads the stored header
 //! to know what a task was a member of; the reader filters on it without decoding the rest.
 
@@ -15,14 +15,14 @@ use serde::{Deserialize, Serialize};
 use super::{StoreError, keys};
 use crate::{
     task::{
-        AgentName, BodyHash, InstanceId, Millis, Payload, Phase, Priority, Refusal, TaskId, TenantName,
-        TryFailure,
+        AgentName, BodyHash, InstanceId, Labels, Millis, Payload, Phase, Priority, Refusal, TaskId,
+        TenantName, TryFailure,
     },
     wire::{api::TaskView, codec},
 };
 
 /// Version of everything the index holds. An index of another layout is wiped and written anew.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 
 /// Results of at most so many bytes are kept in the record itself.
 pub const MAX_INLINE: usize = 512;
@@ -42,6 +42,8 @@ pub enum ResultAt {
     Inline(usize),
     /// In the hash of large results.
     Apart,
+    /// In NATS, the stream of results.
+    Aside,
 }
 
 /// What can be known of a stored task without decoding it.
@@ -135,6 +137,8 @@ struct Rest {
     last_event: u32,
     #[serde(rename = "h", default, skip_serializing_if = "Option::is_none")]
     body_hash: Option<BodyHash>,
+    #[serde(rename = "b", default, skip_serializing_if = "Labels::is_empty")]
+    labels: Labels,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -147,8 +151,19 @@ pub fn ended_at(view: &TaskView, now_wall: Millis) -> Millis {
     if view.state.is_terminal() { view.ended_at.unwrap_or(now_wall).max(1) } else { 0 }
 }
 
+/// The result of a task that is to be stored.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum ResultOf<'a> {
+    /// There is none, or it was stored before.
+    None,
+    /// This one: in the record if it is small, in the hash of large results otherwise.
+    Given(&'a Payload),
+    /// It is in NATS.
+    Aside,
+}
+
 /// The stored form of a view. Of `result` it holds what is small; the view's own is not looked at.
-pub fn encode(view: &TaskView, result: Option<&Payload>, now_wall: Millis, out: &mut Vec<u8>) {
+pub fn encode(view: &TaskView, result: ResultOf<'_>, now_wall: Millis, out: &mut Vec<u8>) {
     use std::io::Write;
     out.clear();
     let root = if view.root == view.task { NONE } else { view.root.as_str() };
@@ -158,9 +173,10 @@ pub fn encode(view: &TaskView, result: Option<&Payload>, now_wall: Millis, out: 
     let parent = parent_of(view);
     let _ = write!(out, "{} {} {} {root} {parent} {stamp} {ended} ", view.rev, view.state, view.agent);
     match result {
-        None => out.extend_from_slice(b"-\n"),
-        Some(result) if result.len() > MAX_INLINE => out.extend_from_slice(b"x\n"),
-        Some(result) => {
+        ResultOf::None => out.extend_from_slice(b"-\n"),
+        ResultOf::Aside => out.extend_from_slice(b"o\n"),
+        ResultOf::Given(result) if result.len() > MAX_INLINE => out.extend_from_slice(b"x\n"),
+        ResultOf::Given(result) => {
             let bytes = encode_result(result);
             let _ = writeln!(out, "{}", bytes.len());
             out.extend_from_slice(&bytes);
@@ -181,6 +197,7 @@ pub fn encode(view: &TaskView, result: Option<&Payload>, now_wall: Millis, out: 
         retry_of: view.retry_of.clone(),
         last_event: view.last_event,
         body_hash: view.body_hash,
+        labels: view.labels.clone(),
     };
     codec::pack_into(&rest, out);
 }
@@ -212,6 +229,7 @@ pub fn split(stored: &[u8]) -> Result<(Header<'_>, &[u8]), StoreError> {
         result: match field()? {
             NONE => ResultAt::Nowhere,
             "x" => ResultAt::Apart,
+            "o" => ResultAt::Aside,
             bytes => ResultAt::Inline(bytes.parse().map_err(|_| corrupt())?),
         },
     };
@@ -228,15 +246,24 @@ pub fn decode(
     stored: &[u8],
     with_result: bool,
 ) -> Result<TaskView, StoreError> {
+    decode_split(tenant, task, split(stored)?, with_result)
+}
+
+/// The same of one that was split already.
+pub fn decode_split(
+    tenant: &TenantName,
+    task: &TaskId,
+    (header, body): (Header<'_>, &[u8]),
+    with_result: bool,
+) -> Result<TaskView, StoreError> {
     let corrupt = |what: String| StoreError::Corrupt(what);
-    let (header, body) = split(stored)?;
     let (result, rest) = match header.result {
         ResultAt::Inline(bytes) => {
             let (result, rest) =
                 body.split_at_checked(bytes).ok_or_else(|| corrupt("a record is cut".to_owned()))?;
             (if with_result { Some(decode_result(result)?) } else { None }, rest)
         }
-        ResultAt::Nowhere | ResultAt::Apart => (None, body),
+        ResultAt::Nowhere | ResultAt::Apart | ResultAt::Aside => (None, body),
     };
     let rest: Rest = codec::unpack(rest).map_err(|e| corrupt(e.to_string()))?;
     let name = |e: crate::task::NameError| corrupt(e.to_string());
@@ -263,6 +290,7 @@ pub fn decode(
         retry_of: rest.retry_of,
         last_event: rest.last_event,
         body_hash: rest.body_hash,
+        labels: rest.labels,
         result,
     })
 }
@@ -306,6 +334,7 @@ mod tests {
             retry_of: Some(TaskId::new("dead").unwrap()),
             last_event: 9,
             body_hash: Some(BodyHash([5; 16])),
+            labels: Labels::from_iter([("team", "search")]),
             result: None,
         }
     }
@@ -320,6 +349,7 @@ mod tests {
             retry_of: None,
             instance: None,
             body_hash: None,
+            labels: Labels::new(),
             not_before: None,
             deadline_at: None,
             started_at: None,
@@ -329,7 +359,7 @@ mod tests {
         for view in [view("t", "t", Phase::Running), view("t", "r", Phase::Failed), deep, bare] {
             for size in [None, Some(0), Some(MAX_INLINE), Some(MAX_INLINE + 1)] {
                 let result = size.map(|n| Payload::Bytes(vec![b'\n'; n].into()));
-                encode(&view, result.as_ref(), 77, &mut out);
+                encode(&view, result.as_ref().map_or(ResultOf::None, ResultOf::Given), 77, &mut out);
                 let inline = result.filter(|r| r.len() <= MAX_INLINE);
                 let decode = |with| decode(&view.tenant, &view.task, &out, with).unwrap();
                 assert_eq!(decode(false), view);
@@ -353,7 +383,7 @@ mod tests {
     fn what_is_no_record_is_named_corrupt() {
         let mut out = Vec::new();
         let view = view("t", "t", Phase::Completed);
-        encode(&view, Some(&Payload::default()), 77, &mut out);
+        encode(&view, ResultOf::Given(&Payload::default()), 77, &mut out);
         for end in 0..out.len() {
             assert!(decode(&view.tenant, &view.task, &out[..end], true).is_err(), "cut at {end}");
         }

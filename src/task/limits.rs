@@ -47,6 +47,9 @@ pub struct Plan {
     /// How long a call may take, in milliseconds; absent: [`CALL_MAX_MS`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub call_max_ms: Option<Millis>,
+    /// How soon what waits for a slot should have started, in milliseconds: for alerts, nothing is decided by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_ms: Option<Millis>,
     /// Nothing of its tenants is dispatched; submits are still taken.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
@@ -80,6 +83,7 @@ impl Plan {
             cells_burst: None,
             call_reserve: None,
             call_max_ms: None,
+            target_ms: None,
             paused: false,
         }
     }
@@ -104,6 +108,7 @@ impl Plan {
             cells_burst: None,
             call_reserve: None,
             call_max_ms: None,
+            target_ms: None,
             paused: false,
         }
     }
@@ -133,6 +138,7 @@ impl Plan {
             cells_burst: o.cells_burst.or(self.cells_burst),
             call_reserve: o.call_reserve.or(self.call_reserve),
             call_max_ms: o.call_max_ms.or(self.call_max_ms),
+            target_ms: o.target_ms.or(self.target_ms),
             paused: self.paused,
         }
     }
@@ -172,6 +178,7 @@ impl Plan {
             (self.burst > 10_000_000, "burst is at most 10000000"),
             (self.depth > 64, "depth is at most 64"),
             (self.children > 1_000_000, "children is at most 1000000"),
+            (self.target_ms == Some(0), "target must be at least a millisecond; leave it out for none"),
             (self.cells.is_none() && self.cells_burst.is_some(), "cells_burst means nothing without cells"),
             (reserve, "call_reserve must be less than in_flight: tasks need a place, too"),
             (longest, "call_max_ms is 1 to 3600000; submit what takes longer"),
@@ -386,6 +393,9 @@ pub struct Overrides {
     /// See [`Plan::call_max_ms`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub call_max_ms: Option<Millis>,
+    /// See [`Plan::target_ms`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_ms: Option<Millis>,
 }
 
 /// What an operator says about a tenant.

@@ -5,6 +5,7 @@
 
 mod code;
 mod history;
+mod labels;
 mod limits;
 mod list;
 mod name;
@@ -24,6 +25,7 @@ pub use history::{
     MAX_FROM, MAX_HISTORY, MAX_HISTORY_BYTES, MAX_MAIL, MAX_MAIL_BYTES, MAX_MAIL_MESSAGE, capped_from,
     check_label,
 };
+pub use labels::{Labels, MAX_LABEL_KEY, MAX_LABEL_VALUE, MAX_LABELS};
 pub use limits::{
     AgentSettings, AllSettings, CALL_MAX_MS, MAX_CELLS, Overrides, Per, Plan, Quota, TenantSettings,
 };

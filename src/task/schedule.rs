@@ -82,6 +82,7 @@ impl ScheduleSettings {
     /// The task of a firing.
     pub fn spec(&self) -> Spec {
         Spec {
+            labels: None,
             agent: self.agent.clone(),
             input: self.input.clone(),
             priority: self.priority,

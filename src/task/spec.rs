@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
-use super::{AgentName, Millis, Payload, TaskId, TenantName, Times, Token, TriggerName};
+use super::{AgentName, Labels, Millis, Payload, TaskId, TenantName, Times, Token, TriggerName};
 
 /// A task's full name: ids are unique within a tenant only.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -86,14 +86,17 @@ pub struct Spec {
     /// Cells (tokens, say) that an attempt is expected to use: set aside when it is dispatched, settled at its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost: Option<u32>,
+    /// What it is found by; most tasks have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Box<Labels>>,
 }
 
 impl Spec {
     /// Identifies what was asked for: same id and same hash is a repeat, same id and another hash a conflict.
     ///
     /// The first 16 bytes of SHA-256 over agent, 0, priority, 0, max_tries (decimal, empty if absent),
-    /// times ([`Times::hashed`]), if there is a cost `c` and the cost (decimal), 0, payload kind (`j` or `b`), payload
-    /// bytes.
+    /// times ([`Times::hashed`]), if there is a cost `c` and the cost (decimal), labels ([`Labels::hashed`]), 0, payload
+    /// kind (`j` or `b`), payload bytes.
     pub fn body_hash(&self) -> BodyHash {
         let mut hash = Sha256::new();
         hash.update(self.agent.as_str());
@@ -108,6 +111,9 @@ impl Spec {
         }
         if let Some(cost) = self.cost {
             hash.update(format!("c{cost}"));
+        }
+        if let Some(labels) = &self.labels {
+            hash.update(labels.hashed());
         }
         hash.update([0, self.input.kind()]);
         hash.update(self.input.as_bytes());
@@ -218,6 +224,7 @@ mod tests {
     #[test]
     fn a_changed_body_changes_the_hash() {
         let spec = Spec {
+            labels: None,
             agent: AgentName::new("reader").unwrap(),
             input: Payload::json("x").unwrap(),
             priority: Priority::Normal,
@@ -233,6 +240,8 @@ mod tests {
         assert_ne!(hash, Spec { times: Some(Box::new(later)), ..spec.clone() }.body_hash());
         assert_eq!(hash, Spec { times: Some(Box::default()), ..spec.clone() }.body_hash());
         assert_ne!(hash, Spec { cost: Some(1), ..spec.clone() }.body_hash());
+        let labels = Some(Box::new(Labels::from_iter([("team", "search")])));
+        assert_ne!(hash, Spec { labels, ..spec.clone() }.body_hash());
         let tries = Spec { max_tries: Some(11), ..spec.clone() }.body_hash();
         assert_ne!(tries, Spec { max_tries: Some(1), cost: Some(1), ..spec.clone() }.body_hash());
         assert_ne!(hash, Spec { input: Payload::Bytes(spec.input.as_bytes().clone()), ..spec }.body_hash());

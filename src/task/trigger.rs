@@ -212,6 +212,7 @@ impl TriggerSettings {
             max_tries: self.max_tries,
             times: self.times.clone(),
             cost: self.cost,
+            labels: None,
         }
     }
 }

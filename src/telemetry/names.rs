@@ -1,7 +1,7 @@
 //! Every metric, once: its name, kind and meaning.
 //!
 //! Names begin with `selvedge_`, count in base units (seconds, bytes) and end in `_total` if they only grow. Labels
-//! have few values: `agent`, `state`, `code`, `reason`, `stream`, `outcome`, `verb`, `event`, `of`, `trigger`; never a task or an
+//! have few values: `agent`, `state`, `code`, `reason`, `stream`, `outcome`, `verb`, `event`, `of`, `trigger`, `plan`; never a task or an
 //! instance: their number is not ours to bound. `tenant` stands on three gauges only, for the first 200 with work; the
 //! others are summed up under `_other`.
 
@@ -17,6 +17,8 @@ pub const OF: &str = "of";
 pub const EVENT: &str = "event";
 /// Label: how an attempt ended.
 pub const OUTCOME: &str = "outcome";
+/// Label: the plan of a tenant.
+pub const PLAN: &str = "plan";
 /// Label: why.
 pub const REASON: &str = "reason";
 /// Label: the state of a task.
@@ -97,6 +99,9 @@ metrics! {
     TENANT_QUEUED = "selvedge_tenant_queued", Gauge, Count, "Tasks that wait for a slot, by tenant.";
     TENANT_RUNNING = "selvedge_tenant_running", Gauge, Count, "Live leases, by tenant.";
     TENANT_OLDEST = "selvedge_tenant_oldest_seconds", Gauge, Seconds, "Time since the admission of the oldest task that waits for a slot, by tenant.";
+    PLAN_OLDEST = "selvedge_plan_oldest_seconds", Gauge, Seconds, "Time since the admission of the oldest task that nothing but a slot keeps waiting, by plan.";
+    PLAN_TARGET = "selvedge_plan_target_seconds", Gauge, Seconds, "How soon such tasks should have started, by plan; 0: it does not say.";
+    PLAN_LATE = "selvedge_plan_late_seconds", Gauge, Seconds, "How much longer than its tenant's target one of them waits already, by plan.";
     BACKLOG = "selvedge_backlog", Gauge, Count, "Root tasks queued or retrying.";
     LEASES = "selvedge_leases", Gauge, Count, "Live leases.";
     TENANTS = "selvedge_tenants", Gauge, Count, "Tenants the owner knows.";

@@ -13,8 +13,8 @@ pub use self::{
 };
 use super::messages::Event;
 use crate::task::{
-    AgentName, BodyHash, InstanceId, Millis, Payload, Phase, Priority, Refusal, TaskId, TenantName, Times,
-    TryFailure,
+    AgentName, BodyHash, InstanceId, Labels, Millis, Payload, Phase, Priority, Refusal, TaskId, TenantName,
+    Times, TryFailure,
 };
 
 /// The verbs, each an endpoint of the NATS service.
@@ -90,6 +90,9 @@ pub struct SubmitRequest {
     /// See [`Spec::cost`](crate::task::Spec::cost).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost: Option<u32>,
+    /// See [`Spec::labels`](crate::task::Spec::labels).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Box<Labels>>,
 }
 
 /// Answer to `submit`, `cancel`, `retry`, `pause`, `resume`, `tell` and `signal`.
@@ -177,6 +180,9 @@ pub struct TaskView {
     /// What the id was submitted with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body_hash: Option<BodyHash>,
+    /// What its submitter wrote on it.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
     /// In `get` and `children` only, never in lists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<Payload>,
@@ -203,6 +209,9 @@ pub struct ListRequest {
     /// Only tasks created before this time, Unix milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Millis>,
+    /// Only tasks with all of these labels.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
     /// At most this many, 1 to 100; 10 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
@@ -385,6 +394,9 @@ pub struct CountRequest {
     /// Only tasks created before this time, Unix milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Millis>,
+    /// Refused: there is no set of the tasks with a label. For `list`.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
 }
 
 /// Answer to `count`.

@@ -14,8 +14,8 @@ use super::{
     history::{Mail, Step},
 };
 use crate::task::{
-    AgentName, Code, InstanceId, Millis, Outcome, Payload, Phase, Priority, Refusal, Spec, TaskId, TaskKey,
-    TenantName, Times, Token,
+    AgentName, Code, InstanceId, Labels, Millis, Outcome, Payload, Phase, Priority, Refusal, Spec, TaskId,
+    TaskKey, TenantName, Times, Token,
 };
 
 fn version() -> u32 {
@@ -47,6 +47,9 @@ pub struct Submit {
     /// See [`Spec::cost`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost: Option<u32>,
+    /// See [`Spec::labels`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Box<Labels>>,
     /// When this id was first tried, Unix milliseconds; the time of storage if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_try: Option<Millis>,
@@ -68,6 +71,7 @@ impl Submit {
             max_tries: self.max_tries,
             times: self.times,
             cost: self.cost,
+            labels: self.labels,
         }
     }
 }

@@ -14,20 +14,21 @@ const TASK_REPLY: &str = "task!: name, state!: state or null, refusal: object";
 const VIEW: &str = "tenant!: name, task!: name, agent!: name, state!: state, rev!: count, priority: text, parent: name, \
     root!: name, depth: count, attempt: count, tries: count, instance: name, created_at: count, not_before: count, \
     deadline_at: count, started_at: count, ended_at: count, refusal: object, failures: [object], retry_of: name, \
-    last_event: count, body_hash: text, result: any";
+    last_event: count, body_hash: text, labels: object, result: any";
 
 /// Verb, request, answer.
 const MESSAGES: &[(&str, &str, &str)] = &[
     (
         verb::SUBMIT,
-        "agent!: name, task: name, key: text, input: any, priority: text, max_tries: count, times: object, cost: count",
+        "agent!: name, task: name, key: text, input: any, priority: text, max_tries: count, times: object, cost: count, \
+         labels: object",
         TASK_REPLY,
     ),
     (verb::GET, "task!: name, min_rev: count", VIEW),
     (
         verb::LIST,
-        "states: [state], agent: name, root: name, parent: name, since: count, until: count, limit: count, \
-         offset: count, cursor: text",
+        "states: [state], agent: name, root: name, parent: name, since: count, until: count, labels: object, \
+         limit: count, offset: count, cursor: text",
         "tasks!: [object], next: text, complete!: flag, scanned!: count, as_of: count",
     ),
     (
@@ -58,7 +59,7 @@ const MESSAGES: &[(&str, &str, &str)] = &[
     (verb::MANY, "tasks!: [name]", "tasks!: [object], missing: [name], unknown: [name]"),
     (
         verb::COUNT,
-        "states: [state], agent: name, root: name, parent: name, since: count, until: count",
+        "states: [state], agent: name, root: name, parent: name, since: count, until: count, labels: object",
         "count!: count, as_of: count",
     ),
     (

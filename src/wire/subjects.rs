@@ -6,6 +6,7 @@
 //! JOURNAL  sv.journal.<shard>
 //! SNAPSHOTS  sv.snapshot.<shard>.<rev>.<n>   sv.snapshot.<shard>.<rev>.manifest
 //! ARCHIVE  sv.archive.<shard>
+//! RESULTS  sv.result.<tenant>.<task>
 //! EVENTS   sv.event.<tenant>.<task>
 //! TOPICS   sv.topic.<tenant>.<topic>              a topic is one to eight names
 //! core     sv.beat.<agent>.<instance>    sv.accept.<agent>.<instance>
@@ -40,6 +41,8 @@ pub const JOURNAL_ALL: &str = "sv.journal.*";
 pub const SNAPSHOT_ALL: &str = "sv.snapshot.*.*.*";
 /// Stream filter for the archive.
 pub const ARCHIVE_ALL: &str = "sv.archive.*";
+/// Stream filter for large results.
+pub const RESULT_ALL: &str = "sv.result.*.*";
 /// Stream filter for events.
 pub const EVENT_ALL: &str = "sv.event.*.*";
 /// Stream filter for topics.
@@ -123,6 +126,11 @@ pub fn snapshot_rev(subject: &str) -> Option<u64> {
 /// Where a shard's ended tasks are kept.
 pub fn archive(shard: Shard) -> String {
     format!("sv.archive.{}", shard.0)
+}
+
+/// Where a task's result is kept that is too large for the index.
+pub fn result(tenant: &TenantName, task: &TaskId) -> String {
+    format!("sv.result.{tenant}.{task}")
 }
 
 /// Where a running task emits events.
@@ -344,10 +352,11 @@ pub fn parse_call(subject: &str) -> Result<Called, SubjectError> {
 }
 
 /// Parses `sv.api.<tenant>.<verb>`; the verb is not checked.
-pub fn parse_api(subject: &str) -> Result<(TenantName, String), SubjectError> {
-    let tokens: Vec<&str> = subject.split('.').collect();
-    match tokens.as_slice() {
-        ["sv", "api", tenant, verb] => Ok((TenantName::new(tenant)?, (*verb).to_owned())),
+pub fn parse_api(subject: &str) -> Result<(TenantName, &str), SubjectError> {
+    match subject.strip_prefix("sv.api.").and_then(|rest| rest.split_once('.')) {
+        Some((tenant, verb)) if !verb.is_empty() && !verb.contains('.') => {
+            Ok((TenantName::new(tenant)?, verb))
+        }
         _ => Err(SubjectError::Shape { expected: "sv.api.<tenant>.<verb>" }),
     }
 }
@@ -389,7 +398,7 @@ mod tests {
         assert_eq!(topic_of(&topic(&tenant, &about)), Some("docs.new"));
         assert_eq!(topic_of("orders.new"), None);
         assert_eq!(parse_instance(&beat(&agent, &instance)), Ok((agent, instance)));
-        assert_eq!(parse_api(&api(&tenant, "get")), Ok((tenant, "get".to_owned())));
+        assert_eq!(parse_api(&api(&tenant, "get")), Ok((tenant, "get")));
         for subject in [snapshot_chunk(Shard(2), 17, 3), snapshot_manifest(Shard(2), 17)] {
             assert_eq!(snapshot_rev(&subject), Some(17));
         }

@@ -21,6 +21,8 @@ pub const JOURNAL: &str = "JOURNAL";
 pub const SNAPSHOTS: &str = "SNAPSHOTS";
 /// Ended tasks with their results, for an index that has to be made anew.
 pub const ARCHIVE: &str = "ARCHIVE";
+/// Large results.
+pub const RESULTS: &str = "RESULTS";
 /// Progress on its way to watchers and the event writer.
 pub const EVENTS: &str = "EVENTS";
 /// What agents and clients publish about topics, for triggers.
@@ -120,8 +122,10 @@ pub struct Sizing {
     pub snapshots_bytes: i64,
     /// Largest ARCHIVE; the oldest make room.
     pub archive_bytes: i64,
-    /// How long an ended task stays in ARCHIVE at most.
+    /// How long an ended task stays in ARCHIVE, and its result in RESULTS, at most.
     pub archive_age: Duration,
+    /// Largest RESULTS; the oldest make room.
+    pub results_bytes: i64,
     /// Largest EVENTS; the oldest make room.
     pub events_bytes: i64,
     /// How long an event waits for the event writer at most.
@@ -142,6 +146,7 @@ impl Default for Sizing {
             snapshots_bytes: 2048 * MIB,
             archive_bytes: 1024 * MIB,
             archive_age: 30 * 24 * 60 * MINUTE,
+            results_bytes: 1024 * MIB,
             events_bytes: 256 * MIB,
             events_age: 15 * MINUTE,
             topics_bytes: 512 * MIB,
@@ -204,7 +209,7 @@ pub struct StreamDef {
     /// Buckets need it for `purge`; elsewhere a header could delete what is stored.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub allow_rollup_hdrs: bool,
-    /// Leases need it; elsewhere a header could let accepted work expire.
+    /// Leases and results need it; elsewhere a header could let accepted work expire.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub allow_msg_ttl: bool,
     /// How long the marker of an expired key stays, in nanoseconds.
@@ -330,6 +335,20 @@ fn streams(sizing: &Sizing) -> Vec<StreamDef> {
                 "Ended tasks with their results, for an index that has to be made anew",
                 &[subjects::ARCHIVE_ALL],
                 sizing.archive_bytes,
+            )
+        },
+        StreamDef {
+            discard: Discard::Old,
+            // Noise has no time to live of its own, and must not take the place of what it lies on.
+            max_age: sizing.archive_age,
+            // Each lives as long as its task is kept.
+            allow_msg_ttl: true,
+            truth: false,
+            ..stream(
+                RESULTS,
+                "Results too large for the index, as long as their tasks are kept",
+                &[subjects::RESULT_ALL],
+                sizing.results_bytes,
             )
         },
         StreamDef {
@@ -463,6 +482,6 @@ mod tests {
     #[test]
     fn the_number_of_assets_depends_on_nothing() {
         let topology = Topology::new(&Sizing { replicas: 3, ..Sizing::default() });
-        assert_eq!((topology.all_streams().count(), topology.consumers.len()), (10, 3));
+        assert_eq!((topology.all_streams().count(), topology.consumers.len()), (11, 3));
     }
 }

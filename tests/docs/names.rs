@@ -42,6 +42,7 @@ fn forms() -> Vec<String> {
         subjects::journal(shard),
         subjects::event(&tenant, &task),
         subjects::topic(&tenant, &"x".parse().unwrap()),
+        subjects::result(&tenant, &task),
         subjects::beat(&agent, &instance),
         subjects::accept(&agent, &instance),
         subjects::offer(&agent, &instance),
@@ -209,6 +210,7 @@ fn every_code_stream_and_variable_in_the_documents_is_in_the_code() {
         topology::JOURNAL,
         topology::SNAPSHOTS,
         topology::ARCHIVE,
+        topology::RESULTS,
         topology::EVENTS,
     ];
     let mut code = String::new();

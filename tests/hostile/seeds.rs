@@ -62,6 +62,7 @@ impl Owner {
     fn submit(&mut self, task: &str, agent: &str) {
         let input = Payload::json(&[task]).expect("JSON");
         let body = Ok(Submit {
+            labels: None,
             v: 1,
             input,
             priority: Priority::Normal,
@@ -141,6 +142,7 @@ fn story() -> Owner {
     owner.beat("planner", vec![]);
     owner.beat("planner", vec![Token(3)]);
     let spec = |agent: &str| Spec {
+        labels: None,
         agent: name(agent),
         input: Payload::default(),
         priority: Priority::Normal,

@@ -7,8 +7,8 @@ use std::{collections::BTreeSet, fmt::Debug, fs, path::PathBuf};
 
 use selvedge::{
     task::{
-        AgentName, BodyHash, Code, InstanceId, Outcome, Payload, Phase, Priority, Refusal, Spec, TaskId,
-        TenantName, Times, Token, TryFailure, WaitFor, child_id,
+        AgentName, BodyHash, Code, InstanceId, Labels, Outcome, Payload, Phase, Priority, Refusal, Spec,
+        TaskId, TenantName, Times, Token, TryFailure, WaitFor, child_id,
     },
     wire::{
         about::*,
@@ -76,6 +76,7 @@ fn input() -> Payload {
 
 fn spec() -> Spec {
     Spec {
+        labels: None,
         agent: agent(),
         input: input(),
         priority: Priority::Normal,
@@ -101,8 +102,13 @@ fn ctl(op: CtlOp) -> Ctl {
     Ctl { v: 1, epoch: 42, ops: vec![op] }
 }
 
+fn labels() -> Option<Labels> {
+    Some(Labels::from_iter([("run", "7"), ("team", "search")]))
+}
+
 fn view() -> TaskView {
     TaskView {
+        labels: labels().unwrap(),
         tenant: tenant(),
         task: task("t-1"),
         agent: agent(),
@@ -148,6 +154,7 @@ fn messages(golden: &mut Golden) {
     golden.check(
         "submit",
         Submit {
+            labels: labels().map(Box::new),
             v: 1,
             input: input(),
             priority: Priority::High,
@@ -162,6 +169,7 @@ fn messages(golden: &mut Golden) {
     golden.check(
         "submit-hops",
         Submit {
+            labels: None,
             v: 1,
             input: input(),
             priority: Priority::Normal,
@@ -176,6 +184,7 @@ fn messages(golden: &mut Golden) {
     golden.check(
         "submit-bytes",
         Submit {
+            labels: None,
             v: 1,
             input: Payload::Bytes(vec![0, 255, 16].into()),
             priority: Priority::Normal,
@@ -198,6 +207,7 @@ fn messages(golden: &mut Golden) {
     golden.check(
         "submit-timed",
         Submit {
+            labels: None,
             v: 1,
             input: input(),
             priority: Priority::Normal,
@@ -381,6 +391,7 @@ fn messages(golden: &mut Golden) {
                     agent: agent.parse().unwrap(),
                     task: task(id),
                     submit: Submit {
+                        labels: None,
                         v: 1,
                         input: input(),
                         priority: Priority::Normal,
@@ -590,6 +601,7 @@ fn queries(golden: &mut Golden) {
     golden.check(
         "api-submit",
         SubmitRequest {
+            labels: labels().map(Box::new),
             agent: agent(),
             task: None,
             key: Some("order-7".into()),

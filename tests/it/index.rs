@@ -33,6 +33,7 @@ pub fn id(text: impl AsRef<str>) -> TaskId {
 /// A root task of tenant `acme` for agent `reader`.
 pub fn task(name: &str, state: Phase, rev: u64, created_at: u64) -> TaskView {
     TaskView {
+        labels: Default::default(),
         tenant: tenant("acme"),
         task: id(name),
         agent: AgentName::new("reader").unwrap(),
@@ -61,7 +62,7 @@ pub fn task(name: &str, state: Phase, rev: u64, created_at: u64) -> TaskView {
 
 pub fn write(view: TaskView) -> IndexWrite {
     let result = (view.state == Phase::Completed).then(|| Payload::json(view.task.as_str()).unwrap());
-    IndexWrite { view, result, before: None }
+    IndexWrite { view, result, aside: false, before: None }
 }
 
 pub fn batch(generation: Generation, upto_seq: u64, views: Vec<TaskView>) -> IndexBatch {

@@ -98,7 +98,7 @@ impl Owner {
             let completed = view.state == Phase::Completed && has_result;
             let result = completed.then(|| Payload::Bytes(vec![b'\n'; size].into()));
             let before = owned.told.replace(view.state);
-            writes.push(IndexWrite { view, result, before });
+            writes.push(IndexWrite { view, result, aside: false, before });
         }
         writes
     }

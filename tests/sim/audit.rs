@@ -24,8 +24,9 @@ use selvedge::{
         state::Policy,
     },
     task::{
-        AgentName, AgentSettings, AllSettings, BodyHash, Code, InstanceId, Outcome, Payload, Phase, Plan,
-        PlanName, Priority, Quota, TaskId, TaskKey, TenantName, TenantSettings, Token, WaitFor, child_id,
+        AgentName, AgentSettings, AllSettings, BodyHash, Code, InstanceId, Labels, Outcome, Payload, Phase,
+        Plan, PlanName, Priority, Quota, TaskId, TaskKey, TenantName, TenantSettings, Token, WaitFor,
+        child_id,
     },
 };
 
@@ -127,6 +128,7 @@ pub struct Known {
     pub tries: u32,
     pub agent: AgentName,
     pub cost: u32,
+    pub labels: Labels,
     priority: Priority,
     /// Place in the order of admission.
     order: u64,
@@ -271,9 +273,10 @@ impl Audit {
         });
         self.all_in_time(due.count())?;
         let firings = message.records.iter().filter(|record| matches!(record, Record::ScheduleFired { .. }));
-        // A message that is full leaves firings to the next one.
+        // A message that is full leaves firings to the next one; so does one in which something was carried and more is to be.
+        let carried = message.records.iter().any(|record| matches!(record, Record::Carried { .. }));
         let weight: usize = message.records.iter().map(Record::weight).sum();
-        if firings.count() < 100 && weight < 30 * 1_024 {
+        if firings.count() < 100 && weight < 30 * 1_024 && !carried {
             self.schedules.none_due(self.wall)?;
         }
         Ok(())
@@ -566,6 +569,7 @@ impl Audit {
             tries: 0,
             agent: a.spec.agent.clone(),
             cost: a.spec.cost.unwrap_or(0),
+            labels: a.spec.labels.as_deref().cloned().unwrap_or_default(),
             priority: a.spec.priority,
             order: self.tasks.len() as u64,
             since: self.now / 1_000,

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use selvedge::task::{AgentName, Payload, Priority, Spec, Times};
+use selvedge::task::{AgentName, Labels, Payload, Priority, Spec, Times};
 
 use crate::rng::Rng;
 
@@ -83,7 +83,8 @@ impl Behaviour {
         let priority = *rng.pick(&[Priority::Low, Priority::Normal, Priority::Normal, Priority::High]);
         let max_tries = rng.per_mille(300).then(|| rng.between(1, 6) as u32).filter(|_| self.plain == 0);
         let times = self.times().map(Box::new);
-        Spec { agent: self.agent(), input: self.payload(), priority, max_tries, times, cost: self.cost() }
+        let (agent, input, cost) = (self.agent(), self.payload(), self.cost());
+        Spec { agent, input, priority, max_tries, times, cost, labels: self.labels() }
     }
 
     /// Lengths only: what a child asks for may not depend on when it is spawned.
@@ -101,6 +102,13 @@ impl Behaviour {
             ..Times::default()
         };
         Some(times).filter(|times| !times.is_empty())
+    }
+
+    /// Few tasks have any.
+    fn labels(self) -> Option<Box<Labels>> {
+        let mut rng = Rng::new(self.seed, 13);
+        let many = rng.between(1, 8);
+        rng.per_mille(150).then(|| Box::new((0..many).map(|n| (n.to_string(), "v")).collect()))
     }
 
     /// Most costs fit every burst, few are far too high, some tasks cost nothing.

@@ -349,6 +349,9 @@ impl World {
             if view.deadline_at != known.clocked.deadline {
                 return Err(format!("{key}: the index shows deadline {:?}: {known:?}", view.deadline_at));
             }
+            if view.labels != known.labels {
+                return Err(format!("{key}: the index shows labels {}: {known:?}", view.labels));
+            }
             let times = (view.started_at, view.ended_at, view.parent.as_ref(), &view.root, view.depth);
             let folded_times = (known.started, known.ended, known.parent.as_ref(), &known.root, known.depth);
             if indexed != folded || times != folded_times {

@@ -249,6 +249,7 @@ impl World {
         }
         self.clients.attempted.entry(key.clone()).or_default().push(spec.body_hash());
         let body = Submit {
+            labels: spec.labels,
             v: 1,
             input: spec.input,
             priority: spec.priority,

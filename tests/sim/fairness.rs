@@ -160,6 +160,7 @@ impl World {
     fn submit(&mut self, tenant: TenantName) {
         self.next += 1;
         let body = Submit {
+            labels: None,
             v: 1,
             input: Payload::default(),
             priority: Default::default(),

@@ -31,7 +31,7 @@ pub async fn run(bench: &Bench, report: &mut Report) -> Result<()> {
     rig.start_streamer(STREAMER)?;
     let client = rig.client.tenant("caller")?;
     await_instance(&client).await?;
-    let server = echo(&rig).await?;
+    let server = echo(&rig, bytes::Bytes::from_static(b"{}")).await?;
     let nats = async_nats::connect(&rig.stack.nats.url).await?;
     let calls = bench.args.scaled(5_000, 100);
     let (mut p50, mut p99) = (vec![Vec::new(); 2], vec![Vec::new(); 2]);

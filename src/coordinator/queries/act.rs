@@ -9,7 +9,8 @@ use crate::{
     bus::StoreError as BusStoreError,
     flow::operate::Change,
     task::{
-        BodyHash, Code, MAX_PAYLOAD_BYTES, Phase, Refusal, TaskId, TaskKey, TenantName, keyed_id, retry_id,
+        BodyHash, Code, Labels, MAX_PAYLOAD_BYTES, Phase, Refusal, TaskId, TaskKey, TenantName, keyed_id,
+        retry_id,
     },
     wire::{
         VERSION,
@@ -31,6 +32,7 @@ impl Queries {
             let message = format!("the input has {actual} bytes, at most {limit} are taken");
             return Err(Refusal::over(Code::TooLarge, message, actual, limit));
         }
+        request.labels.as_deref().map_or(Ok(()), Labels::check)?;
         let task = match (request.task, &request.key) {
             (Some(_), Some(_)) => {
                 return Err(Refusal::new(Code::BadQuery, "give either `task` or `key`, not both"));
@@ -46,6 +48,7 @@ impl Queries {
             max_tries: request.max_tries,
             times: request.times,
             cost: request.cost,
+            labels: request.labels,
             first_try: Some(wall()),
             confirm: true,
             hops: 0,

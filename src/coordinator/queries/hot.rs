@@ -19,6 +19,8 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture, future::Shared};
+use metrics::Counter;
+use tokio::runtime::Handle;
 
 use crate::{
     bus::service::{Answer, Query},
@@ -48,6 +50,12 @@ struct Question {
     verb: &'static str,
     json: bool,
     body: Bytes,
+}
+
+impl Question {
+    fn of(query: &Query) -> Self {
+        Self { verb: query.verb, json: query.format == Format::Json, body: query.body.clone() }
+    }
 }
 
 /// What is known of one question.
@@ -82,7 +90,35 @@ struct Pages {
 
 /// See the module. Cheap to clone; clones share everything.
 #[derive(Clone, Default)]
-pub struct Hot(Arc<Mutex<Pages>>);
+pub struct Hot(Arc<Inner>);
+
+struct Inner {
+    pages: Mutex<Pages>,
+    /// Looked up once: most answers cost little more than a look-up.
+    kept: Counter,
+    read: Counter,
+}
+
+impl Default for Inner {
+    fn default() -> Self {
+        let counter = |how| metrics::counter!(names::HOT_PAGES, names::OUTCOME => how);
+        Self { pages: Mutex::default(), kept: counter("kept"), read: counter("read") }
+    }
+}
+
+/// A read goes on without whoever began it: left half done it would be old news to the next who asks. Bounded by the
+/// store's own timeouts.
+struct Begun(Reading);
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        if self.0.peek().is_none()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(self.0.clone());
+        }
+    }
+}
 
 /// What is to be done about a question.
 enum Found {
@@ -93,32 +129,45 @@ enum Found {
 }
 
 impl Hot {
+    /// The answer to `query`, if it is kept and fresh.
+    pub fn fresh(&self, query: &Query) -> Option<Bytes> {
+        if query.body.len() > MAX_QUESTION {
+            return None;
+        }
+        let pages = self.lock();
+        let of = pages.tenants.get(&query.tenant)?;
+        let kept = of.pages.get(&Question::of(query))?.kept.as_ref()?;
+        (kept.version == of.version && kept.read_at.elapsed() <= FRESH).then(|| kept.body.clone())
+    }
+
     /// The answer to `query`: kept, or by `read`, which is called once for all who ask meanwhile.
-    pub async fn page<F>(&self, query: &Query, read: impl Fn() -> F) -> Answer
+    pub async fn page<F>(&self, query: &Query, read: impl FnOnce() -> F) -> Answer
     where
         F: Future<Output = Answer> + Send + 'static,
     {
         if query.body.len() > MAX_QUESTION {
             return read().await;
         }
-        let question =
-            Question { verb: query.verb, json: query.format == Format::Json, body: query.body.clone() };
-        let (found, how) = match self.find(&query.tenant, &question, || read().boxed()) {
-            Found::Use(body) => (Ok(body), "kept"),
+        match self.find(&query.tenant, &Question::of(query), || read().boxed()) {
+            Found::Use(body) => {
+                self.0.kept.increment(1);
+                Ok(body)
+            }
             Found::UseAndRefresh(body, reading) => {
                 tokio::spawn(reading);
-                (Ok(body), "kept")
+                self.0.kept.increment(1);
+                Ok(body)
             }
             Found::Read(reading) => {
-                // It goes on without whoever began it: left half done it would be old news to the next who asks. Bounded
-                // by the store's own timeouts.
-                tokio::spawn(reading.clone());
-                (reading.await, "read")
+                let _begun = Begun(reading.clone());
+                self.0.read.increment(1);
+                reading.await
             }
-            Found::Wait(reading) => (reading.await, "read"),
-        };
-        metrics::counter!(names::HOT_PAGES, names::OUTCOME => how).increment(1);
-        found
+            Found::Wait(reading) => {
+                self.0.read.increment(1);
+                reading.await
+            }
+        }
     }
 
     /// These tenants' answers are of the past.
@@ -138,7 +187,7 @@ impl Hot {
 
     fn lock(&self) -> MutexGuard<'_, Pages> {
         // Held for a few instructions; what it guards is good after any panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn find(

@@ -8,6 +8,7 @@ use super::{Ask, INDEX_LAG, Queries, Told, nonsense, not_found, read_refusal, st
 use crate::{
     coordinator::calls::OwnerCall,
     flow::why,
+    store::read::Found,
     task::{Code, Phase, Refusal, TaskId, TaskKey, TenantName},
     wire::api::{
         ChildrenPage, ChildrenRequest, GetRequest, ManyReply, ManyRequest, TaskView, TreePage, TreeRequest,
@@ -23,23 +24,23 @@ const OWNER_AT_ONCE: usize = 8;
 impl Queries {
     pub(super) async fn get(&self, tenant: &TenantName, request: GetRequest) -> Result<TaskView, Refusal> {
         let key = TaskKey { tenant: tenant.clone(), id: request.task };
-        let indexed = match self.index.get(tenant, &key.id).await {
-            Ok(view) => view,
+        let indexed = match self.index.find(tenant, &key.id).await {
+            Ok(found) => found,
             Err(error) => {
                 tracing::debug!(%error, "the index can't be read; asking the owner");
                 None
             }
         };
-        if let Some(view) = indexed
-            && request.min_rev.is_none_or(|rev| view.rev >= rev)
-            && (view.state.is_terminal() || request.min_rev.is_some())
+        if let Some(found) = indexed
+            && request.min_rev.is_none_or(|rev| found.view.rev >= rev)
+            && (found.view.state.is_terminal() || request.min_rev.is_some())
         {
-            return Ok(view);
+            return self.whole(&key, found).await;
         }
         // Not there, not new enough, or still moving: the owner knows.
         let Some(view) = self.view(&key).await? else {
-            return match self.index.get(tenant, &key.id).await {
-                Ok(Some(view)) => Ok(view),
+            return match self.index.find(tenant, &key.id).await {
+                Ok(Some(found)) => self.whole(&key, found).await,
                 _ => Err(not_found(&key)),
             };
         };
@@ -49,15 +50,37 @@ impl Queries {
         self.indexed(&key, view).await
     }
 
+    /// A task of the index with its result, wherever that is.
+    async fn whole(&self, key: &TaskKey, found: Found) -> Result<TaskView, Refusal> {
+        if !found.aside {
+            return Ok(found.view);
+        }
+        match self.results.get(key).await {
+            Ok(Some(result)) => Ok(TaskView { result: Some(result), ..found.view }),
+            Ok(None) => {
+                let message = format!(
+                    "{} is completed, but its large result is kept no more: RESULTS was full",
+                    key.id
+                );
+                Err(Refusal::new(Code::Unavailable, message))
+            }
+            Err(error) => {
+                tracing::warn!(task = %key, %error, "a large result could not be read");
+                let message = format!("{} is completed, but its large result can't be read now", key.id);
+                Err(Refusal::new(Code::Unavailable, message).retry_after(1_000))
+            }
+        }
+    }
+
     /// A completed task's result is in the index, or will be in a moment.
     pub(super) async fn indexed(&self, key: &TaskKey, view: TaskView) -> Result<TaskView, Refusal> {
         let deadline = tokio::time::Instant::now() + INDEX_LAG;
         let mut pause = Duration::from_millis(2);
         loop {
-            if let Ok(Some(found)) = self.index.get(&key.tenant, &key.id).await
-                && found.rev >= view.rev
+            if let Ok(Some(found)) = self.index.find(&key.tenant, &key.id).await
+                && found.view.rev >= view.rev
             {
-                return Ok(found);
+                return self.whole(key, found).await;
             }
             if tokio::time::Instant::now() >= deadline {
                 let message = format!("{} is completed, but the index with its result lags behind", key.id);

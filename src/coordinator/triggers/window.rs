@@ -198,6 +198,7 @@ mod tests {
             max_tries: None,
             times: None,
             cost: None,
+            labels: None,
         };
         let key = TaskKey { tenant: "acme".parse().unwrap(), id: format!("t-{seq}").parse().unwrap() };
         Item::to_ask(vec![(seq, Ack::none())], "x".into(), 1, Ask { key, spec, hops: 1 })

@@ -434,6 +434,7 @@ mod tests {
         engine.open("c", Policy::default());
         for n in 0..3 {
             let submit = Submit {
+                labels: None,
                 cost: None,
                 v: 1,
                 input: Payload::json(&"x".repeat(20_000)).unwrap(),

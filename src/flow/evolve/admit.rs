@@ -45,6 +45,9 @@ impl State {
         if let Some(cost) = spec.cost.filter(|cost| *cost > 0) {
             task.more_mut().cost = cost;
         }
+        if spec.labels.is_some() {
+            task.more_mut().labels = spec.labels.clone();
+        }
         task.order = self.next_order;
         self.next_order += 1;
         if admission.refusal.is_some() {

@@ -63,6 +63,7 @@ impl State {
     /// Remembers a cancel whose submit has not come yet.
     pub(super) fn tombstone(&mut self, key: &TaskKey, reason: &str) {
         let spec = Spec {
+            labels: None,
             // A placeholder nobody sees: a tombstone is shown to no reader.
             agent: AgentName::new("none").unwrap_or_else(|_| unreachable!("a name by the grammar")),
             input: Payload::default(),

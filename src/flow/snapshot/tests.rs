@@ -6,7 +6,7 @@ use crate::{
         engine::Next,
         input::{Entropy, Input},
     },
-    task::{InstanceId, Payload, TaskKey, Token},
+    task::{InstanceId, Labels, Payload, TaskKey, Token},
     wire::messages::{Beat, Cmd, CmdOp, Submit},
 };
 
@@ -52,6 +52,7 @@ fn engine() -> Engine<()> {
         };
         let input = Payload::json(&"x".repeat(100)).unwrap();
         let submit = Submit {
+            labels: (n % 5 == 0).then(|| Box::new(Labels::from_iter([("n", n.to_string())]))),
             v: 1,
             input,
             priority: Default::default(),

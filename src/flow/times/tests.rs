@@ -121,6 +121,7 @@ impl Owner {
 
     pub fn submit_for(&mut self, id: &str, times: Times, cost: Option<u32>) {
         let body = Submit {
+            labels: None,
             v: 1,
             input: Payload::default(),
             priority: Default::default(),
@@ -330,6 +331,7 @@ fn a_deadline_stops_what_runs_and_ends_the_tree() {
     owner.submit("p", asks(|t| t.deadline_ms = Some(10_000)));
     owner.slots(0);
     let child = |times: Option<Times>| Spec {
+        labels: None,
         agent: "reader".parse().unwrap(),
         input: Payload::default(),
         priority: Default::default(),

@@ -244,6 +244,7 @@ fn a_waiting_parent_names_its_children() {
     limits(&mut owner, 2, |o| o.in_flight = Some(1));
     submit(&mut owner, &["t"]);
     let child = Spec {
+        labels: None,
         agent: "reader".parse().unwrap(),
         input: Payload::default(),
         priority: Default::default(),

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::{
+    store::record::ResultOf,
     task::{Millis, Payload, Phase, Plan, TaskKey, TenantName},
     wire::{api::TaskView, subjects::Shard},
 };
@@ -44,9 +45,21 @@ pub struct IndexWrite {
     pub view: TaskView,
     /// Set with the write that makes the task completed, and in a rebuild.
     pub result: Option<Payload>,
+    /// Its result was too large for the index, and is kept beside it.
+    pub aside: bool,
     /// The phase in which it was handed out before; `None`: it was not, as far as is known. A guess at what the
     /// index shows, which is checked.
     pub before: Option<Phase>,
+}
+
+impl IndexWrite {
+    pub(super) fn result_of(&self) -> ResultOf<'_> {
+        match &self.result {
+            _ if self.aside => ResultOf::Aside,
+            None => ResultOf::None,
+            Some(result) => ResultOf::Given(result),
+        }
+    }
 }
 
 /// How long a tenant's terminal tasks stay.

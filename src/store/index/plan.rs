@@ -38,8 +38,8 @@ struct Entry<'a> {
 impl<'a> Entry<'a> {
     fn new(write: &'a IndexWrite, now_wall: Millis) -> Self {
         let view = &write.view;
-        let plain =
-            view.state != Phase::Cancelled && (write.result.is_none() || view.state == Phase::Completed);
+        let plain = view.state != Phase::Cancelled
+            && (write.result_of() == record::ResultOf::None || view.state == Phase::Completed);
         let stored = match write.before {
             _ if !plain => Stored::Unknown,
             None => Stored::New,
@@ -230,7 +230,7 @@ fn data(cmd: &mut Cmd, entries: &[Entry<'_>], plan: &[Entry<'_>], now_wall: Mill
     }
     let mut record = Vec::new();
     for Entry { write, .. } in entries {
-        record::encode(&write.view, write.result.as_ref(), now_wall, &mut record);
+        record::encode(&write.view, write.result_of(), now_wall, &mut record);
         cmd.arg(write.view.task.as_str()).arg(&record[..]);
     }
     for entry in entries.iter().filter(|entry| entry.ended > 0) {

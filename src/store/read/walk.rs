@@ -131,6 +131,10 @@ fn count_sets(tenant: &TenantName, request: &CountRequest) -> Result<Vec<String>
     let mut states = request.states.clone();
     states.sort();
     states.dedup();
+    if !request.labels.is_empty() {
+        let message = "count does not take labels: there is no set of the tasks with one; list them";
+        return Err(Refusal::new(Code::BadQuery, message));
+    }
     let mut sets: Vec<Vec<String>> = Vec::new();
     if !states.is_empty() {
         sets.push(states.iter().map(|state| keys::state(tenant, *state)).collect());
@@ -153,7 +157,7 @@ fn count_sets(tenant: &TenantName, request: &CountRequest) -> Result<Vec<String>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::AgentName;
+    use crate::task::{AgentName, Labels};
 
     #[test]
     fn a_count_is_of_one_filter_and_a_range_runs_forward() {
@@ -164,6 +168,9 @@ mod tests {
         let both =
             CountRequest { states, agent: Some(AgentName::new("a").unwrap()), ..CountRequest::default() };
         assert_eq!(count_sets(&tenant, &both).unwrap_err().code, Code::BadQuery);
+        let labels = Labels::from_iter([("team", "search")]);
+        let refusal = count_sets(&tenant, &CountRequest { labels, ..CountRequest::default() }).unwrap_err();
+        assert!(refusal.code == Code::BadQuery && refusal.message.contains("labels"), "{refusal:?}");
         assert_eq!(range(Some(5), Some(5)).unwrap_err().code, Code::BadQuery);
         assert_eq!(range(Some(1), Some(16)).unwrap(), ("(00000000010".to_owned(), "[00000000001".to_owned()));
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_nats::Client;
 use bytes::Bytes;
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use selvedge::{
     bus::service::{Answer, Query, ServiceConfig, serve},
     task::{Code, Refusal},
@@ -151,6 +152,31 @@ async fn requests_beyond_the_bound_are_shed_at_once() {
 }
 
 #[tokio::test]
+async fn one_tenants_slow_queries_leave_places_to_another_and_are_shed_by_name() {
+    let s = served(8).await;
+    let slow = |tenant: &str| {
+        let (client, subject) = (s.client.clone(), format!("sv.api.{tenant}.list"));
+        tokio::spawn(async move { request(&client, &subject, "{}").await.unwrap() })
+    };
+    let mut flood: FuturesUnordered<_> = (0..20).map(|_| slow("flood")).collect();
+    soon("all its places", s.waiting.acquire_many(6)).await.unwrap().forget();
+    // The gate is closed: whoever is answered now was shed.
+    for _ in 0..14 {
+        let busy = json(&soon("a refusal", flood.next()).await.unwrap().unwrap());
+        assert_eq!(
+            (&busy["code"], &busy["limit"], &busy["retry_after_ms"]),
+            (&"BUSY".into(), &6.into(), &250.into())
+        );
+        assert!(busy["message"].as_str().unwrap().contains("tenant flood"), "{busy}");
+    }
+    assert_eq!(json(&request(&s.client, "sv.api.acme.get", "{}").await.unwrap()), "acme: 2 bytes");
+    s.gate.add_permits(6);
+    while let Some(answer) = soon("the slow ones", flood.next()).await {
+        assert_eq!(json(&answer.unwrap()), serde_json::json!({}));
+    }
+}
+
+#[tokio::test]
 async fn a_request_ends_with_its_askers_patience_and_its_place_is_free_again() {
     let s = served(1).await;
     let mut patience = async_nats::HeaderMap::new();
@@ -173,6 +199,6 @@ async fn a_reply_subject_of_ours_is_not_answered() {
     s.client.publish_with_reply("sv.api.acme.get", "sv.submit.globex.reader.x", "{}".into()).await.unwrap();
     request(&s.client, "sv.api.acme.get", "{}").await.unwrap();
     s.client.publish("sv.submit.marker", "".into()).await.unwrap();
-    let first = soon("the marker", futures_util::StreamExt::next(&mut forged)).await.unwrap();
+    let first = soon("the marker", forged.next()).await.unwrap();
     assert_eq!(first.subject.as_str(), "sv.submit.marker", "nothing was published with the service's rights");
 }

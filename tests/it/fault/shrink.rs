@@ -15,6 +15,7 @@ use super::process::{Coordinator, policy};
 use super::work::{self, AGENT, Work};
 use crate::harness::fabric::{Fabric, eventually, unbound};
 use crate::harness::{soon, until};
+use crate::queries::rebuild::equal;
 
 const SHARD: Shard = Shard(0);
 /// Small enough that a test takes several snapshots.
@@ -229,6 +230,7 @@ async fn the_journal_shrinks_without_redis_and_a_flushed_index_equals_it_again()
             (stats.states.get("completed") == Some(&all) && stats.total == all).then_some(())
         })
         .await;
+        equal(&fabric.stack, all).await;
         let audit = Audit::of_entries(&copy.whole().await);
         for task in &tasks {
             let found = until("the result of a task", async || task.result::<usize>().await.ok()).await;

@@ -3,8 +3,10 @@
 mod cluster;
 mod config;
 mod keys;
+mod labels;
 mod plane;
 mod reads;
-mod rebuild;
+pub mod rebuild;
+mod results;
 mod scale;
 mod watchers;

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use selvedge::{
-    client::{Client, Error},
+    client::{Client, Error, NewTask},
     wire::{headers, subjects},
 };
 
@@ -47,6 +47,25 @@ async fn a_query_that_times_out_is_asked_once_by_sdk_and_command_and_says_how_lo
     let ran = Cli::on(&stack).env("NATS_TIMEOUT", "50ms").run(&["list", "--tenant", "acme"]).await;
     assert_ne!(ran.code, 0, "{}", ran.out);
     assert_eq!(asked(&stack, &mut heard, "list").await.len(), 1, "{}", ran.err);
+}
+
+/// Redis hangs, and with it every list: a tenant that asks on and on has its share of the places, and no more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_that_asks_too_much_sheds_nobody_elses_queries() {
+    let fabric = Fabric::start().await;
+    let (flood, other) = (fabric.client("flood").await, fabric.client("other").await);
+    let task = other.submit_task(NewTask::new("nobody", &1).unwrap()).confirmed().await.unwrap();
+    fabric.stack.redis.pause();
+    let lists = (1..=100).map(|n| {
+        let flood = flood.clone();
+        tokio::spawn(async move { flood.list().since(n).page().await })
+    });
+    let mut lists: FuturesUnordered<_> = lists.collect();
+    // The first that is answered was shed: the others wait for Redis.
+    let shed = soon("an answer", lists.next()).await.unwrap().unwrap().unwrap_err().to_string();
+    assert!(shed.contains("48 queries of tenant flood"), "{shed}");
+    other.why(task.id()).await.expect("the owner knows, and there is a place to ask it");
+    fabric.stack.redis.resume();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,7 +8,7 @@ use selvedge::{
         index::{Generation, IndexWriter},
         read::{IndexReader, ReadError, ScanLimits},
     },
-    task::{AgentName, Code, Phase, TaskId},
+    task::{AgentName, Code, Labels, Phase, TaskId},
     wire::{
         api::{CountRequest, ListRequest, TaskView},
         subjects::Shard,
@@ -113,6 +113,13 @@ async fn children_are_listed_from_their_parents_own_set_and_a_range_of_time_is_e
         index.reader.list(&acme(), &other, LIMITS).await,
         Err(ReadError::Query(refusal)) if refusal.code == Code::BadQuery
     ));
+    // So are labels, from whatever set is read.
+    let labels = Labels::from_iter([("team", "search")]);
+    let (page, calls) =
+        index.counted(index.reader.list(&acme(), &ListRequest { labels, ..of_parent("r") }, LIMITS)).await;
+    let page = page.unwrap();
+    assert_eq!((page.scanned, page.tasks.len(), page.complete), (60, 0, false), "none has it");
+    assert_eq!((page.next.is_some(), calls["evalsha"], calls["hmget"]), (true, 1, 1));
     // Filters combined are sifted: as many ids as the page and the buffer, and no more.
     let both = ListRequest { states: vec![Phase::Failed], ..of_parent("r") };
     let page = index.reader.list(&acme(), &both, LIMITS).await.unwrap();

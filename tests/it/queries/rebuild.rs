@@ -35,7 +35,7 @@ async fn check(stack: &Stack) -> Result<u64, String> {
 }
 
 /// Until the index has caught up, or what differs when patience is over.
-async fn equal(stack: &Stack, tasks: u64) {
+pub async fn equal(stack: &Stack, tasks: u64) {
     let mut last = String::new();
     for _ in 0..40 {
         match check(stack).await {
@@ -59,6 +59,8 @@ async fn part(ctx: Ctx, n: u64) -> Result<String, AgentError> {
     match n % 5 {
         0 => Err(AgentError::fatal("five")),
         1 => Ok("x".repeat(2_000)),
+        // Too large for the index.
+        3 => Ok("y".repeat(20_000)),
         _ => Ok(n.to_string()),
     }
 }

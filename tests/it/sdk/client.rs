@@ -20,6 +20,7 @@ async fn client(owner: &Owner) -> Client {
 
 fn view(task: &TaskId, state: Phase) -> TaskView {
     TaskView {
+        labels: Default::default(),
         tenant: tenant(),
         task: task.clone(),
         agent: agent(),
@@ -179,6 +180,7 @@ async fn an_id_that_belongs_to_another_body_is_a_conflict_and_a_rejection_is_an_
     let (_, query) = owner.query().await;
     owner.refuse(&query, Code::NotFound).await;
     let hash = Spec {
+        labels: None,
         agent: AgentName::new("reader").unwrap(),
         input: Payload::json(&1).unwrap(),
         priority: Priority::Normal,

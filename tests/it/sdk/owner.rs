@@ -139,7 +139,7 @@ impl Owner {
     /// The next question, as (verb, message).
     pub async fn query(&mut self) -> (String, Message) {
         let message = next(&mut self.queries).await;
-        (subjects::parse_api(&message.subject).unwrap().1, message)
+        (subjects::parse_api(&message.subject).unwrap().1.to_owned(), message)
     }
 
     pub async fn answer<T: Serialize>(&self, query: &Message, answer: &T) {
