@@ -177,6 +177,7 @@ impl World {
             draining: instance.draining,
             // Some know nothing of messages.
             messages: at % 2 == 0,
+            about: None,
         };
         if instance.next_beat <= now {
             instance.next_beat = now + lease_ms / 3;
