@@ -281,7 +281,7 @@ async fn add(
     };
     let found = source_stream(js, stream).await?;
     if found.is_none() {
-        ctx.output.hint(&format!("there is no stream {stream} yet; the trigger begins when there is one"))?;
+        ctx.output.hint(format!("there is no stream {stream} yet; the trigger begins when there is one"))?;
     }
     settings.start = match &known {
         Some((known, _)) if known.source == settings.source => known.start.clone(),

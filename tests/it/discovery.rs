@@ -96,7 +96,7 @@ async fn an_input_that_does_not_fit_is_refused_at_admission_and_says_where() {
     listed(&client, "the schema is known", |a| a.about.len() == 1).await;
 
     let bad = soon("a decision", client.submit_and_confirm("reader", &json!({"pages": "hunter2"}))).await;
-    let error = bad.err().expect("refused");
+    let Err(error) = bad else { panic!("it is refused") };
     assert_eq!(error.code(), Some(Code::SchemaViolation), "{error}");
     assert!(error.to_string().contains("`/pages`") && !error.to_string().contains("hunter2"), "{error}");
     let packed = rmp_serde::to_vec_named(&json!({"pages": "x"})).unwrap();
