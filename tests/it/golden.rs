@@ -234,7 +234,7 @@ fn messages(golden: &mut Golden) {
             messages: false,
             calls: None,
             about: None,
-            ahead: 2,
+            ahead: 0,
         },
     );
     golden.check(
@@ -248,6 +248,20 @@ fn messages(golden: &mut Golden) {
             messages: true,
             calls: None,
             ahead: 0,
+            about: None,
+        },
+    );
+    golden.check(
+        "beat-ahead",
+        Beat {
+            v: 1,
+            slots: 4,
+            tokens: vec![],
+            lease_ms: 15_000,
+            draining: false,
+            messages: true,
+            calls: None,
+            ahead: 2,
             about: None,
         },
     );
