@@ -169,6 +169,7 @@ fn held_call() -> impl Strategy<Value = HeldCall> {
         tenant,
         token,
         depth,
+        hops: depth % 3,
         borrows,
     })
 }
@@ -180,8 +181,8 @@ fn call_request() -> impl Strategy<Value = CallRequest> {
 
 fn call() -> impl Strategy<Value = Call> {
     (held_call(), any::<u64>(), any::<bool>(), payload()).prop_map(|(held, time_left_ms, json, input)| {
-        let HeldCall { tenant, token, depth, borrows } = held;
-        Call { tenant, token, depth, borrows, time_left_ms, json, input }
+        let HeldCall { tenant, token, depth, hops, borrows } = held;
+        Call { tenant, token, depth, hops, borrows, time_left_ms, json, input }
     })
 }
 

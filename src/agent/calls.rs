@@ -129,7 +129,7 @@ pub(super) fn as_offer(instance: &Instance, call: &Call) -> Offer {
         told: 0,
         deadline_at: None,
         time_left_ms: Some(call.time_left_ms),
-        hops: 0,
+        hops: call.hops,
         input: Payload::default(),
     }
 }
@@ -147,6 +147,7 @@ impl Attempt {
             tenant: self.offer.tenant.clone(),
             token: self.offer.token,
             depth: self.offer.depth,
+            hops: self.offer.hops,
             borrows: self.answer.as_ref().and_then(|answer| answer.borrows.clone()),
         }
     }

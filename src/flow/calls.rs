@@ -70,6 +70,8 @@ pub struct Running {
     pub instance: InstanceId,
     /// Askers above it.
     pub depth: u32,
+    /// Triggers behind its asker.
+    pub hops: u32,
     /// Whose place it has.
     pub borrows: Option<TaskId>,
     /// What it counts against.
@@ -154,7 +156,7 @@ impl Calls {
         live: &mut Live,
         now: Millis,
     ) -> (InstanceId, Call) {
-        let Admitted { instance, depth, borrows, max_ms, starts, .. } = admitted;
+        let Admitted { instance, depth, hops, borrows, max_ms, starts, .. } = admitted;
         let place = if borrows.is_some() { Place::Borrowed } else { Place::Own };
         let key = (asked.tenant.clone(), asked.agent.clone());
         let block = self.blocks.entry(key.clone()).or_default();
@@ -167,6 +169,7 @@ impl Calls {
             agent: asked.agent.clone(),
             instance: instance.clone(),
             depth,
+            hops,
             borrows: borrows.clone(),
             place,
             to: Some(asked.to.clone()),
@@ -181,6 +184,7 @@ impl Calls {
             tenant: asked.tenant.clone(),
             token,
             depth,
+            hops,
             borrows,
             time_left_ms: max_ms,
             json: asked.to.format == Format::Json,
@@ -316,6 +320,7 @@ impl Calls {
             agent: agent.clone(),
             instance: instance.clone(),
             depth: call.depth,
+            hops: call.hops,
             borrows: call.borrows.clone(),
             place: if claimed { place } else { Place::Void },
             to: None,

@@ -45,6 +45,9 @@ pub struct Call {
     /// How many askers there are above it; of a call from outside 0.
     #[serde(default)]
     pub depth: u32,
+    /// How many triggers lie behind whoever asks.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub hops: u32,
     /// Whose place in flight it has; absent: one of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub borrows: Option<TaskId>,
@@ -58,6 +61,10 @@ pub struct Call {
     pub input: Payload,
 }
 
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
+
 /// A call in a heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeldCall {
@@ -68,6 +75,9 @@ pub struct HeldCall {
     /// See [`Call::depth`].
     #[serde(default)]
     pub depth: u32,
+    /// See [`Call::hops`].
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub hops: u32,
     /// See [`Call::borrows`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub borrows: Option<TaskId>,

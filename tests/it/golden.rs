@@ -325,7 +325,7 @@ fn messages(golden: &mut Golden) {
             ],
         },
     );
-    let held = HeldCall { tenant: tenant(), token: TOKEN, depth: 1, borrows: Some(task("t-1")) };
+    let held = HeldCall { tenant: tenant(), token: TOKEN, depth: 1, hops: 0, borrows: Some(task("t-1")) };
     golden.check(
         "beat-calls",
         Beat {
@@ -346,6 +346,7 @@ fn messages(golden: &mut Golden) {
         tenant: tenant(),
         token: TOKEN,
         depth: 1,
+        hops: 0,
         borrows: Some(task("t-1")),
         time_left_ms: 60_000,
         json: true,

@@ -11,7 +11,7 @@ use crate::{
         record::Record,
         state::State,
     },
-    task::{AgentName, Code, InstanceId, Millis, Payload, Refusal, TenantName, Token},
+    task::{AgentName, Code, InstanceId, Millis, Payload, Refusal, TaskId, TenantName, Token},
     wire::calls::public_id,
 };
 
@@ -48,8 +48,20 @@ pub struct Admitted {
     /// Starts charged by that.
     pub starts: u32,
     pub(super) depth: u32,
-    pub(super) borrows: Option<crate::task::TaskId>,
+    pub(super) hops: u32,
+    pub(super) borrows: Option<TaskId>,
     pub(super) max_ms: Millis,
+}
+
+/// Who asks for a call.
+#[derive(Default)]
+struct Asker {
+    /// How deep that is.
+    depth: u32,
+    /// Triggers behind it.
+    hops: u32,
+    /// By what its place is known; `None`: it comes from outside.
+    id: Option<TaskId>,
 }
 
 impl Calls {
@@ -68,10 +80,11 @@ impl Calls {
             return Err(Refusal::new(Code::UnknownTenant, message));
         };
         not_paused(state, tenant, agent, plan.paused)?;
-        let (depth, asker) = match asked.asker {
+        let asker = match asked.asker {
             Some(token) => self.asker(state, tenant, &token)?,
-            None => (0, None),
+            None => Asker::default(),
         };
+        let Asker { depth, hops, id: asker } = asker;
         if depth > plan.depth {
             let message = format!(
                 "depth {depth} > cap {} of tenant {tenant}: {agent} asked in a cycle, or too deep",
@@ -101,20 +114,16 @@ impl Calls {
         permit.lease_ms = permit.lease_ms.max(lease_ms);
         let record = grows.then(|| permits::record(tenant, agent, permit, starts));
         let max_ms = asked.max_ms.unwrap_or(Millis::MAX).clamp(1, plan.call_ms());
-        Ok(Admitted { instance, record, starts, depth, borrows, max_ms })
+        Ok(Admitted { instance, record, starts, depth, hops, borrows, max_ms })
     }
 
-    /// The depth of what a handler asks for, and by what its place is known.
-    fn asker(
-        &self,
-        state: &State,
-        tenant: &TenantName,
-        token: &Token,
-    ) -> Result<(u32, Option<crate::task::TaskId>), Refusal> {
+    /// The handler that asks.
+    fn asker(&self, state: &State, tenant: &TenantName, token: &Token) -> Result<Asker, Refusal> {
         let of_task = state.leased(token).filter(|task| state.tenant_name(task.tenant) == tenant);
         let of_call = self.running.get(token).filter(|call| call.tenant == *tenant && !call.stopping);
-        if let Some(depth) = of_task.map(|task| task.depth()).or(of_call.map(|call| call.depth)) {
-            return Ok((depth + 1, Some(public_id(token))));
+        let of_task = of_task.map(|task| (task.depth(), task.more().hops));
+        if let Some((depth, hops)) = of_task.or(of_call.map(|call| (call.depth, call.hops))) {
+            return Ok(Asker { depth: depth + 1, hops, id: Some(public_id(token)) });
         }
         if self.blocks.values().any(|block| block.is_inherited()) {
             let message = "the owner has just changed and has not heard of whoever asks";

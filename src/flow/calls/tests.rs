@@ -7,7 +7,7 @@ use crate::{
         permits::Permit,
         times::tests::{Owner, key},
     },
-    task::{Outcome, Overrides, Payload, TenantSettings, Times},
+    task::{Outcome, Overrides, Payload, Spec, TenantSettings, Times},
     wire::{
         calls::CallRequest,
         messages::{Accept, Beat, CtlOp, End, Report, ReportOp},
@@ -57,7 +57,7 @@ fn beat(owner: &mut Owner, slots: u32, tokens: &[Token], calls: &[HeldCall]) {
 }
 
 fn held(token: Token) -> HeldCall {
-    HeldCall { tenant: tenant(), token, depth: 0, borrows: None }
+    HeldCall { tenant: tenant(), token, depth: 0, hops: 0, borrows: None }
 }
 
 fn answers(owner: &mut Owner, taken: &[Token], busy: &[Token], over: &[Token]) {
@@ -328,4 +328,23 @@ fn a_tenant_that_only_called_leaves_as_any_other() {
     owner.pass(25 * 3_600_000);
     owner.submit_for("t", Times::default(), None);
     owner.is_the_same_anywhere();
+}
+
+#[test]
+fn what_is_asked_for_behind_triggers_is_behind_as_many() {
+    let mut owner = owner(4, |_| {});
+    let spec = Spec {
+        agent: agent(),
+        input: Payload::default(),
+        priority: Default::default(),
+        max_tries: None,
+        times: None,
+        cost: None,
+        labels: None,
+    };
+    owner.push(Input::Triggered { key: key("t"), spec: Box::new(spec), hops: 2 });
+    let lease = *owner.engine.state().live_leases().next().unwrap();
+    let asked = ask(&mut owner, "reader", Some(lease)).unwrap();
+    let again = ask(&mut owner, "reader", Some(asked.token)).unwrap();
+    assert_eq!((asked.hops, again.hops, call(&mut owner).unwrap().hops), (2, 2, 0));
 }
