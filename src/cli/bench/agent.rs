@@ -58,9 +58,13 @@ fn streaming(name: &str) -> Result<Agent> {
             Payload::Bytes(bytes) => clock::read(bytes).unwrap_or(0),
             Payload::Json(_) => 0,
         };
-        let mut pace = tokio::time::interval(Duration::from_secs(1) / PARTS_PER_SECOND as u32);
-        for _ in 0..parts {
-            pace.tick().await;
+        let step = Duration::from_secs(1) / PARTS_PER_SECOND as u32;
+        let mut pace = tokio::time::interval_at(tokio::time::Instant::now() + step, step);
+        for part in 0..parts {
+            // The first one at once: a timer that is due takes up to a millisecond to say so.
+            if part > 0 {
+                pace.tick().await;
+            }
             ctx.emit_raw("part", Payload::Bytes(Bytes::copy_from_slice(&clock::now().to_le_bytes()))).await?;
         }
         Ok::<_, AgentError>(Payload::default())
