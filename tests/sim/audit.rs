@@ -545,6 +545,12 @@ impl Audit {
         a: &Admission,
         parent: Option<(TaskId, TaskId, u32)>,
     ) -> Result<(), String> {
+        if self.schedules.may_fire_again(key) && self.tasks.get(key).is_some_and(|known| known.is_over()) {
+            self.tasks.remove(key);
+            if let Some(tenant) = self.tenants.get_mut(&key.tenant) {
+                tenant.roots.retain(|root| *root != key.id);
+            }
+        }
         ensure!(!self.tasks.contains_key(key), "I3: {key} was decided before");
         let (parent, root, depth) = match parent {
             Some((parent, root, depth)) => (Some(parent), root, depth),

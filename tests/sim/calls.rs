@@ -116,9 +116,9 @@ impl World {
             answer.busy.push(call.token);
             instance.over.insert(call.token);
         } else {
-            let Call { tenant, token, depth, borrows, .. } = call;
+            let Call { tenant, token, depth, hops, borrows, .. } = call;
             answer.taken.push(token);
-            instance.calls.insert(token, HeldCall { tenant, token, depth, borrows });
+            instance.calls.insert(token, HeldCall { tenant, token, depth, hops, borrows });
             let most = if self.strikes(Fault::CallerGone) { 300 } else { 20_000 };
             let takes = self.calling.between(1, most);
             self.after(takes, Event::CallEnds(id.clone(), token));

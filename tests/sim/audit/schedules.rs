@@ -85,6 +85,13 @@ impl Ledger {
         Ok(())
     }
 
+    /// Whether this may be a firing of a schedule that was removed and set again: of what it had fired before only ids are known,
+    /// and those only as long as the tenant's memory of them reaches.
+    pub(super) fn may_fire_again(&self, key: &TaskKey) -> bool {
+        self.tasks.contains(key)
+            && self.removed.iter().any(|name| key.id.as_str().starts_with(&format!("{name}-")))
+    }
+
     /// How often it has fired.
     fn count(&self, name: &ScheduleName) -> usize {
         self.fired.iter().filter(|(fired, _)| fired == name).count()
