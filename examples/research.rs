@@ -114,7 +114,7 @@ async fn ask_critic(ctx: &Ctx, findings: &[Finding]) -> Result<Vec<Verdict>, Age
     let mut answer = ctx.ask("research-critic", &counts).await.map_err(later)?;
     let mut verdicts = Vec::new();
     while let Some(chunk) = answer.next().await {
-        let verdict: Verdict = chunk.map_err(later)?.data.decode()?;
+        let verdict: Verdict = chunk.map_err(later)?.data.decode().map_err(AgentError::fatal)?;
         if let Some(finding) = findings.get(verdicts.len()) {
             ctx.emit("verdict", &format!("{}: {}", finding.path.display(), verdict.why)).await?;
         }

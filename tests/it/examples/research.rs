@@ -44,6 +44,7 @@ async fn research(fabric: &Fabric, dir: &Path, words: &str, said: &str) -> (Stri
 #[tokio::test]
 async fn the_research_example_publishes_its_report_only_if_a_person_says_yes() {
     let fabric = Fabric::start().await;
+    fabric.pro("default").await;
     let dir = tempfile::tempdir().unwrap();
     let documents = [
         ("looms.md", LOOMS),
