@@ -1,4 +1,4 @@
-//! Research with a person at its end: `cargo run --example research -- docs lease heartbeat > report.md`, with a coordinator
+//! Research with a person at its end: `cargo run --example research -- docs lease lost > report.md`, with a coordinator
 //! at `NATS_URL`.
 //!
 //! Finds what the documents of a directory say about some words. A planner spawns a reader for every document and waits for
@@ -247,7 +247,7 @@ async fn main() -> Result<(), Failed> {
     let mut args = std::env::args().skip(1);
     let dir = PathBuf::from(args.next().unwrap_or_else(|| "docs".to_owned()));
     let asked: Vec<String> = args.collect();
-    let asked = if asked.is_empty() { "lease heartbeat".to_owned() } else { asked.join(" ") };
+    let asked = if asked.is_empty() { "lease lost".to_owned() } else { asked.join(" ") };
     let question = Question { dir, words: words(&asked).collect() };
 
     let client = Client::from_env().await?;

@@ -1,4 +1,4 @@
-"""An agent that is called and calls, without an SDK: docs/protocol.md, section 12. nats-py is all it needs.
+"""An agent that is called and calls, without an SDK: docs/protocol.md, section 12. Python 3.11 and nats-py are all it needs.
 
 It remarks on a draft, and asks the writer for another one until there is nothing left to remark on.
 """

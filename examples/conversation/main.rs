@@ -1,18 +1,22 @@
-//! Two agents that ask each other, in two languages: `cargo run --example conversation -- "a really very fine cloth"`, with a
-//! coordinator at `NATS_URL` and `python3 examples/conversation/critic.py` running.
+//! Two agents that ask each other, in two languages. With a coordinator at `NATS_URL`:
 //!
-//! The writer, here, drafts and asks the critic. The critic remarks on the draft, and asks the writer for another one. That
-//! ends when nothing is left to remark on, or when the plan allows no deeper asking: then the last draft stands. Everybody
-//! hands on what is said below, so that the caller sees all of it as it comes.
+//! ```text
+//! cargo run --example conversation
+//! python3 examples/conversation/critic.py
+//! selvedge call writer '{"text": "a really very fine cloth"}'
+//! ```
+//!
+//! The writer, this one, drafts and asks the critic. The critic remarks on the draft and asks the writer for another one. That
+//! ends when nothing is left to remark on, or when the plan allows no deeper asking: then the last draft stands. Both hand on
+//! what is said below, so that the caller sees all of it as it comes.
 
 use selvedge::{
-    agent::{Agent, AgentError, CancellationToken, Ctx},
-    client::Client,
+    agent::{Agent, AgentError, Ctx},
     task::Code,
 };
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct Order {
     text: String,
     /// What the critic would have left out.
@@ -36,26 +40,6 @@ async fn write(ctx: Ctx, order: Order) -> Result<String, AgentError> {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let text = std::env::args().nth(1).unwrap_or_else(|| "a really very fine cloth".to_owned());
-    let client = Client::from_env().await?;
-    let stop = CancellationToken::new();
     // A slot for every draft on the way down.
-    let writer = Agent::new("writer", write)?.slots(8).run_until(client.link().clone(), stop.clone());
-    let listen = async {
-        let mut answer = client.call("writer", &Order { text, without: None }).await?;
-        while let Some(chunk) = answer.next().await {
-            let chunk = chunk?;
-            println!("{}: {}", chunk.kind, chunk.data.decode::<String>()?);
-        }
-        println!("agreed: {}", answer.result::<String>().await?);
-        Ok::<_, Box<dyn std::error::Error>>(())
-    };
-    let listen = async {
-        let listened = listen.await;
-        stop.cancel();
-        listened
-    };
-    let (writer, listened) = tokio::join!(writer, listen);
-    writer?;
-    listened
+    Ok(Agent::new("writer", write)?.slots(8).serve_from_env().await?)
 }
