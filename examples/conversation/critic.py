@@ -146,7 +146,7 @@ async def main():
         await say("accept", busy=[offer["token"] for offer in json.loads(message.data)["offers"]])
 
     async def beat(_=None):  # at start, every third of the lease, and when a new owner asks
-        keys = "tenant", "token", "depth", "borrows"
+        keys = "tenant", "token", "depth", "hops", "borrows"
         calls = [{key: call.call[key] for key in keys if key in call.call} for call, _ in held.values()]
         await say("beat", slots=SLOTS, tokens=[], lease_ms=15_000, calls=calls)
 
