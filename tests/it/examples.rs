@@ -1,5 +1,8 @@
 //! Every example, run as it is, against a real coordinator; what it prints is checked.
 
+mod conversation;
+mod research;
+
 use std::{
     path::{Path, PathBuf},
     process::{Output, Stdio},
@@ -69,6 +72,14 @@ impl Fabric {
             .stdout(Stdio::piped())
             .kill_on_drop(true);
         command
+    }
+
+    /// A tenant that may do more than a new one.
+    async fn pro(&self, tenant: &str) {
+        let connection = bus::connect(&self.stack.nats_options(), "limits").await.unwrap();
+        let limits = bus::limits::LimitsBucket::open(connection.jetstream()).await.unwrap();
+        let pro = selvedge::task::TenantSettings::under("pro".parse().unwrap());
+        limits.set_tenant(&tenant.parse().unwrap(), &pro, None).await.unwrap();
     }
 
     async fn client(&self) -> Client {
@@ -204,10 +215,7 @@ async fn a_task_of_forty_minutes_keeps_its_lease_of_two_by_heartbeats_alone() {
 #[tokio::test]
 async fn the_newsroom_prints_every_document_in_one_edition() {
     let fabric = Fabric::start().await;
-    let connection = bus::connect(&fabric.stack.nats_options(), "limits").await.unwrap();
-    let limits = bus::limits::LimitsBucket::open(connection.jetstream()).await.unwrap();
-    let pro = selvedge::task::TenantSettings::under("pro".parse().unwrap());
-    limits.set_tenant(&"default".parse().unwrap(), &pro, None).await.unwrap();
+    fabric.pro("default").await;
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
     let run = fabric.command(executable("newsroom")).arg(&docs).output();
     let Output { status, stdout, .. } = soon("the last edition", run).await.unwrap();
