@@ -21,6 +21,7 @@ mod targets;
 use std::path::Path;
 
 use mutate::{Rng, mutated};
+use selvedge::{flow::record::JournalMessage, task::trigger::TriggerSettings};
 
 fn golden() -> Vec<Vec<u8>> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
@@ -34,7 +35,16 @@ fn corpus(target: &str) -> Vec<Vec<u8>> {
     let texts =
         |texts: &[&str]| -> Vec<Vec<u8>> { texts.iter().map(|text| text.as_bytes().to_vec()).collect() };
     match target {
-        "envelope" => golden(),
+        "envelope" => golden()
+            .into_iter()
+            .chain(texts(&[
+                r#"{"source":{"topic":"docs.>"},"tenant":"acme","agent":"reader"}"#,
+                r#"{"source":{"topic":"a.*"},"tenant":"acme","agent":"reader","template":{"doc":"{{message.a.b.0}}","at":["{{seq}} {{topic}}"]},
+                    "filter":["message.n=7","!message.c"],"dedupe":"{{message.n}}","rate":{"rate":10,"burst":2},"max_hops":3}"#,
+                r#"{"source":{"stream":{"name":"ORDERS","subject":"orders.*"}},"tenant":"acme","agent":"reader","template":"{{count}}",
+                    "batch":{"count":7,"within_ms":150},"start":{"seq":9,"created":"x"},"paused":true}"#,
+            ]))
+            .collect(),
         "names" => texts(&[
             "sv.submit.acme.reader.t-1",
             "sv.cmd.acme.t-1.n-1",
@@ -45,6 +55,9 @@ fn corpus(target: &str) -> Vec<Vec<u8>> {
             "sv.done.acme.t-1",
             "sv.beat.reader.i-1",
             "sv.api.acme.list",
+            "sv.api.acme.tell",
+            "sv.call.acme.reader",
+            "sv.subcall.acme.reader",
             "_INBOX.abc.def",
             "$JS.ACK.JOURNAL.x",
             "0000000abcdt-1",
@@ -82,6 +95,29 @@ fn attack(target: &str, usual: u64) {
             std::panic::resume_unwind(panic);
         }
     }
+}
+
+#[test]
+fn the_small_journal_holds_what_is_to_be_mutated() {
+    let mut text = String::new();
+    for bytes in seeds::journal() {
+        text += &format!("{:?}\n", JournalMessage::decode(bytes).unwrap().records);
+    }
+    let records = ["Told {", "Stepped {", "Permits {", "Carried {", "Spawned {", "Woken {", "Refused {"];
+    // A step that was refused; a signal; who said it; every way in which a payload is carried; labels and triggers behind it.
+    let fields =
+        ["step: None", "signal: Some(", "from: Some(", "what: Message(", "what: Step(", "borrowed: 1"];
+    for wanted in records.iter().chain(&fields).chain(&["\"ticket\": \"4711\"", "hops: 2", "hops: 3"]) {
+        assert!(text.contains(wanted), "{wanted}: {text}");
+    }
+}
+
+#[test]
+fn the_triggers_to_be_mutated_are_good_ones() {
+    let entries = corpus("envelope").into_iter().filter(|bytes| bytes.starts_with(b"{\"source\""));
+    let good =
+        entries.map(|bytes| serde_json::from_slice::<TriggerSettings>(&bytes).unwrap().compile().unwrap());
+    assert_eq!(good.count(), 3);
 }
 
 #[test]

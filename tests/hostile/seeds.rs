@@ -1,15 +1,23 @@
 //! Where hostile bytes begin: good bytes. Golden messages, a small journal that the real engine wrote, its snapshot.
 
-use std::sync::OnceLock;
+use std::{collections::BTreeMap, sync::OnceLock};
 
 use selvedge::{
     flow::{
-        engine::{Engine, Next},
-        input::{Entropy, Input},
+        calls::ReplyTo,
+        engine::{Effect, Engine, Next},
+        input::{Entropy, Input, Tell},
+        record::JournalMessage,
         state::Policy,
     },
     task::*,
-    wire::{codec, messages::*, subjects::Shard},
+    wire::{
+        calls::{CallOver, CallRequest},
+        codec::{self, Format},
+        history::{Did, Step},
+        messages::*,
+        subjects::Shard,
+    },
 };
 
 /// Tokens in order, and the middle of every jitter.
@@ -34,6 +42,10 @@ struct Owner {
     given: Given,
     now: Millis,
     journal: Vec<Vec<u8>>,
+    /// The latest lease of each task, and its attempt.
+    leases: BTreeMap<String, (Token, u32)>,
+    /// Calls that were given to an instance.
+    calls: Vec<Token>,
 }
 
 fn name<N: std::str::FromStr<Err = NameError>>(text: &str) -> N {
@@ -47,22 +59,49 @@ fn key(task: &str) -> TaskKey {
 impl Owner {
     fn push(&mut self, input: Input) {
         self.engine.push(input, None);
+        self.run();
+    }
+
+    fn run(&mut self) {
         loop {
-            match self.engine.next(self.now, WALL + self.now, &mut self.given).expect("our own journal") {
+            let effects = match self
+                .engine
+                .next(self.now, WALL + self.now, &mut self.given)
+                .expect("our own journal")
+            {
                 Next::Append { bytes, .. } => {
                     self.journal.push(bytes.to_vec());
-                    self.engine.appended(self.journal.len() as u64);
+                    self.engine.appended(self.journal.len() as u64)
                 }
-                Next::Effects(_) => {}
+                Next::Effects(effects) => effects,
                 Next::Idle => return,
+            };
+            for effect in effects {
+                match effect {
+                    Effect::Tell(Tell::Offer { offer, .. }) => {
+                        self.leases.insert(offer.task.to_string(), (offer.token, offer.attempt));
+                    }
+                    Effect::Tell(Tell::Call { call, .. }) => self.calls.push(call.token),
+                    _ => {}
+                }
             }
         }
     }
 
+    fn pass(&mut self, ms: Millis) {
+        self.now += ms;
+        self.engine.live_mut().tick(100, true);
+        self.run();
+    }
+
     fn submit(&mut self, task: &str, agent: &str) {
+        self.submit_with(task, agent, Labels::new(), 0);
+    }
+
+    fn submit_with(&mut self, task: &str, agent: &str, labels: Labels, hops: u32) {
         let input = Payload::json(&[task]).expect("JSON");
         let body = Ok(Submit {
-            labels: None,
+            labels: (!labels.is_empty()).then(|| Box::new(labels)),
             v: 1,
             input,
             priority: Priority::Normal,
@@ -71,7 +110,7 @@ impl Owner {
             cost: None,
             first_try: Some(WALL),
             confirm: false,
-            hops: 0,
+            hops,
         });
         self.push(Input::Submit { key: key(task), agent: name(agent), body, stored_at: WALL });
     }
@@ -83,8 +122,8 @@ impl Owner {
             tokens: tokens.clone(),
             lease_ms: 15_000,
             draining: false,
-            messages: false,
-            calls: None,
+            messages: true,
+            calls: Some(vec![]),
             ahead: 0,
             about: None,
         };
@@ -95,6 +134,43 @@ impl Owner {
             instance,
             body: Accept { v: 1, taken: tokens, busy: vec![], over: vec![] },
         });
+    }
+
+    fn command(&mut self, task: &str, nonce: &str, op: CmdOp) {
+        self.push(Input::Cmd { key: key(task), nonce: name(nonce), body: Ok(Cmd { v: 1, op }) });
+    }
+
+    fn tell(&mut self, task: &str, nonce: &str, signal: Option<&str>) {
+        let (signal, message) = (signal.map(str::to_owned), Payload::json(nonce).expect("JSON"));
+        self.command(task, nonce, CmdOp::Tell { signal, message, from: Some("ada".to_owned()) });
+    }
+
+    /// What the attempt that runs says, from its first report on.
+    fn reports(&mut self, task: &str, agent: &str, ops: impl IntoIterator<Item = ReportOp>) {
+        let (token, attempt) = self.leases[task];
+        for (op, n) in ops.into_iter().zip(1..) {
+            self.report(task, agent, token.0, attempt, n, op);
+        }
+    }
+
+    fn call(&mut self, agent: &str, asker: Option<Token>) {
+        let body = CallRequest { v: 1, input: Payload::default(), max_ms: Some(5_000), asker };
+        self.push(Input::Call {
+            tenant: name("acme"),
+            agent: name(agent),
+            by_handler: asker.is_some(),
+            body: Box::new(Ok(body)),
+            to: ReplyTo { subject: "_INBOX.abc".to_owned(), format: Format::MsgPack },
+        });
+    }
+
+    /// As if everything up to now were about to be purged.
+    fn carry(&mut self) {
+        let messages: Vec<_> = self.journal.iter().map(|bytes| JournalMessage::decode(bytes)).collect();
+        for message in messages {
+            let message = message.expect("our own journal");
+            self.push(Input::Carry { rev: message.rev, payloads: message.payloads() });
+        }
     }
 
     fn report(&mut self, task: &str, agent: &str, token: u128, attempt: u32, n: u32, op: ReportOp) {
@@ -115,11 +191,38 @@ fn end(outcome: Outcome) -> ReportOp {
     ReportOp::End(End { last_event: 0, outcome, used: None })
 }
 
+fn spec(agent: &str) -> Spec {
+    Spec {
+        labels: Some(Box::new(Labels::from_iter([("team", "search")]))),
+        agent: name(agent),
+        input: Payload::default(),
+        priority: Priority::Normal,
+        max_tries: None,
+        times: None,
+        cost: None,
+    }
+}
+
+fn step(place: u32, name: &str, did: Did) -> ReportOp {
+    ReportOp::Step(Step { place, name: name.to_owned(), did })
+}
+
+fn waits_for_message(place: u32, signal: &str, within_ms: Option<Millis>) -> ReportOp {
+    end(Outcome::Wait(WaitFor::Message { place, signal: Some(signal.to_owned()), within_ms }))
+}
+
 fn story() -> Owner {
     let mut engine = Engine::new(Shard(0));
     engine.open("coordinator-1", Policy::default());
     engine.live_mut().listen();
-    let mut owner = Owner { engine, given: Given(0), now: 0, journal: Vec::new() };
+    let mut owner = Owner {
+        engine,
+        given: Given(0),
+        now: 0,
+        journal: Vec::new(),
+        leases: BTreeMap::new(),
+        calls: Vec::new(),
+    };
     owner.push(Input::Plan { name: name("gold"), plan: Some(Plan::pro()), kv_rev: 1 });
     let settings = serde_json::from_str::<TenantSettings>(r#"{"plan":"gold"}"#).expect("settings");
     owner.push(Input::Tenant { name: name("acme"), settings: Some(settings), kv_rev: 2 });
@@ -141,25 +244,60 @@ fn story() -> Owner {
     owner.report("t-2", "reader", 2, 1, 1, end(failed));
     owner.beat("planner", vec![]);
     owner.beat("planner", vec![Token(3)]);
-    let spec = |agent: &str| Spec {
-        labels: None,
-        agent: name(agent),
-        input: Payload::default(),
-        priority: Priority::Normal,
-        max_tries: None,
-        times: None,
-        cost: None,
-    };
     let spawn = Spawn { step: "read".to_owned(), first: 0, children: vec![spec("reader"), spec("nobody")] };
     owner.report("plan-1", "planner", 3, 1, 1, ReportOp::Spawn(spawn));
     owner.report("plan-1", "planner", 3, 1, 2, end(Outcome::Wait(WaitFor::AllChildren)));
     owner.now += 60_000;
     owner.engine.live_mut().tick(1_000, true);
     owner.submit("t-3", "nobody");
-    let cancel = Cmd { v: 1, op: CmdOp::Cancel { reason: "enough".to_owned() } };
-    owner.push(Input::Cmd { key: key("t-3"), nonce: name("n-1"), body: Ok(cancel.clone()) });
-    owner.push(Input::Cmd { key: key("never"), nonce: name("n-2"), body: Ok(cancel) });
+    let cancel = || CmdOp::Cancel { reason: "enough".to_owned() };
+    owner.command("t-3", "n-1", cancel());
+    owner.command("never", "n-2", cancel());
+    talk(&mut owner);
+    calls(&mut owner);
+    owner.carry();
     owner
+}
+
+/// A handler that records steps and is told things, before it runs, while it runs and while it waits.
+fn talk(owner: &mut Owner) {
+    let (task, agent) = ("talk-1", "talker");
+    owner.submit_with(task, agent, Labels::from_iter([("team", "search"), ("ticket", "4711")]), 2);
+    owner.push(Input::Triggered { key: key("made-1"), spec: Box::new(spec("nobody")), hops: 3 });
+    owner.tell(task, "n-3", None);
+    owner.tell(task, "n-4", Some("go"));
+    owner.tell("never-2", "n-5", None);
+    owner.beat(agent, vec![]);
+    let paid = || Did::Result(Payload::json("paid").expect("JSON"));
+    // The third names a place that is recorded already, and is refused; what the fourth waits for is there.
+    owner.reports(
+        task,
+        agent,
+        [
+            step(0, "charge", paid()),
+            step(1, "", Did::Took(1)),
+            step(0, "refund", paid()),
+            waits_for_message(2, "go", None),
+        ],
+    );
+    owner.reports(task, agent, [waits_for_message(3, "stop", Some(1_000))]);
+    owner.pass(2_000);
+    owner.reports(task, agent, [end(Outcome::Wait(WaitFor::Time { place: 4, ms: 1_000 }))]);
+    owner.pass(2_000);
+    owner.reports(task, agent, [waits_for_message(5, "more", None)]);
+    owner.tell(task, "n-6", Some("more"));
+    owner.tell(task, "n-7", None);
+}
+
+/// Calls from outside and by that handler: one has ended, the others hold their places.
+fn calls(owner: &mut Owner) {
+    let (asker, _) = owner.leases["talk-1"];
+    owner.call("talker", None);
+    owner.call("talker", None);
+    owner.call("talker", Some(asker));
+    let over = vec![CallOver { token: owner.calls[0], code: None, first_ms: Some(3) }];
+    let body = Accept { v: 1, taken: owner.calls[1..].to_vec(), busy: vec![], over };
+    owner.push(Input::Accept { agent: name("talker"), instance: name("talker-1"), body });
 }
 
 /// The messages of a small journal with something of everything in it.

@@ -13,10 +13,16 @@ use selvedge::{
         snapshot::{Restore, SnapshotHead},
     },
     store::{cursor::ListId, keys, record},
-    task::*,
+    task::{
+        trigger::{TriggerSettings, scope::Scope},
+        *,
+    },
     wire::{
+        about::*,
         api::*,
+        calls::*,
         codec::{self, Format},
+        history::*,
         messages::*,
         subjects::{self, Shard},
     },
@@ -77,16 +83,24 @@ pub fn envelope(bytes: &[u8]) {
         );
     }
     one::<Submit>(bytes);
+    one::<Submits>(bytes);
     one::<Cmd>(bytes);
     one::<Beat>(bytes);
     one::<BeatReply>(bytes);
     one::<Accept>(bytes);
     one::<Offers>(bytes);
     one::<Report>(bytes);
+    one::<Reports>(bytes);
     one::<Ctl>(bytes);
     one::<OwnerHello>(bytes);
     one::<Done>(bytes);
     one::<Event>(bytes);
+    one::<CallRequest>(bytes);
+    one::<CallPart>(bytes);
+    one::<TellRequest>(bytes);
+    one::<HistoryRequest>(bytes);
+    one::<HistoryPage>(bytes);
+    one::<AgentsReply>(bytes);
     one::<SubmitRequest>(bytes);
     one::<TaskReply>(bytes);
     one::<GetRequest>(bytes);
@@ -103,6 +117,26 @@ pub fn envelope(bytes: &[u8]) {
     one::<TenantSettings>(bytes);
     if let Ok(plan) = Format::Json.decode::<Plan>(bytes, usize::MAX) {
         let _ = plan.check();
+    }
+    trigger(bytes);
+}
+
+/// An entry of the triggers' bucket, which is JSON only: what can be compiled can be used.
+fn trigger(bytes: &[u8]) {
+    let decoded =
+        bounded("trigger", bytes.len(), || Format::Json.decode::<TriggerSettings>(bytes, usize::MAX));
+    let Ok(trigger) = decoded.map_err(|e| e.to_string()).and_then(TriggerSettings::compile) else { return };
+    let scope = Scope {
+        message: Format::Json.decode(br#"{"a":{"b":[1,"x"]},"n":7}"#, 100).unwrap_or_default(),
+        subject: "sv.topic.acme.docs.new".to_owned(),
+        topic: "docs.new".to_owned(),
+        ..Scope::default()
+    };
+    let _ = trigger.filter.iter().all(|condition| condition.holds(&scope));
+    let _ = trigger.dedupe.as_ref().map(|key| key.payload(&scope));
+    if let Ok(input) = trigger.template.payload(&scope) {
+        let spec = trigger.settings.spec(input);
+        assert_eq!(codec::unpack::<Spec>(&codec::pack(&spec)).as_ref(), Ok(&spec));
     }
 }
 
@@ -154,6 +188,10 @@ pub fn names(bytes: &[u8]) {
         }
         if let Ok((tenant, verb)) = subjects::parse_api(text) {
             assert_eq!(subjects::api(&tenant, verb), text);
+        }
+        if let Ok(called) = subjects::parse_call(text) {
+            let make = if called.by_handler { subjects::subcall } else { subjects::call };
+            assert_eq!(make(&called.tenant, &called.agent), text);
         }
         // Nobody may have an answer sent into a subject that means something.
         if subjects::may_answer(text) {

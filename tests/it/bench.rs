@@ -157,3 +157,12 @@ fn retention_and_rebuild_are_told() {
     shown("retention", &[("Redis, used_memory, beside", "ratio <= 1.1")]);
     shown("rebuild", &[("tasks, of", ">= 50000")]);
 }
+
+#[test]
+fn messages_and_resumes_are_told_beside_submits() {
+    shown("tell", &[("p50, told to taken", "ratio <= 2")]);
+    shown(
+        "resume",
+        &[("p50, last child's end to its parent running", "ratio <= 2"), ("slowest of 10", "<= 50")],
+    );
+}

@@ -1,5 +1,5 @@
-//! The agent that is measured: a process of its own whose handler does nothing but say when it was called, or takes as
-//! long as its input says.
+//! The agent that is measured: a process of its own whose handler does nothing but say when it was called, or what its
+//! case needs: see [`Work`].
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,15 +9,22 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 
 use super::args::{BenchAgentArgs, Work};
+use super::resume::{CHILDREN_MS, SIGNAL};
 use super::{call::PARTS_PER_SECOND, clock, trace};
 use crate::agent::{Agent, AgentError, Ctx};
-use crate::bus::Link;
+use crate::bus::{Lane, Link};
 use crate::cli::context::Ctx as Command;
 use crate::cli::failure::Exit;
 use crate::task::Payload;
 
 /// Below this a thread sleeps: a runtime's timers round up to a millisecond.
 const SHORT: Duration = Duration::from_millis(200);
+
+/// A handler that waits for a message stays in its slot, however slow the machine is.
+const STAYS: Duration = Duration::from_secs(3_600);
+/// What a step records.
+const RESULT: &str =
+    "some result of a step, as long as a line or so: a hundred bytes of it, say, a little less or more";
 
 /// Runs it until SIGTERM.
 pub async fn run(args: BenchAgentArgs, ctx: Command) -> Result<ExitCode> {
@@ -28,6 +35,10 @@ pub async fn run(args: BenchAgentArgs, ctx: Command) -> Result<ExitCode> {
             Work::None => told(&args.name, args.events)?,
             Work::Timed => timed(&args.name, &link)?,
             Work::Stream => streaming(&args.name)?,
+            Work::Listen => listening(&args.name, &link)?,
+            Work::Parent => parent(&args.name)?,
+            Work::Child => child(&args.name)?,
+            Work::Steps => stepping(&args.name, &link)?,
         };
         let agent = agent.slots(args.slots).drain_timeout(Duration::from_secs(3));
         running.spawn(agent.run_until(link, ctx.stop.clone()));
@@ -79,11 +90,7 @@ fn timed(name: &str, link: &Link) -> Result<Agent> {
         let lane = lane.clone();
         async move {
             let began = clock::now();
-            let tell = async |what: &str| {
-                let told = lane.tell(what.to_owned(), trace::encode(ctx.tenant().as_str(), began).into());
-                told.await.map_err(|error| AgentError::fatal(error.to_string()))
-            };
-            tell(trace::BEGAN).await?;
+            tell(&lane, trace::BEGAN, &ctx, began).await?;
             let length = match &input {
                 Payload::Bytes(bytes) => Duration::from_micros(clock::read(bytes).unwrap_or(0)),
                 Payload::Json(_) => Duration::ZERO,
@@ -96,11 +103,77 @@ fn timed(name: &str, link: &Link) -> Result<Agent> {
                 }
             };
             tokio::select! {
-                () = slept => tell(trace::ENDED).await?,
-                () = ctx.cancelled() => tell(trace::STOPPED).await?,
+                () = slept => tell(&lane, trace::ENDED, &ctx, began).await?,
+                () = ctx.cancelled() => tell(&lane, trace::STOPPED, &ctx, began).await?,
             }
             Ok::<_, AgentError>(Payload::default())
         }
     };
     Ok(Agent::raw(name, handler)?)
+}
+
+/// Takes as many messages as its input says, each of which says when it was told.
+fn listening(name: &str, link: &Link) -> Result<Agent> {
+    let lane = link.main.clone();
+    let handler = move |ctx: Ctx, messages: u64| {
+        let lane = lane.clone();
+        async move {
+            for _ in 0..messages {
+                let told: u64 = ctx.recv().await?.decode()?;
+                tell(&lane, trace::REACHED, &ctx, told).await?;
+            }
+            Ok::<_, AgentError>(())
+        }
+    };
+    Ok(Agent::new(name, handler)?.linger(STAYS))
+}
+
+/// Waits for its children. Says when the last of them ended, when it ran again, and when it had their results.
+fn parent(name: &str) -> Result<Agent> {
+    let handler = |ctx: Ctx, child: String| async move {
+        let again = clock::now();
+        ctx.spawn("children", &child, CHILDREN_MS).await?;
+        let children = ctx.wait_all().await?;
+        let behind = clock::now();
+        let ends = children.iter().map(|child| child.decode::<u64>()).collect::<Result<Vec<_>, _>>()?;
+        Ok::<_, AgentError>((ends.into_iter().max().unwrap_or(0), again, behind))
+    };
+    Ok(Agent::new(name, handler)?)
+}
+
+/// Says when it ended.
+fn child(name: &str) -> Result<Agent> {
+    let handler = |_: Ctx, ms: u64| async move {
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+        Ok::<_, AgentError>(clock::now())
+    };
+    Ok(Agent::new(name, handler)?)
+}
+
+/// Records steps, then waits for signals; each time it runs it tells when it is behind the last step.
+fn stepping(name: &str, link: &Link) -> Result<Agent> {
+    let lane = link.main.clone();
+    let handler = move |ctx: Ctx, (steps, signals): (u64, u64)| {
+        let lane = lane.clone();
+        async move {
+            let began = clock::now();
+            for n in 0..steps {
+                let done: (u64, String) = ctx.step("step", || async { Ok((n, RESULT.to_owned())) }).await?;
+                if done.0 != n {
+                    return Err(AgentError::fatal(format!("step {n} was given back as {}", done.0)));
+                }
+            }
+            tell(&lane, trace::REACHED, &ctx, began).await?;
+            for _ in 0..signals {
+                ctx.wait_signal(SIGNAL, None).await?;
+            }
+            Ok(())
+        }
+    };
+    Ok(Agent::new(name, handler)?.linger(Duration::ZERO))
+}
+
+async fn tell(lane: &Lane, what: &str, ctx: &Ctx, began: u64) -> Result<(), AgentError> {
+    let told = lane.tell(what.to_owned(), trace::encode(ctx.tenant().as_str(), began).into());
+    told.await.map_err(|error| AgentError::fatal(error.to_string()))
 }

@@ -75,6 +75,10 @@ pub enum Case {
     Pollers,
     /// From a call to the first part of its answer, beside a bare request; 100 answers at once
     Call,
+    /// From a message being told to a running handler having it, beside a task's submit and its start
+    Tell,
+    /// From the last child's end to its parent running again, and back behind 1,000 recorded steps
+    Resume,
     /// Messages that a trigger makes tasks of, beside plain submits, and over a kill of the owner
     Trigger,
     /// Events into Redis beside a bare loop, and from being emitted to a watcher
@@ -87,7 +91,7 @@ pub enum Case {
 
 impl Case {
     /// The cases, in the order they are run.
-    pub const EACH: [Case; 20] = [
+    pub const EACH: [Case; 22] = [
         Case::Throughput,
         Case::Latency,
         Case::Memory,
@@ -104,6 +108,8 @@ impl Case {
         Case::Query,
         Case::Pollers,
         Case::Call,
+        Case::Tell,
+        Case::Resume,
         Case::Trigger,
         Case::Events,
         Case::Retention,
@@ -130,6 +136,8 @@ impl Case {
             Case::Query => "query",
             Case::Pollers => "pollers",
             Case::Call => "call",
+            Case::Tell => "tell",
+            Case::Resume => "resume",
             Case::Trigger => "trigger",
             Case::Events => "events",
             Case::Retention => "retention",
@@ -197,6 +205,14 @@ pub enum Work {
     Timed,
     /// It answers with as many parts as its input says
     Stream,
+    /// It takes as many messages as its input says, and tells when
+    Listen,
+    /// It spawns children of the agent that its input names, waits for them, and says when it went on
+    Parent,
+    /// It takes as many milliseconds as its input says, and says when it ended
+    Child,
+    /// It records as many steps and waits for as many signals as its input says, and tells when it is behind the steps
+    Steps,
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use tokio::task::JoinSet;
 
+use super::args::Work;
 use super::figure::{Figure, Report, Target};
 use super::query::{ECHO, echo};
 use super::rig::{Rig, Sizes};
@@ -28,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub async fn run(bench: &Bench, report: &mut Report) -> Result<()> {
     let mut rig = Rig::start(bench, Sizes::default()).await?;
     rig.await_plan().await?;
-    rig.start_streamer(STREAMER)?;
+    rig.start_working(STREAMER, Work::Stream)?;
     let client = rig.client.tenant("caller")?;
     await_instance(&client).await?;
     let server = echo(&rig, bytes::Bytes::from_static(b"{}")).await?;

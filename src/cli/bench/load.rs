@@ -91,14 +91,8 @@ impl Load {
             let (client, agent) = (self.client(tenant), self.agent);
             tenant += 1;
             waiting.spawn(async move {
-                let ended = client.submit_task(task(agent)?).wait().await?;
-                let seen = clock::now();
-                anyhow::ensure!(ended.state == Phase::Completed, "a task ended as {}", ended.state);
-                let Some(Payload::Bytes(result)) = ended.result else {
-                    anyhow::bail!("the result is no time")
-                };
-                let start = clock::read(&result).context("the result is no time")?;
-                Ok((start.saturating_sub(due), seen.saturating_sub(due)))
+                let (start, seen) = run_one(&client, agent).await?;
+                anyhow::Ok((start.saturating_sub(due), seen.saturating_sub(due)))
             });
         }
         let (mut started, mut seen) = (Vec::new(), Vec::new());
@@ -114,6 +108,22 @@ impl Load {
 /// A task of the load.
 pub fn task(agent: &str) -> client::Result<NewTask> {
     NewTask::raw(agent, Payload::Bytes(vec![7; INPUT].into()))
+}
+
+/// Runs a task of the load: when its handler was called, and when its end had been seen.
+pub async fn run_one(client: &Client, agent: &str) -> Result<(u64, u64)> {
+    let ended = client.submit_task(task(agent)?).wait().await?;
+    let seen = clock::now();
+    anyhow::ensure!(ended.state == Phase::Completed, "a task ended as {}", ended.state);
+    let Some(Payload::Bytes(result)) = ended.result else { anyhow::bail!("the result is no time") };
+    Ok((clock::read(&result).context("the result is no time")?, seen))
+}
+
+/// Nanoseconds from before a task's submit to the start of its handler.
+pub async fn submit_to_start(client: &Client, agent: &str) -> Result<u64> {
+    let begin = clock::now();
+    let (start, _) = run_one(client, agent).await?;
+    Ok(start.saturating_sub(begin))
 }
 
 /// Submits `tasks` that take so long each.

@@ -33,11 +33,13 @@ mod pollers;
 mod probes;
 mod query;
 mod rebuild;
+mod resume;
 mod retention;
 mod rig;
 mod soak;
 mod start;
 mod stats;
+mod tell;
 mod tenants;
 mod throughput;
 mod trace;
@@ -110,6 +112,8 @@ impl Bench {
             Case::Query => query::run(self, report).await,
             Case::Pollers => pollers::run(self, report).await,
             Case::Call => call::run(self, report).await,
+            Case::Tell => tell::run(self, report).await,
+            Case::Resume => resume::run(self, report).await,
             Case::Trigger => trigger::run(self, report).await,
             Case::Events => events::run(self, report).await,
             Case::Retention => retention::run(self, report).await,

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use async_nats::jetstream;
+use clap::ValueEnum;
 use redis::aio::MultiplexedConnection;
 use tokio::time::Instant;
 
 use super::Bench;
+use super::args::Work;
 use super::counters::{self, Counters};
 use super::floor::TENANTS;
 use super::load::{self, Load};
@@ -179,9 +181,10 @@ impl Rig {
         self.stack.start_own(agent, &["bench-agent", agent])
     }
 
-    /// Starts an instance of an agent that answers in as many parts as its calls say.
-    pub fn start_streamer(&mut self, agent: &str) -> Result<()> {
-        self.stack.start_own(agent, &["bench-agent", agent, "--work", "stream"])
+    /// Starts an instance of an agent that does this.
+    pub fn start_working(&mut self, agent: &str, work: Work) -> Result<()> {
+        let work = work.to_possible_value().context("work that is not offered")?;
+        self.stack.start_own(agent, &["bench-agent", agent, "--work", work.get_name()])
     }
 
     /// Starts instances of an agent that takes as long as its tasks say, and waits until the owner has heard of all.

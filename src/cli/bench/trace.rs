@@ -1,4 +1,4 @@
-//! When handlers of the timed agent began and ended: told by the agent's processes on plain subjects, gathered here.
+//! When handlers of the measured agents began, ended, or got so far: told by their processes on plain subjects, gathered here.
 
 use std::time::Duration;
 
@@ -13,6 +13,8 @@ pub const BEGAN: &str = "bench.began";
 pub const ENDED: &str = "bench.ended";
 /// A handler was told to stop.
 pub const STOPPED: &str = "bench.stopped";
+/// A handler has what it waited for.
+pub const REACHED: &str = "bench.reached";
 /// Subjects of all of them.
 const ALL: &str = "bench.*";
 /// How long the next one may take.
@@ -25,7 +27,7 @@ pub struct Ran {
     pub tenant: String,
     /// Which of the subjects it was told on.
     pub what: &'static str,
-    /// When its handler was called.
+    /// When its handler was called; or what it says of when what it waited for began.
     pub began: u64,
     /// When this was told.
     pub at: u64,
@@ -38,7 +40,7 @@ pub fn encode(tenant: &str, began: u64) -> Vec<u8> {
 }
 
 fn decode(subject: &str, body: &[u8]) -> Option<Ran> {
-    let what = [BEGAN, ENDED, STOPPED].into_iter().find(|what| *what == subject)?;
+    let what = [BEGAN, ENDED, STOPPED, REACHED].into_iter().find(|what| *what == subject)?;
     let (began, rest) = (clock::read(body)?, body.get(8..)?);
     let (at, tenant) = (clock::read(rest)?, String::from_utf8(rest.get(8..)?.to_vec()).ok()?);
     Some(Ran { tenant, what, began, at })
