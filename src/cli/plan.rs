@@ -49,7 +49,7 @@ pub enum PlanCommand {
 
         /// The limits.
         #[command(flatten)]
-        limits: LimitArgs,
+        limits: Box<LimitArgs>,
     },
     /// Show a plan
     Get {

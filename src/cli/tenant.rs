@@ -55,7 +55,7 @@ pub enum TenantCommand {
 
         /// The limits.
         #[command(flatten)]
-        limits: LimitArgs,
+        limits: Box<LimitArgs>,
     },
     /// Show a tenant: its plan, and the limits that count
     Get {

@@ -165,6 +165,7 @@ pub async fn read(from: From, mut deliveries: mpsc::Receiver<Delivery>, inputs: 
 async fn read_one(from: From, delivery: Delivery, inputs: &mut Vec<Inbound>) {
     match parse(from, &delivery) {
         Ok(Parsed::One(input)) => {
+            let input = *input;
             let stream = match &input {
                 Input::Submit { body: Err(_), .. } | Input::Cmd { body: Err(_), .. } => Some(INTAKE),
                 Input::Report { body: Err(_), .. } => Some(REPORTS),
@@ -244,7 +245,7 @@ pub(super) fn is_servers(body: &[u8]) -> bool {
 
 /// What a message holds.
 enum Parsed {
-    One(Input),
+    One(Box<Input>),
     /// At least one.
     Many(Vec<Input>),
 }
@@ -257,12 +258,12 @@ fn parse(from: From, delivery: &Delivery) -> Result<Parsed, Foreign> {
     }
     Ok(match from {
         From::Intake => match subjects::parse_intake(&delivery.subject)? {
-            Intake::Submit(key, agent) => Parsed::One(Input::Submit {
+            Intake::Submit(key, agent) => Parsed::One(Box::new(Input::Submit {
                 key,
                 agent,
                 body: codec::decode_any(content_type, body, SUBMIT_LIMIT).1,
                 stored_at: delivery.timestamp,
-            }),
+            })),
             Intake::Submits(tenant) => {
                 let read: Submits = codec::decode_any(content_type, body, SUBMIT_LIMIT).1?;
                 several(read.tasks, MAX_SUBMITS, |TaskSubmit { agent, task, submit }| {
@@ -270,17 +271,17 @@ fn parse(from: From, delivery: &Delivery) -> Result<Parsed, Foreign> {
                     Input::Submit { key, agent, body: Ok(submit), stored_at: delivery.timestamp }
                 })?
             }
-            Intake::Cmd(key, nonce) => Parsed::One(Input::Cmd {
+            Intake::Cmd(key, nonce) => Parsed::One(Box::new(Input::Cmd {
                 key,
                 nonce,
                 body: codec::decode_any(content_type, body, SUBMIT_LIMIT).1,
-            }),
+            })),
         },
         From::Reports => match subjects::parse_report(&delivery.subject)? {
-            Reported::Task(key) => Parsed::One(Input::Report {
+            Reported::Task(key) => Parsed::One(Box::new(Input::Report {
                 key,
                 body: codec::decode_any(content_type, body, REPORT_LIMIT).1,
-            }),
+            })),
             Reported::Instance(agent, instance) => {
                 let read: Reports = codec::decode_any(content_type, body, REPORT_LIMIT).1?;
                 several(read.reports, MAX_REPORTS, |report| {
