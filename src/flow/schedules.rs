@@ -208,10 +208,12 @@ impl State {
             Record::ScheduleFired { name, at, fired, behind, next } => {
                 if let Some(mut schedule) = self.schedules.remove(name) {
                     if *fired {
-                        if schedule.recent.len() >= REMEMBERED {
+                        // The latest are kept, not those that came last: a clock that was set back makes up for older ones first.
+                        schedule.recent.push(*at);
+                        schedule.recent.sort_unstable();
+                        if schedule.recent.len() > REMEMBERED {
                             schedule.recent.remove(0);
                         }
-                        schedule.recent.push(*at);
                     }
                     (schedule.next, schedule.planned, schedule.behind) = (*next, wall, *behind);
                     self.schedules.put(name.clone(), schedule);

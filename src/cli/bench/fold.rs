@@ -99,6 +99,5 @@ pub async fn fold(rig: &Rig, window: &Window, backlogged: &[TenantName]) -> Resu
             break;
         }
     }
-    anyhow::ensure!(slots.window > 0.0, "the agent was never busy in the journal");
     Ok(slots)
 }

@@ -64,6 +64,7 @@ async fn kind(bench: &Bench, report: &mut Report, name: &str, length: Length) ->
     tokio::time::sleep(Duration::from_secs_f64(WARM + seconds + 0.5)).await;
     let window = Window { agent: AGENT.parse()?, slots: SLOTS, from, ms: (seconds * 1e3) as u64 };
     let slots = fold::fold(&rig, &window, &tenants).await?;
+    anyhow::ensure!(slots.window > 0.0, "the agent was never busy in the journal");
     let held: f64 = slots.held.values().sum();
     let mut worst: f64 = 0.0;
     for (tenant, weight) in tenants.iter().zip(WEIGHTS) {

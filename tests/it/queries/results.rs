@@ -30,7 +30,10 @@ async fn a_large_result_is_kept_beside_the_index_and_comes_back_with_it() {
     let js = jetstream::new(async_nats::connect(fabric.stack.nats.url()).await.unwrap());
     let stream = js.get_stream(topology::RESULTS).await.unwrap();
     let subject = subjects::result(client.tenant_name(), large.id());
-    let kept = stream.get_last_raw_message_by_subject(&subject).await.unwrap();
+    let kept = until("the indexer has put it aside", || async {
+        stream.get_last_raw_message_by_subject(&subject).await.ok()
+    })
+    .await;
     let lives: u64 = kept.headers.get("Nats-TTL").unwrap().as_str().parse().unwrap();
     // The default plan keeps an ended task for a day.
     assert!((86_000..=86_460).contains(&lives), "{lives} s");
