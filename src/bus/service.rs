@@ -2,7 +2,7 @@
 //!
 //! Discovery (`$SRV.PING|INFO|STATS`) and replies are done by hand: the client library's service
 //! counts every reply as a request and sends errors without a body. Requests run at once up to a
-//! bound, shared by tenants ([`places`]); beyond it they are shed with `BUSY`, and nothing queues here. Each has a deadline, the asker's own if
+//! bound, shared by tenants (`places`); beyond it they are shed with `BUSY`, and nothing queues here. Each has a deadline, the asker's own if
 //! that is earlier: then the work for it is dropped, and nobody waits for an asker who has gone. What a verb
 //! means is the handler's business.
 //!

@@ -6,7 +6,7 @@
 //!                        └─ stop ──▶ over      told to stop, counted until the instance lets go of it, or is lost
 //! ```
 //!
-//! Called by the engine. Who may call is decided in [`admit`]; what is held for calls is in [`super::permits`].
+//! Called by the engine. Who may call is decided in `admit`; what is held for calls is in [`super::permits`].
 
 mod admit;
 mod blocks;
