@@ -136,7 +136,7 @@ struct Bench {
 fn options() -> IndexerOptions {
     IndexerOptions {
         max_tasks: 50,
-        pace: Pace { most: Duration::from_millis(2), ..Pace::default() },
+        pace: Pace { most: Duration::from_millis(2), rest: 0, ..Pace::default() },
         idle_check: Duration::from_millis(50),
         backoff: Backoff { base_ms: 10, cap_ms: 100 },
         ..IndexerOptions::default()

@@ -113,18 +113,18 @@ pub async fn redis(dir: &Path, change: impl FnOnce(&mut RedisConfig) + Send + 's
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(Duration::from_secs(20), future).await {
         Ok(value) => value,
-        Err(_) => panic!("did not happen within 20 s: {what}"),
+        Err(_) => panic!("did not happen within 60 s: {what}"),
     }
 }
 
 /// Asks again until there is an answer; for state that only polling can show.
 pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         if let Some(value) = ask().await {
             return value;
         }
-        assert!(Instant::now() < deadline, "did not happen within 20 s: {what}");
+        assert!(Instant::now() < deadline, "did not happen within 60 s: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
