@@ -3,11 +3,15 @@
 //! A slot that becomes free is filled by an offer that comes a round trip later. A task of seconds does not notice; a task of
 //! a millisecond leaves the slot idle half the time. So an instance measures how long its handlers run and how long the owner
 //! takes to answer an end. As long as none of the last [`IN_A_ROW`] handlers took [`SHORT`], it asks in its heartbeats for
-//! as many tasks more as its slots finish within a round trip. They wait at the [`Ahead::turn`] for a handler to end,
-//! which takes about that round trip; one that waits for [`LONGEST`] all the same is given back, and from then on nothing
-//! is taken ahead until so many short ones have ended again. With long tasks nothing ever waits in an instance.
+//! as many tasks more as its slots finish within a round trip.
+//!
+//! Such an offer is [`Waiting`], and not accepted: an acceptance says that the handler starts, also to whoever has paused
+//! everything and is told that nothing starts any more. When a handler ends, the first one is accepted and begins. One
+//! that has waited for [`LONGEST`] is declined, and from then on none is asked for until so many short ones have ended
+//! again. A process that dies has not accepted what waited, and no try is counted for it.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -15,23 +19,24 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
+
+use crate::{task::Token, wire::messages::Offer};
 
 /// A handler that ends sooner may be waited for.
 const SHORT: Duration = Duration::from_millis(10);
 /// Short ones in a row, before anything is taken ahead.
 const IN_A_ROW: u32 = 64;
-/// The longest a task waits for its turn.
+/// The longest an offer waits for a slot.
 const LONGEST: Duration = Duration::from_millis(20);
 /// Taken ahead at most, or as many as there are slots if that is more.
 const MOST: u32 = 16;
 /// Each sample moves the mean by so much of its distance.
 const WEIGHT: f64 = 1.0 / 16.0;
 
-/// See the module.
+/// How many to ask for.
 pub(super) struct Ahead {
     slots: u32,
-    gate: Semaphore,
     measured: Mutex<Measured>,
     /// In the last heartbeat, and the one before: offers to the latter may be on their way.
     said: AtomicU32,
@@ -48,31 +53,16 @@ struct Measured {
 
 impl Ahead {
     pub(super) fn new(slots: u32) -> Self {
-        Self {
-            slots,
-            gate: Semaphore::new(slots as usize),
-            measured: Mutex::default(),
-            said: AtomicU32::new(0),
-            before: AtomicU32::new(0),
-        }
+        Self { slots, measured: Mutex::default(), said: AtomicU32::new(0), before: AtomicU32::new(0) }
     }
 
     fn measured(&self) -> MutexGuard<'_, Measured> {
         self.measured.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A slot for a handler; `None`: there was none for so long that the task is better off elsewhere.
-    pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
-        if let Ok(turn) = self.gate.try_acquire() {
-            return Some(turn);
-        }
-        match tokio::time::timeout(LONGEST, self.gate.acquire()).await {
-            Ok(turn) => turn.ok(),
-            Err(_) => {
-                self.measured().short = 0;
-                None
-            }
-        }
+    /// An offer has waited too long, or waits no more for another reason: handlers are not as short as they were.
+    pub(super) fn declined(&self) {
+        self.measured().short = 0;
     }
 
     /// A handler took so long.
@@ -123,6 +113,58 @@ impl Ahead {
     }
 }
 
+/// Offers that were not answered yet, in the order they came. Used by the runner alone.
+#[derive(Default)]
+pub(super) struct Waiting {
+    offers: VecDeque<(Offer, Instant)>,
+}
+
+impl Waiting {
+    pub(super) fn is_empty(&self) -> bool {
+        self.offers.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.offers.len()
+    }
+
+    pub(super) fn has(&self, token: &Token) -> bool {
+        self.offers.iter().any(|(offer, _)| offer.token == *token)
+    }
+
+    pub(super) fn push(&mut self, offer: Offer, now: Instant) {
+        self.offers.push_back((offer, now + LONGEST));
+    }
+
+    /// The first one, for which there is a slot.
+    pub(super) fn pop(&mut self) -> Option<Offer> {
+        self.offers.pop_front().map(|(offer, _)| offer)
+    }
+
+    /// When the first one has waited for too long.
+    pub(super) fn over_at(&self) -> Option<Instant> {
+        self.offers.front().map(|(_, over_at)| *over_at)
+    }
+
+    /// Takes out those that have waited for too long.
+    pub(super) fn overdue(&mut self, now: Instant) -> Vec<Token> {
+        let over = self.offers.iter().take_while(|(_, over_at)| *over_at <= now).count();
+        self.offers.drain(..over).map(|(offer, _)| offer.token).collect()
+    }
+
+    /// Takes one out. False: it does not wait.
+    pub(super) fn remove(&mut self, token: &Token) -> bool {
+        let before = self.offers.len();
+        self.offers.retain(|(offer, _)| offer.token != *token);
+        self.offers.len() < before
+    }
+
+    /// Takes all of them out.
+    pub(super) fn drain(&mut self) -> Vec<Token> {
+        self.offers.drain(..).map(|(offer, _)| offer.token).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,16 +205,5 @@ mod tests {
         assert_eq!((ahead.say(), ahead.expected()), (0, 0));
         ahead.ran(ms(1));
         assert_eq!(ahead.say(), 4);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_waits_too_long_is_given_back() {
-        let ahead = measured(1, Duration::from_millis(1), Duration::from_millis(1));
-        let first = ahead.turn().await;
-        assert!(first.is_some());
-        assert!(ahead.turn().await.is_none());
-        assert_eq!(ahead.say(), 0);
-        drop(first);
-        assert!(ahead.turn().await.is_some());
     }
 }

@@ -62,7 +62,7 @@ impl Calls {
         if self.held.contains_key(&call.token) {
             return;
         }
-        if instance.slots.free_now(0) == 0 || instance.is_draining() {
+        if instance.slots.free_now() == 0 || instance.is_draining() {
             return self.answer.busy.push(call.token);
         }
         self.answer.taken.push(call.token);

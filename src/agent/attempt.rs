@@ -162,21 +162,15 @@ impl Attempt {
 
     /// The handler's task, to the end that is said of it.
     pub(super) async fn run(self: Arc<Self>, input: Payload) {
-        let outcome = match self.instance.ahead.turn().await {
-            // Others have free slots, or will have: it goes back, and that counts for nothing.
-            None => Outcome::Snooze { ms: 0 },
-            Some(_slot) => {
-                let begun = Instant::now();
-                let ended = {
-                    let ctx = Ctx(self.clone());
-                    let mut handler = Caught::new(|| (self.instance.handler)(ctx, input));
-                    let ended = self.until_done(&mut handler).await;
-                    handler.drop_after(ended)
-                };
-                self.instance.ahead.ran(begun.elapsed());
-                self.outcome(ended)
-            }
+        let begun = Instant::now();
+        let ended = {
+            let ctx = Ctx(self.clone());
+            let mut handler = Caught::new(|| (self.instance.handler)(ctx, input));
+            let ended = self.until_done(&mut handler).await;
+            handler.drop_after(ended)
         };
+        self.instance.ahead.ran(begun.elapsed());
+        let outcome = self.outcome(ended);
         if self.handler_gone() {
             self.end(outcome).await;
         }

@@ -155,15 +155,12 @@ impl Attempt {
     /// The handler of a call, to the end of its answer.
     pub(super) async fn run_call(self: Arc<Self>, input: Payload) {
         let Some(answer) = &self.answer else { return };
-        // There is a free slot, or there will be within moments: calls are taken for those only.
-        let slot = self.instance.ahead.turn().await;
         let ended = {
             let ctx = Ctx(self.clone());
             let mut handler = Caught::new(|| (self.instance.handler)(ctx, input));
             let ended = self.until_over(answer, &mut handler).await;
             handler.drop_after(ended)
         };
-        drop(slot);
         let (last, code) = self.last_part(answer, ended);
         if let Some(last) = last
             && answer.say(last).await.is_err()

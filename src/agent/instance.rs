@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::{Handler, Settings, ahead::Ahead, voice::Said};
 use crate::{
@@ -42,16 +42,18 @@ pub(super) struct FromAttempts {
     pub(super) over: mpsc::UnboundedReceiver<CallOver>,
 }
 
-/// How many attempts have a handler, or wait for one to end.
+/// How many attempts have a handler.
 pub(super) struct Slots {
     all: usize,
     taken: AtomicUsize,
+    freed: Notify,
+    /// Whether somebody waits for a slot: else freeing one costs nothing more.
+    awaited: AtomicBool,
 }
 
 impl Slots {
-    /// Those left with so many taken ahead.
-    pub(super) fn free_now(&self, ahead: u32) -> usize {
-        (self.all + ahead as usize).saturating_sub(self.taken.load(Ordering::Acquire))
+    pub(super) fn free_now(&self) -> usize {
+        self.all.saturating_sub(self.taken.load(Ordering::Acquire))
     }
 
     pub(super) fn take(&self) {
@@ -60,6 +62,23 @@ impl Slots {
 
     pub(super) fn free(&self) {
         self.taken.fetch_sub(1, Ordering::AcqRel);
+        if self.awaited.load(Ordering::Acquire) {
+            self.freed.notify_one();
+        }
+    }
+
+    /// From now on [`Slots::freed`] hears of slots, or does not any more.
+    pub(super) fn await_free(&self, awaited: bool) {
+        self.awaited.store(awaited, Ordering::Release);
+        // One may have become free before that was said.
+        if awaited && self.free_now() > 0 {
+            self.freed.notify_one();
+        }
+    }
+
+    /// Waits until a slot was freed. May come once too often.
+    pub(super) async fn freed(&self) {
+        self.freed.notified().await;
     }
 }
 
@@ -77,7 +96,12 @@ impl Instance {
             name,
             id: settings.instance.clone().unwrap_or_else(InstanceId::fresh),
             handler,
-            slots: Slots { all: settings.slots as usize, taken: AtomicUsize::new(0) },
+            slots: Slots {
+                all: settings.slots as usize,
+                taken: AtomicUsize::new(0),
+                freed: Notify::new(),
+                awaited: AtomicBool::new(false),
+            },
             ahead: Ahead::new(settings.slots),
             settings,
             link,
@@ -89,11 +113,6 @@ impl Instance {
             over: tell_over,
         };
         (instance, FromAttempts { said, gone, over })
-    }
-
-    /// Whether it takes one more task, in a slot or ahead of one.
-    pub(super) fn has_room(&self) -> bool {
-        self.slots.free_now(self.ahead.expected()) > 0
     }
 
     /// How long that many milliseconds of the instance's clock are; one at least.

@@ -16,6 +16,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     Agent, JITTER_MS, RunError,
+    ahead::Waiting,
     answers::Calls,
     attempt::{Attempt, Heard},
     calls::lost,
@@ -52,6 +53,9 @@ pub(super) struct Runner {
     /// The highest epoch heard; what comes with a lower one is from a deposed owner.
     epoch: u64,
     leases: Leases,
+    waiting: Waiting,
+    /// Offers that were over while they waited; not answered yet.
+    stopped: Vec<Token>,
     calls: Calls,
     drain: Option<Drain>,
     beat_at: Instant,
@@ -118,6 +122,8 @@ impl Runner {
             instance: Arc::new(instance),
             epoch: 0,
             leases: Leases::default(),
+            waiting: Waiting::default(),
+            stopped: Vec::new(),
             calls,
             drain: None,
             beat_at: Instant::now(),
@@ -146,6 +152,8 @@ impl Runner {
                     while let Some(Some(next)) = self.hears.ctl.next().now_or_never() {
                         self.hear_ctl(&next);
                     }
+                    let busy = std::mem::take(&mut self.stopped);
+                    self.begin(Accept { v: VERSION, busy, ..Accept::default() }, Vec::new()).await?;
                     self.answer_calls().await?;
                     self.mind_ahead();
                 }
@@ -153,10 +161,15 @@ impl Runner {
                 message = self.hears.replies.next() => self.hear_reply(&open(message)?),
                 Ok(()) = self.hears.reconnects.changed() => self.speak_up(),
                 Some(token) = self.hears.gone.recv() => self.release_dead(token),
+                () = self.instance.slots.freed(), if !self.waiting.is_empty() => self.serve_waiting().await?,
                 Some(over) = self.hears.over.recv() => self.call_over(over).await?,
                 message = self.hears.unheard.next() => self.calls.unheard_by(&open(message)?.subject),
                 () = tokio::time::sleep_until(next_at) => self.on_time().await?,
-                () = stop.cancelled(), if self.drain.is_none() => self.start_drain(),
+                () = stop.cancelled(), if self.drain.is_none() => {
+                    self.start_drain();
+                    let waiting = self.waiting.drain();
+                    self.decline(waiting).await?;
+                }
             }
         }
     }
@@ -173,6 +186,12 @@ impl Runner {
             }
             next = self.hears.offers.next().now_or_never().flatten();
         }
+        self.begin(answer, start).await
+    }
+
+    /// Says which offers are taken and which are not; what is taken begins once that has left.
+    async fn begin(&mut self, answer: Accept, start: Vec<(Arc<Attempt>, Payload)>) -> Result<(), RunError> {
+        self.instance.slots.await_free(!self.waiting.is_empty());
         if answer.taken.is_empty() && answer.busy.is_empty() {
             return Ok(());
         }
@@ -190,25 +209,54 @@ impl Runner {
         Ok(())
     }
 
-    fn consider(&mut self, mut offer: Offer, answer: &mut Accept, start: &mut Vec<(Arc<Attempt>, Payload)>) {
+    fn consider(&mut self, offer: Offer, answer: &mut Accept, start: &mut Vec<(Arc<Attempt>, Payload)>) {
         match self.leases.know(&offer.token) {
             Known::Released => {
                 tracing::debug!(task = %offer.task, attempt = offer.attempt, "an offer came again after its end");
             }
             Known::Held => answer.taken.push(offer.token),
-            Known::New if !self.instance.has_room() || self.instance.is_draining() => {
-                answer.busy.push(offer.token);
+            Known::New if self.waiting.has(&offer.token) => {}
+            Known::New if self.instance.is_draining() => answer.busy.push(offer.token),
+            Known::New if self.waiting.is_empty() && self.instance.slots.free_now() > 0 => {
+                self.accept(offer, answer, start);
             }
-            Known::New => {
-                tracing::debug!(tenant = %offer.tenant, task = %offer.task, attempt = offer.attempt, "offer accepted");
-                answer.taken.push(offer.token);
-                let input = std::mem::take(&mut offer.input);
-                let attempt = Arc::new(Attempt::new(self.instance.clone(), offer));
-                self.look_by(Instant::now() + attempt.look_every());
-                self.leases.take(attempt.clone());
-                start.push((attempt, input));
+            Known::New if self.waiting.len() < self.instance.ahead.expected() as usize => {
+                self.waiting.push(offer, Instant::now());
             }
+            Known::New => answer.busy.push(offer.token),
         }
+    }
+
+    fn accept(&mut self, mut offer: Offer, answer: &mut Accept, start: &mut Vec<(Arc<Attempt>, Payload)>) {
+        tracing::debug!(tenant = %offer.tenant, task = %offer.task, attempt = offer.attempt, "offer accepted");
+        answer.taken.push(offer.token);
+        let input = std::mem::take(&mut offer.input);
+        let attempt = Arc::new(Attempt::new(self.instance.clone(), offer));
+        self.look_by(Instant::now() + attempt.look_every());
+        self.leases.take(attempt.clone());
+        start.push((attempt, input));
+    }
+
+    /// Slots are free: the offers that wait for them are accepted.
+    async fn serve_waiting(&mut self) -> Result<(), RunError> {
+        let mut answer = Accept { v: VERSION, ..Accept::default() };
+        let mut start = Vec::new();
+        while self.instance.slots.free_now() > 0
+            && let Some(offer) = self.waiting.pop()
+        {
+            self.accept(offer, &mut answer, &mut start);
+        }
+        self.begin(answer, start).await
+    }
+
+    /// Offers that waited are declined. The heartbeat behind it says that it is well all the same.
+    async fn decline(&mut self, busy: Vec<Token>) -> Result<(), RunError> {
+        if busy.is_empty() {
+            return Ok(());
+        }
+        self.instance.ahead.declined();
+        self.beat_at = Instant::now();
+        self.begin(Accept { v: VERSION, busy, ..Accept::default() }, Vec::new()).await
     }
 
     fn hear_ctl(&mut self, message: &Message) {
@@ -226,7 +274,9 @@ impl Runner {
                 }
                 CtlOp::Stop { token, code } => {
                     tracing::info!(?token, %code, "a lease or a call is over");
-                    if !self.calls.stop(&token, code) {
+                    if self.waiting.remove(&token) {
+                        self.stopped.push(token);
+                    } else if !self.calls.stop(&token, code) {
                         self.stop(token);
                     }
                 }
@@ -339,11 +389,13 @@ impl Runner {
     /// When something is to be done next.
     fn next_at(&self) -> Instant {
         let drain = self.drain.as_ref().map(|drain| drain.hand_back_at.unwrap_or(drain.over_at));
-        [self.look_at, drain].into_iter().flatten().fold(self.beat_at, Instant::min)
+        [self.look_at, drain, self.waiting.over_at()].into_iter().flatten().fold(self.beat_at, Instant::min)
     }
 
     async fn on_time(&mut self) -> Result<(), RunError> {
         let now = Instant::now();
+        let overdue = self.waiting.overdue(now);
+        self.decline(overdue).await?;
         if self.drain.as_ref().and_then(|drain| drain.hand_back_at).is_some_and(|at| at <= now) {
             self.hand_back();
         }

@@ -126,3 +126,37 @@ impl AgentSize {
         self.instances - self.quiet - self.draining - self.suspected
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn instance(slots: u32, ahead: u32, leased: u32) -> Instance {
+        Instance {
+            agent: 0,
+            id: "i".parse().unwrap(),
+            slots,
+            lease_ms: 15_000,
+            heard: 0,
+            draining: false,
+            messages: false,
+            takes_calls: true,
+            calls: 0,
+            suspected: false,
+            about: None,
+            dead: BTreeSet::new(),
+            leased,
+            ahead,
+            room: 0,
+        }
+    }
+
+    #[test]
+    fn a_free_slot_anywhere_is_filled_before_anything_is_given_ahead() {
+        let (one_free, many_ahead) = (instance(2, 0, 1), instance(100, 100, 100));
+        assert!(one_free.rank() > many_ahead.rank() && many_ahead.rank() > 0);
+        assert_eq!((many_ahead.free(), instance(2, 1, 2).rank(), instance(2, 1, 3).rank()), (0, 1, 0));
+        let suspected = Instance { suspected: true, ..instance(2, 2, 0) };
+        assert_eq!(suspected.rank(), 0);
+    }
+}
