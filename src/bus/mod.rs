@@ -10,6 +10,7 @@
 //! results     large results, one message a task
 //! kept        what these three share: only coordinators write
 //! ownership   who may write it                    ordered   numbered publishing, in order, resent
+//! entries     a bucket of JSON under compare-and-set: the next, and triggers
 //! limits      plans and tenants in KV             service   queries as a NATS service
 //! api         the JetStream API in its own words     survey    looking without touching
 //! triggers    triggers in KV, and their consumers
@@ -22,6 +23,7 @@ pub mod clock;
 pub mod connect;
 pub mod consume;
 pub mod context;
+pub mod entries;
 pub mod error;
 pub mod journal;
 pub mod kept;

@@ -3,22 +3,20 @@
 //! `trigger.<name>` is written by operators, `state.<name>` by the owner's runner, each by compare-and-set. A consumer is made
 //! when its trigger first runs and goes with it; its place in the stream is the trigger's place.
 
-use async_nats::jetstream::{self, ErrorCode, kv};
-use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
-use serde::{Serialize, de::DeserializeOwned};
+use async_nats::jetstream::{self, ErrorCode};
+use futures_util::{Stream, StreamExt, future};
 use serde_json::{Value, json};
 
-use super::api::{self, ApiError};
+use super::{
+    api::{self, ApiError},
+    entries::{Changed, Entries, EntriesError},
+};
 use crate::{
     task::{
         TriggerName,
         trigger::{Start, TriggerSettings, state::TriggerState},
     },
-    wire::{
-        Format,
-        topology::{self, TRIGGERS_BUCKET},
-    },
+    wire::topology::{self, TRIGGERS_BUCKET},
 };
 
 /// Larger entries are none of ours.
@@ -27,31 +25,6 @@ const MAX_ENTRY: usize = 256 * 1024;
 const ACK_WAIT_NANOS: u64 = 24 * 60 * 60 * 1_000_000_000;
 /// Messages a trigger may hold, at most.
 const MAX_ACK_PENDING: u32 = 4_096;
-
-/// Why triggers could not be read or set.
-#[derive(Debug, thiserror::Error)]
-pub enum TriggersError {
-    /// The bucket is not there, or may not be used.
-    #[error("the bucket {TRIGGERS_BUCKET} can't be used: {0}")]
-    Bucket(String),
-    /// The entry was changed by somebody else since it was read.
-    #[error("{key} was changed by somebody else meanwhile; read it again")]
-    Conflict {
-        /// Which entry.
-        key: String,
-    },
-    /// The entry can't be read.
-    #[error("{key} can't be read: {reason}")]
-    Unreadable {
-        /// Which entry.
-        key: String,
-        /// Why.
-        reason: String,
-    },
-    /// The trigger makes no sense.
-    #[error("{0}")]
-    Nonsense(String),
-}
 
 /// A trigger was set; `None`: removed.
 #[derive(Debug)]
@@ -67,66 +40,49 @@ pub struct TriggerChange {
 /// The bucket.
 #[derive(Clone)]
 pub struct TriggersBucket {
-    store: kv::Store,
-}
-
-fn failed(error: impl std::fmt::Display) -> TriggersError {
-    TriggersError::Bucket(error.to_string())
+    entries: Entries,
 }
 
 impl TriggersBucket {
     /// Opens the bucket, which `bus::provision` makes.
-    pub async fn open(js: &jetstream::Context) -> Result<Self, TriggersError> {
-        Ok(Self { store: js.get_key_value(TRIGGERS_BUCKET).await.map_err(failed)? })
+    pub async fn open(js: &jetstream::Context) -> Result<Self, EntriesError> {
+        Ok(Self { entries: Entries::open(js, TRIGGERS_BUCKET, MAX_ENTRY).await? })
     }
 
     /// Every trigger there is, then every change, as they come.
     pub async fn follow(
         &self,
-    ) -> Result<impl Stream<Item = Result<TriggerChange, TriggersError>> + Unpin + use<>, TriggersError> {
-        let watch = self.store.watch_with_history("trigger.*").await.map_err(failed)?;
-        let changes = watch.filter_map(async |entry| {
-            let entry = match entry {
-                Ok(entry) => entry,
-                Err(error) => return Some(Err(failed(error))),
-            };
-            let name = TriggerName::new(entry.key.strip_prefix("trigger.")?).ok()?;
-            let put = entry.operation == kv::Operation::Put;
-            let settings = put.then(|| read::<Box<TriggerSettings>>(&entry.value));
-            Some(Ok(TriggerChange { name, revision: entry.revision, settings }))
+    ) -> Result<impl Stream<Item = Result<TriggerChange, EntriesError>> + Unpin + use<>, EntriesError> {
+        let (changes, entries) = (self.entries.follow("trigger.*").await?, self.entries.clone());
+        let changes = changes.filter_map(move |changed| {
+            let change = changed.map(|Changed { key, revision, value }| {
+                let name = TriggerName::new(key.strip_prefix("trigger.")?).ok()?;
+                let settings = value.map(|value| entries.read(&value));
+                Some(TriggerChange { name, revision, settings })
+            });
+            future::ready(change.transpose())
         });
-        Ok(changes.boxed())
+        Ok(changes)
     }
 
     /// Names of all triggers that are set.
-    pub async fn names(&self) -> Result<Vec<TriggerName>, TriggersError> {
-        self.with_prefix("trigger.").await
+    pub async fn names(&self) -> Result<Vec<TriggerName>, EntriesError> {
+        self.entries.names("trigger.").await
     }
 
     /// Names of all triggers that were ever run, and not cleaned up after.
-    pub async fn with_state(&self) -> Result<Vec<TriggerName>, TriggersError> {
-        self.with_prefix("state.").await
-    }
-
-    async fn with_prefix(&self, prefix: &str) -> Result<Vec<TriggerName>, TriggersError> {
-        let mut keys = self.store.keys().await.map_err(failed)?;
-        let mut names = Vec::new();
-        while let Some(key) = keys.next().await {
-            let key = key.map_err(failed)?;
-            names.extend(key.strip_prefix(prefix).and_then(|name| name.parse().ok()));
-        }
-        names.sort();
-        Ok(names)
+    pub async fn with_state(&self) -> Result<Vec<TriggerName>, EntriesError> {
+        self.entries.names("state.").await
     }
 
     /// A trigger with its revision.
-    pub async fn trigger(&self, name: &TriggerName) -> Result<Option<(TriggerSettings, u64)>, TriggersError> {
-        self.get(topology::trigger_key(name)).await
+    pub async fn trigger(&self, name: &TriggerName) -> Result<Option<(TriggerSettings, u64)>, EntriesError> {
+        self.entries.get(topology::trigger_key(name)).await
     }
 
     /// How it is doing, with the revision of that.
-    pub async fn state(&self, name: &TriggerName) -> Result<Option<(TriggerState, u64)>, TriggersError> {
-        self.get(topology::trigger_state_key(name)).await
+    pub async fn state(&self, name: &TriggerName) -> Result<Option<(TriggerState, u64)>, EntriesError> {
+        self.entries.get(topology::trigger_state_key(name)).await
     }
 
     /// Sets a trigger if the entry is still at `revision` (`None`: there is none). Returns the new revision.
@@ -135,9 +91,9 @@ impl TriggersBucket {
         name: &TriggerName,
         settings: &TriggerSettings,
         revision: Option<u64>,
-    ) -> Result<u64, TriggersError> {
-        settings.check().map_err(TriggersError::Nonsense)?;
-        self.put(topology::trigger_key(name), settings, revision).await
+    ) -> Result<u64, EntriesError> {
+        settings.check().map_err(|rule| self.entries.nonsense(rule))?;
+        self.entries.set(topology::trigger_key(name), settings, revision).await
     }
 
     /// Notes how it is doing if nobody else has since.
@@ -146,56 +102,19 @@ impl TriggersBucket {
         name: &TriggerName,
         state: &TriggerState,
         revision: Option<u64>,
-    ) -> Result<u64, TriggersError> {
-        self.put(topology::trigger_state_key(name), state, revision).await
+    ) -> Result<u64, EntriesError> {
+        self.entries.set(topology::trigger_state_key(name), state, revision).await
     }
 
     /// Removes a trigger; its tasks stay. Its consumer goes when a coordinator sees it.
-    pub async fn remove(&self, name: &TriggerName) -> Result<(), TriggersError> {
-        self.store.delete(topology::trigger_key(name)).await.map_err(failed)
+    pub async fn remove(&self, name: &TriggerName) -> Result<(), EntriesError> {
+        self.entries.remove(topology::trigger_key(name)).await
     }
 
     /// Forgets how a trigger was doing.
-    pub async fn forget(&self, name: &TriggerName) -> Result<(), TriggersError> {
-        self.store.purge(topology::trigger_state_key(name)).await.map_err(failed)
+    pub async fn forget(&self, name: &TriggerName) -> Result<(), EntriesError> {
+        self.entries.purge(topology::trigger_state_key(name)).await
     }
-
-    async fn get<T: DeserializeOwned>(&self, key: String) -> Result<Option<(T, u64)>, TriggersError> {
-        match self.store.entry(&key).await.map_err(failed)? {
-            Some(entry) if entry.operation == kv::Operation::Put => {
-                let value = read(&entry.value).map_err(|reason| TriggersError::Unreadable { key, reason })?;
-                Ok(Some((value, entry.revision)))
-            }
-            _ => Ok(None),
-        }
-    }
-
-    async fn put<T: Serialize>(
-        &self,
-        key: String,
-        value: &T,
-        revision: Option<u64>,
-    ) -> Result<u64, TriggersError> {
-        let body =
-            Bytes::from(serde_json::to_vec(value).map_err(|e| TriggersError::Nonsense(e.to_string()))?);
-        let conflict = |key: &str| TriggersError::Conflict { key: key.to_owned() };
-        match revision {
-            Some(revision) => {
-                self.store.update(&key, body, revision).await.map_err(|error| match error.kind() {
-                    kv::UpdateErrorKind::WrongLastRevision => conflict(&key),
-                    _ => failed(error),
-                })
-            }
-            None => self.store.create(&key, body).await.map_err(|error| match error.kind() {
-                kv::CreateErrorKind::AlreadyExists => conflict(&key),
-                _ => failed(error),
-            }),
-        }
-    }
-}
-
-fn read<T: DeserializeOwned>(value: &[u8]) -> Result<T, String> {
-    Format::Json.decode(value, MAX_ENTRY).map_err(|e| e.to_string())
 }
 
 /// A stream as a trigger finds it.

@@ -11,9 +11,10 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::context::Ctx;
-use super::failure::known::{limits_failure, refusal_failure};
+use super::failure::known::{entries_failure, refusal_failure};
 use super::failure::{Exit, Failure};
-use crate::bus::limits::{LimitsBucket, LimitsError};
+use crate::bus::entries::EntriesError;
+use crate::bus::limits::LimitsBucket;
 use crate::bus::{AskError, Link};
 use crate::coordinator::queries::{Ask, Told};
 use crate::flow::operate::Change;
@@ -100,14 +101,14 @@ impl Desk {
 
 /// A race that was lost, told with what somebody else changed meanwhile. Other errors stay what they are.
 pub async fn told<T: Serialize>(
-    error: LimitsError,
+    error: EntriesError,
     before: Option<&T>,
-    now: impl Future<Output = std::result::Result<Option<(T, u64)>, LimitsError>>,
+    now: impl Future<Output = std::result::Result<Option<(T, u64)>, EntriesError>>,
 ) -> anyhow::Error {
-    if !matches!(error, LimitsError::Conflict { .. }) {
+    if !matches!(error, EntriesError::Conflict { .. }) {
         return error.into();
     }
-    let failure = limits_failure(&error);
+    let failure = entries_failure(&error);
     match now.await {
         Ok(now) => {
             let now = now.map(|(now, _)| now);

@@ -12,12 +12,10 @@ use super::failure::{Exit, Failure};
 use super::output::{fields, human_duration, table, unix_now};
 use super::show::{payload, when};
 use super::submit::json;
-use super::target::{duration, priority};
+use super::target::MadeArgs;
 use crate::bus::limits::LimitsBucket;
 use crate::flow::cron::Cron;
-use crate::task::{
-    AgentName, Millis, Missed, Payload, Priority, ScheduleName, ScheduleSettings, TenantName, Times, millis,
-};
+use crate::task::{AgentName, Millis, Missed, Payload, ScheduleName, ScheduleSettings, TenantName};
 
 /// Arguments of `schedule`.
 #[derive(Debug, Args)]
@@ -96,29 +94,8 @@ pub struct AddArgs {
     #[arg(long, value_name = "POLICY", default_value = "skip", value_parser = missed)]
     pub missed: Missed,
 
-    /// Class within the tenant: low, normal, high or critical; the plan may lower it
-    #[arg(long, value_name = "CLASS", default_value = "normal", value_parser = priority)]
-    pub priority: Priority,
-
-    /// Tries before a task is dead [default: the plan's]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub max_tries: Option<u32>,
-
-    /// Cells (tokens, say) that an attempt of a task is expected to use
-    #[arg(long, value_name = "CELLS")]
-    pub cost: Option<u32>,
-
-    /// Let a task expire unless it is started within this long
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
-    pub ttl: Option<Duration>,
-
-    /// Stop a try that takes longer; it counts as failed
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
-    pub try_timeout: Option<Duration>,
-
-    /// Let a task expire this long after it was fired, whatever it does
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
-    pub deadline: Option<Duration>,
+    #[command(flatten)]
+    made: MadeArgs,
 }
 
 fn missed(text: &str) -> Result<Missed, String> {
@@ -210,22 +187,16 @@ fn settings(add: &AddArgs) -> Result<ScheduleSettings> {
         Some(text) => json(text.as_bytes(), "--input")?,
         None => Payload::default(),
     };
-    let times = Times {
-        ttl_ms: add.ttl.map(millis),
-        try_timeout_ms: add.try_timeout.map(millis),
-        deadline_ms: add.deadline.map(millis),
-        ..Times::default()
-    };
     let settings = ScheduleSettings {
         cron: add.cron.clone(),
         tz: add.tz.clone(),
         tenant: add.tenant.clone(),
         agent: add.agent.clone(),
         input,
-        priority: add.priority,
-        max_tries: add.max_tries,
-        cost: add.cost,
-        times: (!times.is_empty()).then(|| Box::new(times)),
+        priority: add.made.priority,
+        max_tries: add.made.max_tries,
+        cost: add.made.cost,
+        times: add.made.times(),
         missed: add.missed,
         paused: false,
     };

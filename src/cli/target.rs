@@ -69,6 +69,47 @@ pub struct TimesArgs {
     deadline: Option<Deadline>,
 }
 
+/// What the tasks are like that something else than a submit makes: a schedule, a trigger.
+#[derive(Debug, Clone, Args)]
+pub struct MadeArgs {
+    /// Class within the tenant: low, normal, high or critical; the plan may lower it
+    #[arg(long, value_name = "CLASS", default_value = "normal", value_parser = priority)]
+    pub priority: Priority,
+
+    /// Tries before a task is dead [default: the plan's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_tries: Option<u32>,
+
+    /// Cells (tokens, say) that an attempt of a task is expected to use
+    #[arg(long, value_name = "CELLS")]
+    pub cost: Option<u32>,
+
+    /// Let a task expire unless it is started within this long
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    ttl: Option<Duration>,
+
+    /// Stop a try that takes longer; it counts as failed
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    try_timeout: Option<Duration>,
+
+    /// Let a task expire this long after it was made, whatever it does
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    deadline: Option<Duration>,
+}
+
+impl MadeArgs {
+    /// Their times, counted from when each is made, if any is limited.
+    pub fn times(&self) -> Option<Box<Times>> {
+        let times = Times {
+            ttl_ms: self.ttl.map(millis),
+            try_timeout_ms: self.try_timeout.map(millis),
+            deadline_ms: self.deadline.map(millis),
+            ..Times::default()
+        };
+        (!times.is_empty()).then(|| Box::new(times))
+    }
+}
+
 /// A deadline as it was typed.
 #[derive(Debug, Clone, Copy)]
 enum Deadline {

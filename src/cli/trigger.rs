@@ -11,14 +11,14 @@ use clap::{Args, Subcommand, ValueEnum};
 use self::show::{All, Shown};
 use super::context::Ctx;
 use super::failure::{Exit, Failure};
-use super::target::{duration, priority};
+use super::target::{MadeArgs, duration};
 use crate::bus::JetStream;
 use crate::bus::triggers::{TriggersBucket, source_stream, start_of};
 use crate::task::trigger::{
     BatchSettings, DEFAULT_MAX_HOPS, MAX_TRIGGERS, Source, Start, TriggerRate, TriggerSettings,
     topic::TopicFilter,
 };
-use crate::task::{AgentName, Priority, TenantName, Times, TriggerName, millis};
+use crate::task::{AgentName, TenantName, TriggerName, millis};
 use crate::wire::topology::{self, TOPICS, Topology};
 
 /// Arguments of `trigger`.
@@ -140,29 +140,8 @@ pub struct AddArgs {
     #[arg(short = 't', long, env = "SELVEDGE_TENANT", default_value = "default", value_name = "NAME")]
     pub tenant: TenantName,
 
-    /// Class within the tenant: low, normal, high or critical; the plan may lower it
-    #[arg(long, value_name = "CLASS", default_value = "normal", value_parser = priority)]
-    pub priority: Priority,
-
-    /// Tries before a task is dead [default: the plan's]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub max_tries: Option<u32>,
-
-    /// Cells (tokens, say) that an attempt of a task is expected to use
-    #[arg(long, value_name = "CELLS")]
-    pub cost: Option<u32>,
-
-    /// Let a task expire unless it is started within this long
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
-    pub ttl: Option<Duration>,
-
-    /// Stop a try that takes longer; it counts as failed
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
-    pub try_timeout: Option<Duration>,
-
-    /// Let a task expire this long after it was made, whatever it does
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
-    pub deadline: Option<Duration>,
+    #[command(flatten)]
+    made: MadeArgs,
 }
 
 /// Runs it.
@@ -230,12 +209,6 @@ fn settings(add: &AddArgs) -> Result<TriggerSettings> {
             .at("--template")
             .help("quote it for the shell: '{\"path\":\"{{message.path}}\"}', or '\"{{message}}\"'")
     })?;
-    let times = Times {
-        ttl_ms: add.ttl.map(millis),
-        try_timeout_ms: add.try_timeout.map(millis),
-        deadline_ms: add.deadline.map(millis),
-        ..Times::default()
-    };
     let settings = TriggerSettings {
         source,
         tenant: add.tenant.clone(),
@@ -246,10 +219,10 @@ fn settings(add: &AddArgs) -> Result<TriggerSettings> {
         rate: add.rate.map(|rate| TriggerRate { rate, burst: add.burst.unwrap_or(rate) }),
         batch: add.batch.map(|count| BatchSettings { count, within_ms: millis(add.within) }),
         max_hops: add.max_hops,
-        priority: add.priority,
-        max_tries: add.max_tries,
-        times: (!times.is_empty()).then(|| Box::new(times)),
-        cost: add.cost,
+        priority: add.made.priority,
+        max_tries: add.made.max_tries,
+        times: add.made.times(),
+        cost: add.made.cost,
         start: Start::default(),
         paused: false,
     };

@@ -17,7 +17,8 @@ use super::args::DemoArgs;
 use super::progress::{self, Progress};
 use super::view::View;
 use super::walk::{Limits, walk_with};
-use crate::bus::limits::{LimitsBucket, LimitsError};
+use crate::bus::entries::EntriesError;
+use crate::bus::limits::LimitsBucket;
 use crate::bus::{self, Link};
 use crate::cli::context::Ctx;
 use crate::cli::dev::{happened, own_name, say, write_whole};
@@ -336,7 +337,7 @@ async fn set_limits(stack: &Stack) -> Result<()> {
     Ok(())
 }
 
-fn limits_failure(error: LimitsError) -> Failure {
+fn limits_failure(error: EntriesError) -> Failure {
     Failure::new(Exit::Failed, "LIMITS", error.to_string())
         .help("the demo sets a plan and a tenant called demo; the user must be allowed to")
 }

@@ -4,12 +4,12 @@
 
 use super::{Exit, Failure};
 use crate::bus::api::ApiError;
-use crate::bus::limits::LimitsError;
-use crate::bus::triggers::TriggersError;
+use crate::bus::entries::EntriesError;
 use crate::bus::{self, BusError, ErrorKind};
 use crate::client;
 use crate::store::connect as redis;
 use crate::task::{Code, NameError, Refusal};
+use crate::wire::topology::TRIGGERS_BUCKET;
 
 /// The failure behind an error of the library, if it is one that is known here.
 pub fn recognise(error: &anyhow::Error) -> Option<Failure> {
@@ -21,10 +21,8 @@ pub fn recognise(error: &anyhow::Error) -> Option<Failure> {
         Some(redis_failure(error))
     } else if let Some(error) = error.downcast_ref::<ApiError>() {
         Some(api_failure(error))
-    } else if let Some(error) = error.downcast_ref::<LimitsError>() {
-        Some(limits_failure(error))
-    } else if let Some(error) = error.downcast_ref::<TriggersError>() {
-        Some(triggers_failure(error))
+    } else if let Some(error) = error.downcast_ref::<EntriesError>() {
+        Some(entries_failure(error))
     } else if let Some(error) = error.downcast_ref::<NameError>() {
         Some(Failure::new(Exit::Usage, "BAD_NAME", error.to_string()))
     } else {
@@ -117,34 +115,28 @@ pub fn refusal_failure(refusal: &Refusal) -> Failure {
     }
 }
 
-/// What a change of limits that came to nothing is to a user.
-pub fn limits_failure(error: &LimitsError) -> Failure {
+/// What a change of limits or triggers that came to nothing is to a user.
+pub fn entries_failure(error: &EntriesError) -> Failure {
     let what = error.to_string();
+    let triggers = error.bucket() == TRIGGERS_BUCKET;
+    let code = |limits, of_triggers| if triggers { of_triggers } else { limits };
     match error {
-        LimitsError::Bucket(_) => Failure::new(Exit::Unavailable, "LIMITS_BUCKET", what).help(
-            "a coordinator with provision = auto makes the bucket; this user also needs the rights of an operator, \
-             see nats/permissions.md",
-        ),
-        LimitsError::Conflict { .. } => Failure::new(Exit::Temporary, "LIMITS_CONFLICT", what)
-            .help("nothing was changed; look at what it says now, then run the command again"),
-        LimitsError::Unreadable { .. } => Failure::new(Exit::Config, "LIMITS_UNREADABLE", what)
-            .help("somebody wrote it by hand: correct it with `nats kv put selvedge_limits`, or set it anew"),
-        LimitsError::Nonsense(_) => Failure::new(Exit::Usage, "BAD_LIMITS", what),
-    }
-}
-
-/// What a change of triggers that came to nothing is to a user.
-pub fn triggers_failure(error: &TriggersError) -> Failure {
-    let what = error.to_string();
-    match error {
-        TriggersError::Bucket(_) => Failure::new(Exit::Unavailable, "TRIGGERS_BUCKET", what).help(
-            "a coordinator with provision = auto makes the bucket; this user also needs the rights of an operator, \
-             see nats/permissions.md",
-        ),
-        TriggersError::Conflict { .. } => Failure::new(Exit::Temporary, "TRIGGERS_CONFLICT", what)
-            .help("nothing was changed; look at what it says now, then run the command again"),
-        TriggersError::Unreadable { .. } => Failure::new(Exit::Config, "TRIGGERS_UNREADABLE", what)
-            .help("somebody wrote it by hand: remove it with `nats kv del selvedge_triggers`, and set it anew"),
-        TriggersError::Nonsense(_) => Failure::new(Exit::Usage, "BAD_TRIGGER", what),
+        EntriesError::Bucket { .. } => {
+            Failure::new(Exit::Unavailable, code("LIMITS_BUCKET", "TRIGGERS_BUCKET"), what).help(
+                "a coordinator with provision = auto makes the bucket; this user also needs the rights of an operator, \
+                 see nats/permissions.md",
+            )
+        }
+        EntriesError::Conflict { .. } => {
+            Failure::new(Exit::Temporary, code("LIMITS_CONFLICT", "TRIGGERS_CONFLICT"), what)
+                .help("nothing was changed; look at what it says now, then run the command again")
+        }
+        EntriesError::Unreadable { .. } => {
+            Failure::new(Exit::Config, code("LIMITS_UNREADABLE", "TRIGGERS_UNREADABLE"), what).help(code(
+                "somebody wrote it by hand: correct it with `nats kv put selvedge_limits`, or set it anew",
+                "somebody wrote it by hand: remove it with `nats kv del selvedge_triggers`, and set it anew",
+            ))
+        }
+        EntriesError::Nonsense { .. } => Failure::new(Exit::Usage, code("BAD_LIMITS", "BAD_TRIGGER"), what),
     }
 }

@@ -420,8 +420,8 @@ impl From<OwnerGone> for End {
     }
 }
 
-impl From<crate::bus::triggers::TriggersError> for End {
-    fn from(error: crate::bus::triggers::TriggersError) -> Self {
+impl From<crate::bus::entries::EntriesError> for End {
+    fn from(error: crate::bus::entries::EntriesError) -> Self {
         Self::Over(error.into())
     }
 }

@@ -16,7 +16,8 @@ use tokio::time::Instant;
 use crate::{
     bus::{
         Clock,
-        triggers::{Progress, TriggersBucket, TriggersError},
+        entries::EntriesError,
+        triggers::{Progress, TriggersBucket},
     },
     task::{
         Refusal, TriggerName,
@@ -48,11 +49,7 @@ pub(super) struct Notes {
 
 impl Notes {
     /// As they stand.
-    pub async fn read(
-        bucket: TriggersBucket,
-        name: TriggerName,
-        clock: Clock,
-    ) -> Result<Self, TriggersError> {
+    pub async fn read(bucket: TriggersBucket, name: TriggerName, clock: Clock) -> Result<Self, EntriesError> {
         let (state, revision) = match bucket.state(&name).await {
             Ok(Some((state, revision))) => (state, Some(revision)),
             Ok(None) => (TriggerState::default(), None),
@@ -133,7 +130,7 @@ impl Notes {
     }
 
     /// Decides which messages the next batch is made of: written before anything is made of them.
-    pub async fn cut(&mut self, cut: Cut) -> Result<(), TriggersError> {
+    pub async fn cut(&mut self, cut: Cut) -> Result<(), EntriesError> {
         if self.state.cut != Some(cut) {
             self.state.cut = Some(cut);
             self.save().await?;
@@ -148,7 +145,7 @@ impl Notes {
     }
 
     /// Writes what has changed.
-    pub async fn save_if_changed(&mut self) -> Result<(), TriggersError> {
+    pub async fn save_if_changed(&mut self) -> Result<(), EntriesError> {
         match self.due.is_some() || self.unsaved_dead {
             true => self.save().await,
             false => Ok(()),
@@ -156,7 +153,7 @@ impl Notes {
     }
 
     /// Writes them.
-    pub async fn save(&mut self) -> Result<(), TriggersError> {
+    pub async fn save(&mut self) -> Result<(), EntriesError> {
         self.state.at = self.clock.wall();
         let revision = self.bucket.note(&self.name, &self.state, self.revision).await?;
         self.revision = Some(revision);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use selvedge::agent::{Agent, AgentError, Ctx};
-use selvedge::bus::limits::LimitsError;
+use selvedge::bus::entries::EntriesError;
 use selvedge::client::{Client, NewTask, TaskHandle};
 use selvedge::flow::record::{JournalMessage, Record};
 use selvedge::task::{AgentName, AgentSettings, AllSettings, Code, Per, Phase, Plan, TenantSettings, Token};
@@ -385,6 +385,6 @@ async fn an_entry_that_makes_no_sense_changes_nothing() {
         AgentSettings { burst: Some(3), ..AgentSettings::default() },
     ] {
         let refused = bucket.set_agent(&agent("other"), &bad, None).await;
-        assert!(matches!(refused, Err(LimitsError::Nonsense(_))), "{refused:?}");
+        assert!(matches!(refused, Err(EntriesError::Nonsense { .. })), "{refused:?}");
     }
 }
