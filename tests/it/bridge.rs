@@ -1,10 +1,6 @@
 //! The bridge against the other protocol's own client and host, with the packages of `examples/bridge/requirements.txt`.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Stdio,
-    sync::OnceLock,
-};
+use std::{path::Path, process::Stdio};
 
 use selvedge::{
     agent::{Agent, AgentError, Ctx},
@@ -21,47 +17,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::harness::{
     fabric::{Fabric, eventually, unbound},
+    python::bridge_packages,
     soon, until,
 };
 
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/bridge");
-
-/// The hash-pinned packages, installed once per target directory.
-async fn packages() -> PathBuf {
-    static INSTALLED: OnceLock<PathBuf> = OnceLock::new();
-    tokio::task::spawn_blocking(|| INSTALLED.get_or_init(install).clone()).await.unwrap()
-}
-
-fn install() -> PathBuf {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bridge-py-packages");
-    if dir.join("synadia_ai").is_dir() && dir.join("nkeys").is_dir() {
-        return dir;
-    }
-    let requirements = Path::new(EXAMPLES).join("requirements.txt");
-    let pinned = ["--require-hashes", "--no-deps", "--only-binary=:all:", "--no-binary=nkeys", "--target"];
-    let tries: [&[&str]; 2] = [&["python3", "-m", "pip", "install"], &["uv", "pip", "install"]];
-    for words in tries {
-        let done = std::process::Command::new(words[0])
-            .args(&words[1..])
-            .args(pinned)
-            .arg(&dir)
-            .arg("-r")
-            .arg(&requirements)
-            .stdout(Stdio::null())
-            .status();
-        if done.is_ok_and(|status| status.success()) {
-            return dir;
-        }
-    }
-    panic!("neither pip nor uv could install {}", requirements.display());
-}
 
 async fn python(fabric: &Fabric, script: &str, args: &[&str]) -> Command {
     let mut command = Command::new("python3");
     command
         .arg(Path::new(EXAMPLES).join(script))
         .args(args)
-        .env("PYTHONPATH", packages().await)
+        .env("PYTHONPATH", bridge_packages().await)
         .env("NATS_URL", fabric.stack.nats.url())
         .stdin(Stdio::null())
         .kill_on_drop(true);

@@ -179,7 +179,7 @@ async fn the_watch_example_shows_every_event_once_and_the_end_last() {
 #[tokio::test]
 async fn the_python_worker_runs_tasks_of_a_real_coordinator() {
     let fabric = Fabric::start().await;
-    let packages = tokio::task::spawn_blocking(crate::sdk::python::packages).await.unwrap();
+    let packages = crate::harness::python::packages().await;
     let worker = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/worker.py");
     let _worker = fabric.command("python3").arg(worker).env("PYTHONPATH", packages).spawn().unwrap();
     let client = fabric.client().await;

@@ -24,7 +24,7 @@ async fn conversation(client: &Client, text: &str) -> Result<Vec<String>, selved
 async fn a_rust_and_a_python_agent_ask_each_other_until_they_agree_or_are_too_deep() {
     let fabric = Fabric::start().await;
     fabric.pro("acme").await;
-    let packages = tokio::task::spawn_blocking(crate::sdk::python::packages).await.unwrap();
+    let packages = crate::harness::python::packages().await;
     let mut critic = fabric.command("python3");
     let _critic = critic.arg(CRITIC).env("PYTHONPATH", packages).spawn().unwrap();
     let writer = fabric.command(executable("conversation")).spawn().unwrap();

@@ -7,6 +7,7 @@
 pub mod binary;
 pub mod certs;
 pub mod fabric;
+pub mod python;
 
 use std::future::Future;
 use std::path::{Path, PathBuf};

@@ -9,16 +9,16 @@ use selvedge::{
 };
 
 use crate::cli::Cli;
+use crate::harness::python::packages;
 use crate::harness::{
     Stack,
     fabric::{Fabric, eventually, unbound},
     until,
 };
-use crate::sdk::python::packages;
 
 /// The journal folded by `tests/index_check.py`, against the index.
 async fn check(stack: &Stack) -> Result<u64, String> {
-    let packages = tokio::task::spawn_blocking(packages).await.unwrap();
+    let packages = packages().await;
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/index_check.py");
     let ran = tokio::process::Command::new("python3")
         .arg(script)

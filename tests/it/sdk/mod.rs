@@ -5,4 +5,4 @@ mod ahead;
 mod attempts;
 mod client;
 mod owner;
-pub mod python;
+mod python;

@@ -1,8 +1,8 @@
 //! `examples/worker.py`, run as it is, with the packages of `examples/requirements.txt`.
 
 use std::{
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    path::Path,
+    process::{Child, Command},
 };
 
 use selvedge::{
@@ -15,6 +15,7 @@ use selvedge::{
 };
 
 use super::owner::{Owner, offer};
+use crate::harness::python::packages;
 
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
 
@@ -27,31 +28,6 @@ impl Drop for Killed {
     }
 }
 
-/// The hash-pinned packages, installed once per target directory.
-pub fn packages() -> PathBuf {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("worker-py-packages");
-    let requirements = Path::new(EXAMPLES).join("requirements.txt");
-    if dir.join("nats").is_dir() {
-        return dir;
-    }
-    let pinned = ["--require-hashes", "--no-deps", "--only-binary=:all:", "--target"];
-    let tries: [&[&str]; 2] = [&["python3", "-m", "pip", "install"], &["uv", "pip", "install"]];
-    for words in tries {
-        let done = Command::new(words[0])
-            .args(&words[1..])
-            .args(pinned)
-            .arg(&dir)
-            .arg("-r")
-            .arg(&requirements)
-            .stdout(Stdio::null())
-            .status();
-        if done.is_ok_and(|status| status.success()) {
-            return dir;
-        }
-    }
-    panic!("neither pip nor uv could install {}", requirements.display());
-}
-
 #[test]
 fn the_worker_is_at_most_25_lines_long() {
     let text = std::fs::read_to_string(Path::new(EXAMPLES).join("worker.py")).unwrap();
@@ -60,7 +36,7 @@ fn the_worker_is_at_most_25_lines_long() {
 
 #[tokio::test]
 async fn a_worker_in_python_beats_accepts_reports_and_repeats_until_the_verdict() {
-    let packages = tokio::task::spawn_blocking(packages).await.unwrap();
+    let packages = packages().await;
     let mut owner = Owner::start().await;
     let _worker = Killed(
         Command::new("python3")
