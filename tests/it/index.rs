@@ -565,6 +565,23 @@ async fn senseless_queries_are_refused_not_guessed_at() {
 }
 
 #[tokio::test]
+async fn a_write_to_more_tenants_than_one_answer_has_time_for_is_written_once() {
+    let mut b = Bench::new().await;
+    let tenants = 40_000;
+    let views = (0..tenants).map(|n| {
+        let mut view = task("t", Phase::Queued, 1, 1_000);
+        view.tenant = tenant(&format!("many{n}"));
+        view
+    });
+    // All the calls together take longer than the second that the connection waits for an answer.
+    let Written::Done(flushed) = b.write(views.collect()).await else { panic!("lost or fenced") };
+    assert_eq!(flushed.applied, tenants);
+    // One more: the first call finds that Redis does not know the script.
+    let (calls, _) = commandstats(&b.connection).await["evalsha"];
+    assert!(calls >= tenants && calls < tenants + 1_000, "{calls} calls of {tenants}");
+}
+
+#[tokio::test]
 async fn one_task_from_queued_to_completed_costs_few_commands() {
     let mut b = Bench::new().await;
     b.write(vec![task("warm", Phase::Queued, 1, 1)]).await;
