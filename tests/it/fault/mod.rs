@@ -11,6 +11,7 @@ pub mod process;
 mod work;
 
 mod agents;
+mod calls;
 mod children;
 mod coordinator;
 mod leases;
