@@ -180,19 +180,24 @@ impl World {
         let place = &self.agents.places[instance.place];
         let (agent, lease_ms, at) = (place.agent.clone(), place.lease_ms, instance.place);
         let leaves = instance.draining && instance.runs.is_empty() && instance.calls.is_empty();
+        let (slots, tokens) = (place.slots, instance.runs.keys().copied().collect());
+        let calls = (at != 4).then(|| instance.calls.values().cloned().collect());
+        let draining = instance.draining;
+        let about = self.about(id);
         let body = Beat {
             v: 1,
-            slots: if leaves { 0 } else { place.slots },
-            tokens: instance.runs.keys().copied().collect(),
+            slots: if leaves { 0 } else { slots },
+            tokens,
             lease_ms,
-            draining: instance.draining,
+            draining,
             // Some know nothing of messages.
             messages: at % 2 == 0,
             // One of them takes no calls.
-            calls: (at != 4).then(|| instance.calls.values().cloned().collect()),
+            calls,
             ahead: 0,
-            about: None,
+            about,
         };
+        let Some(instance) = self.agents.instances.get_mut(id) else { return };
         if instance.next_beat <= now {
             instance.next_beat = now + lease_ms / 3;
             self.after(lease_ms / 3, Event::AgentBeats(id.clone()));
@@ -277,6 +282,7 @@ impl World {
                     let child = child_id(&parent.id, step, i);
                     self.audit.tasks.contains_key(&TaskKey { tenant: parent.tenant.clone(), id: child })
                 });
+                children.iter().for_each(|spec| self.asked_for(spec));
                 if adopted {
                     self.saw(Sight::ChildAdopted);
                 }

@@ -11,11 +11,15 @@ macro_rules! ensure {
     };
 }
 
+mod asked;
 mod schedules;
 pub mod talk;
 mod times;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
 
 use selvedge::{
     flow::{
@@ -37,7 +41,7 @@ use self::{
     talk::{Letter, Talk},
     times::Clocked,
 };
-use crate::{calls::at_agent, scenario::Sight};
+use crate::{calls::at_agent, scenario::Sight, schemas::Said};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
@@ -118,6 +122,8 @@ impl Window {
 #[derive(Debug, Clone)]
 pub struct Known {
     pub hash: BodyHash,
+    /// Of its input.
+    pub seed: u64,
     pub parent: Option<TaskId>,
     pub root: TaskId,
     pub depth: u32,
@@ -227,6 +233,12 @@ pub struct Audit {
     pub schedules: schedules::Ledger,
     /// What is held for calls.
     pub permits: BTreeMap<(TenantName, AgentName), Permit>,
+    /// What triggers may make: the body, and how many triggers lie behind it.
+    pub triggered: HashMap<TaskKey, (BodyHash, u32)>,
+    /// Seeds of inputs by the body they are in.
+    pub seeds: HashMap<BodyHash, u64>,
+    /// What was announced to whoever decided the message that is folded.
+    pub said: Arc<Said>,
 }
 
 /// Places held for calls.
@@ -545,8 +557,10 @@ impl Audit {
         a: &Admission,
         parent: Option<(TaskId, TaskId, u32)>,
     ) -> Result<(), String> {
-        if self.schedules.may_fire_again(key) && self.tasks.get(key).is_some_and(|known| known.is_over()) {
+        let again = self.schedules.may_fire_again(key) || self.may_trigger_again(key);
+        if again && self.tasks.get(key).is_some_and(|known| known.is_over()) {
             self.tasks.remove(key);
+            self.tree_totals.remove(key);
             if let Some(tenant) = self.tenants.get_mut(&key.tenant) {
                 tenant.roots.retain(|root| *root != key.id);
             }
@@ -556,6 +570,7 @@ impl Audit {
             Some((parent, root, depth)) => (Some(parent), root, depth),
             None => (None, key.id.clone(), 0),
         };
+        let seed = self.judged(key, a)?;
         let (clocked, until) = self.clocked(key, a)?;
         let place = match &a.refusal {
             None => until.map_or(Place::Queued, Place::Delayed),
@@ -565,6 +580,7 @@ impl Audit {
         let over = a.refusal.is_some();
         let known = Known {
             hash: a.body_hash,
+            seed,
             parent,
             root: root.clone(),
             depth,
@@ -613,6 +629,7 @@ impl Audit {
     fn submitted(&mut self, tenant: &TenantName, a: &Admission) -> Result<(), String> {
         let key = TaskKey { tenant: tenant.clone(), id: a.task.clone() };
         ensure!(matches!(a.origin, Origin::Root { .. }), "a submit of a child");
+        self.by_a_trigger(&key, a)?;
         if a.refusal.is_none() {
             let stone = self.tombstones.contains(&key);
             ensure!(!stone || self.forgetful, "{key} was cancelled before, and admitted all the same");

@@ -256,6 +256,7 @@ impl World {
             return false;
         }
         self.clients.is_done()
+            && self.triggers.is_over()
             && self.intake.messages.is_empty()
             && self.reports.messages.is_empty()
             && self.clients.publications.iter().all(|p| p.acked)
@@ -370,6 +371,7 @@ impl World {
             }
         }
         self.audit.check_talk()?;
+        self.check_triggers()?;
         self.check_history()
     }
 

@@ -247,7 +247,8 @@ impl World {
         if behaviour.timed == 1 {
             self.at_a_time(&mut spec);
         }
-        self.clients.attempted.entry(key.clone()).or_default().push(spec.body_hash());
+        self.asked_for(&spec);
+        self.clients_attempt(key, spec.body_hash());
         let body = Submit {
             labels: spec.labels,
             v: 1,
@@ -266,6 +267,16 @@ impl World {
             body: Ok(body),
             stored_at: 0,
         });
+    }
+
+    /// Somebody wants this to be a task.
+    pub fn asked_for(&mut self, spec: &Spec) {
+        self.audit.seeds.insert(spec.body_hash(), Behaviour::read(&spec.input).seed);
+    }
+
+    /// This id may come to be a task of that body.
+    pub fn clients_attempt(&mut self, key: &TaskKey, hash: BodyHash) {
+        self.clients.attempted.entry(key.clone()).or_default().push(hash);
     }
 
     /// Some tasks have points of time instead of lengths; now and then one makes no sense.
@@ -431,6 +442,7 @@ impl World {
             missed: *rng.pick(&[Missed::Skip, Missed::Once, Missed::All]),
             paused: rng.per_mille(100),
         };
+        self.asked_for(&settings.spec());
         let at = rng.below(3);
         // A removed one has no memory of what it fired but the tasks' ids.
         let removed = rng.per_mille(100) && !self.scenario.has(Fault::Forgetful);

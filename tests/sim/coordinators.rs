@@ -1,7 +1,7 @@
 //! Coordinators: the real engine, driven as the owner's loop drives it, with its process dying,
 //! pausing, being superseded and losing answers at every step.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
 use selvedge::{
@@ -20,6 +20,7 @@ use crate::{
     bus::Queue,
     rng::Rng,
     scenario::{Fault, Sight},
+    schemas::{Heard, Said},
     snapshots::restore,
     world::{EPOCH_MS, Event, World},
 };
@@ -43,6 +44,8 @@ pub enum Role {
 pub enum Handle {
     Stored(Queue, u64),
     Beat(InstanceId),
+    /// The trigger, and the message's place in its stream.
+    Fired(usize, u64),
 }
 
 pub struct Coordinator {
@@ -56,6 +59,11 @@ pub struct Coordinator {
     pub life: u32,
     attempt: u32,
     in_flight: Option<(Bytes, u64)>,
+    /// Who has announced itself, and who had before the last turn.
+    pub heard: Heard,
+    pub heard_before: Heard,
+    /// What its last turn was judged by.
+    pub said: Arc<Said>,
     stepping: Option<u64>,
     /// Shard time and simulated time when it took over.
     base: (u64, u64),
@@ -79,6 +87,9 @@ impl Coordinator {
             life: 0,
             attempt: 0,
             in_flight: None,
+            heard: Heard::new(),
+            heard_before: Heard::new(),
+            said: Arc::default(),
             stepping: None,
             base: (0, 0),
             last_tick: 0,
@@ -93,6 +104,8 @@ impl Coordinator {
         self.role = role;
         self.engine = None;
         self.in_flight = None;
+        self.heard.clear();
+        self.heard_before.clear();
         self.stepping = None;
         self.life += 1;
         self.paused_until = 0;
@@ -308,8 +321,14 @@ impl World {
                 Input::Beat { instance, .. } if reply => Some(Handle::Beat(instance.clone())),
                 _ => None,
             };
+            let mut input = input.clone();
+            let announced = match &mut input {
+                Input::Beat { agent, instance, body } => self.hears(who, agent, instance, body),
+                _ => None,
+            };
             if let Some(engine) = self.coordinators[who].engine.as_mut() {
-                engine.push(input.clone(), handle);
+                engine.push(input, handle);
+                announced.into_iter().for_each(|input| engine.push(input, None));
             }
             self.wake_coordinator(who, 1);
         }
@@ -335,12 +354,16 @@ impl World {
         engine.live_mut().tick(now - coordinator.last_tick, true);
         coordinator.last_tick = now;
         engine.live_mut().forget_silent();
+        let before = self.known_now(who);
+        let coordinator = &mut self.coordinators[who];
+        let Some(engine) = coordinator.engine.as_mut() else { return };
         let shard_now = coordinator.base.0 + (now - coordinator.base.1);
         let wall = (EPOCH_MS + now).saturating_add_signed(coordinator.skew);
         let next = match engine.next(shard_now, wall, &mut coordinator.entropy) {
             Ok(next) => next,
             Err(error) => return self.fail(format!("the owner halts: {error}")),
         };
+        self.has_judged(who, &before);
         match next {
             Next::Idle => {
                 self.answer_pages();
@@ -370,7 +393,7 @@ impl World {
         let coordinator = &mut self.coordinators[who];
         let Some((bytes, expect)) = coordinator.in_flight.clone() else { return };
         coordinator.attempt += 1;
-        let (life, attempt) = (coordinator.life, coordinator.attempt);
+        let (life, attempt, said) = (coordinator.life, coordinator.attempt, coordinator.said.clone());
         self.after(APPEND_TIMEOUT, Event::AppendTimeout { who, life, attempt });
         if self.strikes(Fault::AppendLost) {
             return;
@@ -379,7 +402,7 @@ impl World {
         if self.strikes(Fault::AppendLate) {
             delay += self.rng.between(1_000, 8_000);
         }
-        self.after(delay, Event::AppendArrives { who, life, attempt, bytes, expect });
+        self.after(delay, Event::AppendArrives { who, life, attempt, bytes, expect, said });
     }
 
     pub fn append_arrives(&mut self, who: usize, life: u32, attempt: u32, bytes: Bytes, expect: u64) {
@@ -437,6 +460,7 @@ impl World {
                 self.saw(Sight::PermitsInherited);
             }
             self.hello();
+            self.triggers_start(who);
             if effects.iter().any(|e| matches!(e, Effect::Tell(Tell::Offer { .. }) | Effect::Load { .. })) {
                 self.saw(Sight::OfferInherited);
             }
@@ -496,14 +520,14 @@ impl World {
                         self.queue(queue).messages.remove(&id);
                     }
                 }
-                Effect::Ack(Handle::Beat(..)) => {}
+                Effect::Ack(Handle::Beat(..) | Handle::Fired(..)) => {}
                 Effect::Beat(Handle::Beat(instance), stop) => {
                     let reply = BeatReply { v: 1, epoch, stop };
                     self.core(Fault::CtlLost, Event::BeatReplyTo { instance, reply });
                 }
                 Effect::Load { rev } => self.load(who, rev),
-                Effect::Fired(..) => self.fail("no trigger was simulated"),
-                Effect::Beat(Handle::Stored(..), _) => self.fail("a heartbeat with a stored handle"),
+                Effect::Fired(Handle::Fired(at, seq), fired) => self.fired(who, (at, seq), fired),
+                Effect::Beat(..) | Effect::Fired(..) => self.fail("an answer to whom nobody asked for"),
                 Effect::Tell(Tell::Offer { agent, instance, offer }) => {
                     self.core(Fault::OfferLost, Event::OfferTo { agent, instance, epoch, offer });
                 }

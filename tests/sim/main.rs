@@ -22,8 +22,10 @@ mod fairness;
 mod index;
 mod rng;
 mod scenario;
+mod schemas;
 mod snapshots;
 mod talk;
+mod triggers;
 mod world;
 
 use std::{

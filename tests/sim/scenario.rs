@@ -103,6 +103,9 @@ kinds! {
         // calls
         Calling = 500,
         CallerGone = 200,
+        // messages that become tasks, and schemas that are announced
+        Triggered = 500,
+        Announcing = 500,
     }
 }
 
@@ -192,6 +195,14 @@ kinds! {
         PermitsGrown,
         PermitsGivenBack,
         PermitsInherited,
+        TriggerMade,
+        TriggerKnown,
+        TriggerDead,
+        TriggerFull,
+        TriggerNoRoom,
+        TriggerTakenOver,
+        SchemaRefused,
+        SchemaHeardAgain,
     }
 }
 

@@ -8,7 +8,10 @@
 //!
 //! An event that finds a broken invariant sets `failure`, and the run ends there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use selvedge::{
@@ -26,7 +29,9 @@ use crate::{
     index::Index,
     rng::Rng,
     scenario::{Counters, Fault, Scenario, Seen, Sight},
+    schemas::Said,
     snapshots::Snapshots,
+    triggers::{Message, Triggers},
 };
 
 /// Unix time at which every run starts.
@@ -82,6 +87,8 @@ pub enum Event {
         attempt: u32,
         bytes: Bytes,
         expect: u64,
+        /// What it was decided by.
+        said: Arc<Said>,
     },
     AppendAnswer {
         who: usize,
@@ -114,6 +121,14 @@ pub enum Event {
     CallerActs,
     /// The handler of a call is done.
     CallEnds(InstanceId, Token),
+    PublisherActs,
+    TopicPublished(Box<Message>),
+    /// A trigger of an owner goes on.
+    TriggerTurns {
+        who: usize,
+        life: u32,
+        at: usize,
+    },
 }
 
 /// Who waits for a PubAck.
@@ -152,6 +167,9 @@ pub struct World {
     pub asking: BTreeSet<(InstanceId, Token)>,
     /// For calls.
     pub calling: Rng,
+    pub triggers: Triggers,
+    /// For announcements.
+    pub saying: Rng,
 }
 
 impl World {
@@ -188,6 +206,8 @@ impl World {
             talk: Rng::new(scenario.seed, 14),
             asking: BTreeSet::new(),
             calling: Rng::new(scenario.seed, 15),
+            triggers: Triggers::new(scenario.seed),
+            saying: Rng::new(scenario.seed, 18),
         };
         world.audit.forgetful = scenario.has(Fault::Forgetful);
         if world.audit.forgetful {
@@ -202,6 +222,13 @@ impl World {
         if scenario.has(Fault::Calling) {
             world.seen.count(Seen::Injected(Fault::Calling));
             world.after(500, Event::CallerActs);
+        }
+        if world.is_triggered() {
+            world.seen.count(Seen::Injected(Fault::Triggered));
+            world.after(300, Event::PublisherActs);
+        }
+        if scenario.has(Fault::Announcing) && scenario.cap.is_none() {
+            world.seen.count(Seen::Injected(Fault::Announcing));
         }
         for event in [Event::Watch, Event::Index, Event::ClientActs, Event::OperatorActs] {
             world.after(1, event);
@@ -348,7 +375,8 @@ impl World {
             Event::CtlTo { instance, ctl } => self.told(&instance, ctl),
             Event::BeatReplyTo { instance, reply } => self.beat_answered(&instance, reply),
             Event::Step(who) => self.step(who),
-            Event::AppendArrives { who, life, attempt, bytes, expect } => {
+            Event::AppendArrives { who, life, attempt, bytes, expect, said } => {
+                self.audit.said = said;
                 self.append_arrives(who, life, attempt, bytes, expect);
             }
             Event::AppendAnswer { who, life, attempt, seq } => self.append_answered(who, life, attempt, seq),
@@ -365,6 +393,9 @@ impl World {
             Event::OperatorActs => self.operator_acts(),
             Event::CallerActs => self.caller_acts(),
             Event::CallEnds(instance, token) => self.call_ends(&instance, token),
+            Event::PublisherActs => self.publisher_acts(),
+            Event::TopicPublished(message) => self.topic_published(*message),
+            Event::TriggerTurns { who, life, at } => self.trigger_turns(who, life, at),
         }
     }
 
