@@ -131,6 +131,7 @@ impl Owner {
             calls: None,
             ahead: 0,
             about: None,
+            call_slots: 0,
         };
         self.engine.push(Input::Beat { agent: agent(), instance: instance(), body }, None);
     }

@@ -210,6 +210,7 @@ fn beat() -> impl Strategy<Value = Beat> {
             ahead: 0,
             about: messages
                 .then(|| Box::new(About { version: Some(format!("{slots}")), ..About::default() })),
+            call_slots: slots / 2,
         },
     )
 }

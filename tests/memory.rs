@@ -143,6 +143,7 @@ fn many_end(policy: Policy) {
         calls: None,
         about: None,
         ahead: 0,
+        call_slots: 0,
     };
     engine.push(Input::Beat { agent: agent.clone(), instance: instance.clone(), body }, None);
     let mut given = Given(0);

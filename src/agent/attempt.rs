@@ -132,7 +132,7 @@ impl Attempt {
 
     /// The same of a call.
     pub(super) fn answering(instance: Arc<Instance>, offer: Offer, answer: Option<Answer>) -> Self {
-        instance.slots.take();
+        instance.slots.take(answer.is_none());
         let every = instance.real(offer.lease_ms) / 3;
         let ends = offer.time_left_ms.map(|left| instance.settings.clock.now().saturating_add(left));
         let state = State {
@@ -211,7 +211,7 @@ impl Attempt {
     pub(super) fn call_gone(&self) {
         let mut state = self.state();
         state.stage = Stage::Released;
-        self.instance.slots.free();
+        self.instance.slots.free(false);
     }
 
     /// Its slot is free. Whether there is an end to be said.
@@ -220,7 +220,7 @@ impl Attempt {
         let over = state.is_over();
         state.stage = if over { Stage::Released } else { Stage::Flushing };
         // Under the lock: whoever finds the lease released must find the slot free.
-        self.instance.slots.free();
+        self.instance.slots.free(true);
         drop(state);
         if over {
             self.instance.handler_gone(self.offer.token);

@@ -45,33 +45,46 @@ pub(super) struct FromAttempts {
 /// How many attempts have a handler.
 pub(super) struct Slots {
     all: usize,
+    /// Those that take calls only.
+    kept: usize,
     taken: AtomicUsize,
+    /// Of those, by tasks.
+    tasks: AtomicUsize,
     freed: Notify,
     /// Whether somebody waits for a slot: else freeing one costs nothing more.
     awaited: AtomicBool,
 }
 
 impl Slots {
+    /// Slots that a call may take.
     pub(super) fn free_now(&self) -> usize {
         self.all.saturating_sub(self.taken.load(Ordering::Acquire))
     }
 
-    pub(super) fn take(&self) {
+    /// Slots that a task may take.
+    pub(super) fn free_for_tasks(&self) -> usize {
+        let tasks = self.tasks.load(Ordering::Acquire);
+        self.free_now().min(self.all.saturating_sub(self.kept + tasks))
+    }
+
+    pub(super) fn take(&self, by_task: bool) {
+        self.tasks.fetch_add(usize::from(by_task), Ordering::AcqRel);
         self.taken.fetch_add(1, Ordering::AcqRel);
     }
 
-    pub(super) fn free(&self) {
+    pub(super) fn free(&self, by_task: bool) {
+        self.tasks.fetch_sub(usize::from(by_task), Ordering::AcqRel);
         self.taken.fetch_sub(1, Ordering::AcqRel);
         if self.awaited.load(Ordering::Acquire) {
             self.freed.notify_one();
         }
     }
 
-    /// From now on [`Slots::freed`] hears of slots, or does not any more.
+    /// From now on [`Slots::freed`] hears of slots for tasks, or does not any more.
     pub(super) fn await_free(&self, awaited: bool) {
         self.awaited.store(awaited, Ordering::Release);
         // One may have become free before that was said.
-        if awaited && self.free_now() > 0 {
+        if awaited && self.free_for_tasks() > 0 {
             self.freed.notify_one();
         }
     }
@@ -98,11 +111,13 @@ impl Instance {
             handler,
             slots: Slots {
                 all: settings.slots as usize,
+                kept: settings.call_slots() as usize,
                 taken: AtomicUsize::new(0),
+                tasks: AtomicUsize::new(0),
                 freed: Notify::new(),
                 awaited: AtomicBool::new(false),
             },
-            ahead: Ahead::new(settings.slots),
+            ahead: Ahead::new(settings.slots - settings.call_slots()),
             settings,
             link,
             resend: watch::Sender::new(0),

@@ -89,6 +89,7 @@ pub struct Agent {
 #[derive(Debug, Clone)]
 struct Settings {
     slots: u32,
+    for_calls: u32,
     lease: Duration,
     drain: Duration,
     grace: Duration,
@@ -142,6 +143,7 @@ impl Agent {
             handler,
             settings: Settings {
                 slots: 1,
+                for_calls: 0,
                 lease: Duration::from_millis(DEFAULT_LEASE_MS),
                 drain: Duration::from_secs(25),
                 grace: Duration::from_secs(10),
@@ -157,6 +159,13 @@ impl Agent {
     /// provider's limit on parallel calls.
     pub fn slots(mut self, slots: u32) -> Self {
         self.settings.slots = slots;
+        self
+    }
+
+    /// How many of its slots take calls only; none unless set. So many calls find a slot however many tasks wait; beyond them
+    /// calls take the other slots, too, if they are free. With all of its slots kept it runs no task.
+    pub fn reserve_for_calls(mut self, slots: u32) -> Self {
+        self.settings.for_calls = slots;
         self
     }
 
@@ -244,6 +253,11 @@ async fn at(instant: Option<tokio::time::Instant>) {
 }
 
 impl Settings {
+    /// Slots that take calls only.
+    fn call_slots(&self) -> u32 {
+        self.for_calls.min(self.slots)
+    }
+
     fn lease_ms(&self) -> Millis {
         u64::try_from(self.lease.as_millis()).unwrap_or(Millis::MAX)
     }

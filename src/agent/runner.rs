@@ -217,7 +217,7 @@ impl Runner {
             Known::Held => answer.taken.push(offer.token),
             Known::New if self.waiting.has(&offer.token) => {}
             Known::New if self.instance.is_draining() => answer.busy.push(offer.token),
-            Known::New if self.waiting.is_empty() && self.instance.slots.free_now() > 0 => {
+            Known::New if self.waiting.is_empty() && self.instance.slots.free_for_tasks() > 0 => {
                 self.accept(offer, answer, start);
             }
             Known::New if self.waiting.len() < self.instance.ahead.expected() as usize => {
@@ -241,7 +241,7 @@ impl Runner {
     async fn serve_waiting(&mut self) -> Result<(), RunError> {
         let mut answer = Accept { v: VERSION, ..Accept::default() };
         let mut start = Vec::new();
-        while self.instance.slots.free_now() > 0
+        while self.instance.slots.free_for_tasks() > 0
             && let Some(offer) = self.waiting.pop()
         {
             self.accept(offer, &mut answer, &mut start);
@@ -446,6 +446,7 @@ impl Runner {
             ahead: if slots > 0 { self.instance.ahead.say() } else { 0 },
             about: (self.announce_at <= Instant::now() && !settings.about.is_empty())
                 .then(|| Box::new(settings.about.clone())),
+            call_slots: settings.call_slots().min(slots),
         };
         // While disconnected it would only pile up, to be sent stale: the reconnect beats at once.
         if link.main.is_connected() {

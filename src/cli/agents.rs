@@ -67,7 +67,7 @@ fn all(reply: &AgentsReply) -> String {
                 instance.instance.to_string(),
                 instance.version.clone().unwrap_or_default(),
                 instance.state.clone(),
-                format!("{}/{}", instance.running, instance.slots),
+                format!("{}/{}", instance.running, slots(instance)),
                 tasks(instance),
                 description.lines().next().unwrap_or_default().chars().take(60).collect(),
             ]
@@ -79,6 +79,13 @@ fn all(reply: &AgentsReply) -> String {
 /// What the instance says: that of its version.
 fn about_of<'a>(agent: &'a AgentView, instance: &InstanceView) -> Option<&'a About> {
     agent.about.iter().find(|about| about.version == instance.version)
+}
+
+fn slots(instance: &InstanceView) -> String {
+    match instance.call_slots {
+        0 => instance.slots.to_string(),
+        kept => format!("{} ({kept} for calls)", instance.slots),
+    }
 }
 
 fn tasks(instance: &InstanceView) -> String {
@@ -109,7 +116,7 @@ fn one(agent: &AgentView) -> String {
                 instance.instance.to_string(),
                 instance.version.clone().unwrap_or_default(),
                 instance.state.clone(),
-                instance.slots.to_string(),
+                slots(instance),
                 instance.free.to_string(),
                 instance.running.to_string(),
                 format!("{} ago", human_duration(Duration::from_millis(instance.silent_ms))),

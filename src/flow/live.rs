@@ -185,6 +185,8 @@ impl Live {
             instance.draining = beat.draining;
             instance.messages = beat.messages;
             instance.takes_calls = beat.calls.is_some();
+            // Whoever takes none keeps none.
+            instance.call_slots = if instance.takes_calls { beat.call_slots.min(instance.slots) } else { 0 };
             instance.suspected = false;
             instance.heard = hearing;
             instance.dead.retain(|token| listed.contains(token));
@@ -230,12 +232,14 @@ impl Live {
             draining: false,
             messages: false,
             takes_calls: false,
+            call_slots: 0,
             calls: 0,
             suspected: false,
             about: None,
             dead: BTreeSet::new(),
             leased: 0,
             room: 0,
+            call_room: 0,
         });
         if let Some(agent) = self.agents.at_mut(agent) {
             agent.instances.insert(id.clone(), number);
@@ -247,6 +251,7 @@ impl Live {
     fn forget(&mut self, number: u32) {
         let Some(instance) = self.instance_mut(number) else { return };
         instance.slots = 0;
+        instance.call_slots = 0;
         instance.ahead = 0;
         instance.dead.clear();
         let leased = instance.leased + instance.calls > 0;
@@ -270,17 +275,20 @@ impl Live {
     /// Brings an instance's place among its agent's in line with what it takes.
     fn count_room(&mut self, number: u32) {
         let Some(instance) = self.instances.get_mut(number as usize).and_then(Option::as_mut) else { return };
-        let (old, new) = (instance.room, instance.rank());
-        if old == new {
+        let tasks = (instance.room, instance.rank());
+        let calls = (instance.call_room, instance.call_rank());
+        if tasks.0 == tasks.1 && calls.0 == calls.1 {
             return;
         }
-        instance.room = new;
+        (instance.room, instance.call_room) = (tasks.1, calls.1);
         let Some(agent) = self.agents.at_mut(instance.agent) else { return };
-        if old > 0 {
-            agent.room.remove(&(old, number));
-        }
-        if new > 0 {
-            agent.room.insert((new, number));
+        for ((old, new), room) in [(tasks, &mut agent.room), (calls, &mut agent.call_room)] {
+            if old > 0 {
+                room.remove(&(old, number));
+            }
+            if new > 0 {
+                room.insert((new, number));
+            }
         }
     }
 
@@ -503,11 +511,9 @@ impl Live {
 
     /// The instance of an agent that takes calls and has the most free slots, if one has any.
     pub fn freest_taker(&self, agent: &AgentName) -> Option<(InstanceId, Millis)> {
-        let room = &self.agents.get(agent)?.room;
+        let room = &self.agents.get(agent)?.call_room;
         let mut takers = room.iter().rev().filter_map(|(_, number)| self.instance(*number));
-        let found = takers.find(|instance| {
-            instance.takes_calls && instance.free() > 0 && !instance.is_quiet(self.hearing)
-        })?;
+        let found = takers.find(|instance| !instance.is_quiet(self.hearing))?;
         Some((found.id.clone(), found.lease_ms))
     }
 
@@ -564,6 +570,7 @@ impl Live {
         let mut size = AgentSize { instances: agent.instances.len(), ..AgentSize::default() };
         for instance in agent.instances.values().filter_map(|number| self.instance(*number)) {
             size.slots += u64::from(instance.slots);
+            size.call_slots += u64::from(instance.call_slots);
             if instance.is_quiet(self.hearing) {
                 size.quiet += 1;
                 continue;

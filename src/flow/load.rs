@@ -169,7 +169,7 @@ impl Scale {
     /// one instance more than there is if the oldest has waited longer than the target and no slot is free. Tasks held
     /// back by limits call for nobody: another instance would not run them.
     pub fn desired(&self, load: &AgentLoad) -> u64 {
-        let per_instance = match (load.size.instances as u64, load.size.slots) {
+        let per_instance = match (load.size.instances as u64, load.size.task_slots()) {
             (0, _) | (_, 0) => self.slots.max(1),
             (instances, slots) => slots.div_ceil(instances),
         };

@@ -369,8 +369,12 @@ impl<'a> Lane<'a> {
         if size.free > 0 {
             return None;
         }
-        let (slots, instances) = (size.slots, size.instances);
-        let message = format!("all {slots} slots of {instances} instances of agent {name} are busy");
+        let (slots, instances) = (size.task_slots(), size.instances);
+        let kept = match size.call_slots {
+            0 => String::new(),
+            kept => format!("; {kept} more take calls only"),
+        };
+        let message = format!("all {slots} slots of {instances} instances of agent {name} are busy{kept}");
         Some(Hold { limit: Some(slots), actual: Some(slots), ..hold(Reason::NoFreeSlot, message) })
     }
 }

@@ -6,6 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::task::{AgentName, InstanceId, Millis, Payload, TaskId};
 
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
+
 /// Bytes of an announcement, at most.
 pub const MAX_ABOUT_BYTES: usize = 32 * 1024;
 /// Bytes of a description, at most.
@@ -119,6 +123,9 @@ pub struct InstanceView {
     pub slots: u32,
     /// Slots a task could be offered to now.
     pub free: u32,
+    /// How many of its slots take calls only.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub call_slots: u32,
     /// Leases it has, of all tenants.
     pub running: u32,
     /// The asking tenant's tasks among those, up to 100.

@@ -170,6 +170,9 @@ pub struct Beat {
     /// What it says about itself: with its first heartbeat, to each new owner, and now and then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub about: Option<Box<About>>,
+    /// How many of its slots take calls only.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub call_slots: u32,
 }
 
 /// Lease length if an agent says nothing, in milliseconds.

@@ -139,6 +139,7 @@ impl Story {
             calls: None,
             ahead: 0,
             about: None,
+            call_slots: 0,
         };
         self.engine.push(Input::Beat { agent, instance, body }, None);
         self.turn();

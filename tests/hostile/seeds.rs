@@ -126,6 +126,7 @@ impl Owner {
             calls: Some(vec![]),
             ahead: 0,
             about: None,
+            call_slots: 0,
         };
         let instance: InstanceId = name(&format!("{agent}-1"));
         self.push(Input::Beat { agent: name(agent), instance: instance.clone(), body });

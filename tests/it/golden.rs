@@ -235,6 +235,7 @@ fn messages(golden: &mut Golden) {
             calls: None,
             about: None,
             ahead: 0,
+            call_slots: 0,
         },
     );
     golden.check(
@@ -249,6 +250,7 @@ fn messages(golden: &mut Golden) {
             calls: None,
             ahead: 0,
             about: None,
+            call_slots: 0,
         },
     );
     golden.check(
@@ -263,6 +265,22 @@ fn messages(golden: &mut Golden) {
             calls: None,
             ahead: 2,
             about: None,
+            call_slots: 0,
+        },
+    );
+    golden.check(
+        "beat-call-slots",
+        Beat {
+            v: 1,
+            slots: 4,
+            tokens: vec![],
+            lease_ms: 15_000,
+            draining: false,
+            messages: true,
+            calls: Some(vec![]),
+            ahead: 0,
+            about: None,
+            call_slots: 1,
         },
     );
     golden.check(
@@ -277,6 +295,7 @@ fn messages(golden: &mut Golden) {
             calls: None,
             ahead: 0,
             about: Some(Box::new(about())),
+            call_slots: 0,
         },
     );
     golden.check("beat-reply", BeatReply { v: 1, epoch: 42, stop: vec![TOKEN] });
@@ -338,6 +357,7 @@ fn messages(golden: &mut Golden) {
             calls: Some(vec![held]),
             ahead: 0,
             about: None,
+            call_slots: 0,
         },
     );
     golden.check("call", CallRequest { v: 1, input: input(), max_ms: Some(20_000), asker: None });
@@ -711,6 +731,7 @@ fn queries(golden: &mut Golden) {
                     schema_error: None,
                     slots: 8,
                     free: 7,
+                    call_slots: 0,
                     running: 1,
                     tasks: vec![task("t-1")],
                     silent_ms: 1_200,

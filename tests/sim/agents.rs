@@ -151,6 +151,13 @@ impl World {
         self.after(delay, Event::AgentStarts(instance.place));
     }
 
+    /// Slots that an instance at this place keeps for calls.
+    fn call_slots(&self, place: usize) -> u32 {
+        let keeps = place == 1 || place == 3;
+        let both = self.scenario.has(Fault::Calling) && self.scenario.has(Fault::Announcing);
+        u32::from(keeps && both && self.agents.places[place].slots > 1)
+    }
+
     pub fn hello(&mut self) {
         let ids: Vec<InstanceId> = self.agents.instances.keys().cloned().collect();
         for id in ids {
@@ -184,6 +191,7 @@ impl World {
         let calls = (at != 4).then(|| instance.calls.values().cloned().collect());
         let draining = instance.draining;
         let about = self.about(id);
+        let call_slots = self.call_slots(at);
         let body = Beat {
             v: 1,
             slots: if leaves { 0 } else { slots },
@@ -196,6 +204,7 @@ impl World {
             calls,
             ahead: 0,
             about,
+            call_slots: if leaves { 0 } else { call_slots },
         };
         let Some(instance) = self.agents.instances.get_mut(id) else { return };
         if instance.next_beat <= now {

@@ -8,6 +8,7 @@ use selvedge::{
     },
     task::{AgentName, Code, InstanceId, Payload, Refusal, TenantName, Token},
     wire::{
+        about::InstanceView,
         calls::{Call, CallOver, CallRequest, HeldCall},
         codec::Format,
         messages::{Accept, Ctl, CtlOp},
@@ -65,6 +66,13 @@ impl World {
             return self.fail(why);
         }
         self.saw(Sight::CallBegun);
+        let keeps = |view: &InstanceView| {
+            view.instance == instance && view.call_slots > 0 && view.running + view.call_slots >= view.slots
+        };
+        let kept = self.views(who).iter().any(|(_, view)| keeps(view));
+        if kept {
+            self.saw(Sight::CallOnKeptSlot);
+        }
         if call.depth > 0 {
             self.saw(Sight::CallAsked);
         }
@@ -93,6 +101,21 @@ impl World {
                 && !self.audit.permits.contains_key(&(call.tenant.clone(), call.agent.clone()))
         });
         unheld.map_or(Ok(()), |(_, call)| Err(format!("{call:?} runs on no place")))
+    }
+
+    /// Instances as a coordinator has heard them.
+    fn views(&self, who: usize) -> Vec<(AgentName, InstanceView)> {
+        let engine = self.coordinators[who].engine.as_ref();
+        let known = engine.into_iter().flat_map(|engine| engine.live().instances());
+        known.map(|(agent, view)| (agent.clone(), view)).collect()
+    }
+
+    /// No task is in a slot that is kept for calls.
+    pub fn look_at_kept_slots(&mut self, who: usize) {
+        let taken = |view: &InstanceView| view.slots > 0 && view.running + view.call_slots > view.slots;
+        if let Some((agent, view)) = self.views(who).into_iter().find(|(_, view)| taken(view)) {
+            self.fail(format!("a task of {agent} is in a slot for calls: {view:?}"));
+        }
     }
 
     pub fn call_refused(&mut self, refusal: &Refusal) {

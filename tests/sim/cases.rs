@@ -7,6 +7,11 @@ use crate::{
     scenario::{Fault, Scenario},
 };
 
+/// What a seed was when these were found.
+fn first_of(seed: u64) -> Scenario {
+    Scenario::of(seed).without(&[Fault::Triggered, Fault::Announcing])
+}
+
 #[test]
 fn nothing_goes_wrong_when_nothing_is_broken() {
     check(Scenario::shrunk(1, 560, &[]));
@@ -47,8 +52,8 @@ fn a_superseded_owner_acknowledges_nothing_it_does_not_know() {
 /// The command to retry a dead task came again when the retry was forgotten already, and ran it twice.
 #[test]
 fn a_retry_is_recognised_for_as_long_as_the_dead_task() {
-    check(Scenario::of(28));
-    check(Scenario::of(51));
+    check(first_of(28));
+    check(first_of(51));
 }
 
 /// A repeat of a held report was the held message itself: it was acknowledged when its turn came, and not applied.
@@ -97,13 +102,13 @@ fn a_tenant_that_left_takes_no_bound_along() {
 /// Offers that were taken back were in their queue again past their time to live.
 #[test]
 fn what_comes_back_too_late_expires_at_once() {
-    check(Scenario::of(60));
+    check(first_of(60));
 }
 
 /// One who owned the shard no more, and was behind, held a report that was the next by now: its sender keeps it.
 #[test]
 fn a_report_held_by_a_former_owner_comes_again() {
-    check(Scenario::of(18));
+    check(first_of(18));
 }
 
 /// A schedule that had moved to another tenant came to a firing of two hours before again, more of them later than are

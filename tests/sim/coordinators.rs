@@ -371,6 +371,7 @@ impl World {
                 self.listen_when_drained(who);
                 self.look_at_limits(who);
                 self.look_at_calls(who);
+                self.look_at_kept_slots(who);
                 self.wake_coordinator(who, 250);
             }
             Next::Effects(effects) => {

@@ -153,6 +153,7 @@ impl World {
             calls: None,
             about: None,
             ahead: 0,
+            call_slots: 0,
         };
         self.engine.push(Input::Beat { agent: agent(), instance: id.clone(), body }, None);
     }

@@ -203,6 +203,7 @@ kinds! {
         TriggerTakenOver,
         SchemaRefused,
         SchemaHeardAgain,
+        CallOnKeptSlot,
     }
 }
 
@@ -250,6 +251,11 @@ impl Scenario {
             Fault::ALL.iter().filter(|f| self.has(**f)).map(|f| format!("Fault::{f:?}")).collect();
         let cap = self.cap.map_or(String::new(), |cap| format!(".with_cap({cap})"));
         format!("Scenario::shrunk({}, {}, &[{}]){cap}", self.seed, self.tasks, names.join(", "))
+    }
+
+    /// As it was before there was more that could happen.
+    pub fn without(self, faults: &[Fault]) -> Self {
+        Self { faults: faults.iter().fold(self.faults, |bits, f| bits & !f.bit()), ..self }
     }
 
     pub fn with_cap(self, cap: u32) -> Self {

@@ -52,6 +52,7 @@ fn beat(owner: &mut Owner, slots: u32, tokens: &[Token], calls: &[HeldCall]) {
         calls: Some(calls.to_vec()),
         ahead: 0,
         about: None,
+        call_slots: 0,
     };
     owner.push(Input::Beat { agent: agent(), instance: instance(), body });
 }

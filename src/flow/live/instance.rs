@@ -31,6 +31,8 @@ pub(super) struct Instance {
     pub(super) messages: bool,
     /// It takes calls.
     pub(super) takes_calls: bool,
+    /// Slots that take calls only.
+    pub(super) call_slots: u32,
     /// Calls it runs.
     pub(super) calls: u32,
     /// An offer to it was not answered; no more until it is heard again.
@@ -45,18 +47,25 @@ pub(super) struct Instance {
     pub(super) ahead: u32,
     /// The rank under which it stands in its agent's `room`, if it does.
     pub(super) room: u32,
+    /// The same of `call_room`.
+    pub(super) call_room: u32,
 }
 
 impl Instance {
     /// Slots an offer could take, if it is there.
     pub(super) fn free(&self) -> u32 {
-        self.left(self.slots)
+        self.left_for_tasks(self.slots)
+    }
+
+    /// By how much it is preferred for the next call: by its free slots.
+    pub(super) fn call_rank(&self) -> u32 {
+        if self.takes_calls { self.left(self.slots) } else { 0 }
     }
 
     /// By how much it is preferred for the next task: by its free slots; without any by what it takes ahead. 0: it takes none.
     pub(super) fn rank(&self) -> u32 {
         match self.free() {
-            0 => self.left(self.slots + self.ahead),
+            0 => self.left_for_tasks(self.slots + self.ahead),
             free => MOST_AHEAD + free,
         }
     }
@@ -66,6 +75,12 @@ impl Instance {
             return 0;
         }
         of.saturating_sub(self.leased + self.calls + self.dead.len() as u32)
+    }
+
+    /// Calls take slots that are kept for them and others; tasks leave those that are kept alone.
+    fn left_for_tasks(&self, of: u32) -> u32 {
+        let kept = self.call_slots.saturating_add(self.leased + self.dead.len() as u32);
+        self.left(of).min(of.saturating_sub(kept))
     }
 
     pub(super) fn is_quiet(&self, hearing: Millis) -> bool {
@@ -88,6 +103,7 @@ impl Instance {
             schema_error: about.and_then(|said| said.error.clone()),
             slots: self.slots,
             free: self.free(),
+            call_slots: self.call_slots,
             running: self.leased,
             tasks: Vec::new(),
             silent_ms: hearing.saturating_sub(self.heard),
@@ -101,6 +117,8 @@ pub(super) struct Agent {
     pub(super) instances: HashMap<InstanceId, u32>,
     /// Instances that take a task, by their rank; quiet ones are taken out when they turn up.
     pub(super) room: BTreeSet<(u32, u32)>,
+    /// Instances that take a call, by their free slots.
+    pub(super) call_room: BTreeSet<(u32, u32)>,
 }
 
 /// What there is of an agent.
@@ -112,6 +130,9 @@ pub struct AgentSize {
     pub slots: u64,
     /// Those a task could be offered to now.
     pub free: u64,
+    /// Those that take calls only.
+    #[serde(default)]
+    pub call_slots: u64,
     /// Instances that were not heard for two thirds of their lease.
     pub quiet: usize,
     /// Instances that are leaving, or have no slots.
@@ -121,6 +142,11 @@ pub struct AgentSize {
 }
 
 impl AgentSize {
+    /// Slots that take tasks.
+    pub fn task_slots(&self) -> u64 {
+        self.slots.saturating_sub(self.call_slots)
+    }
+
     /// Instances that take work as soon as they have a free slot.
     pub fn serving(&self) -> usize {
         self.instances - self.quiet - self.draining - self.suspected
@@ -141,6 +167,7 @@ mod tests {
             draining: false,
             messages: false,
             takes_calls: true,
+            call_slots: 0,
             calls: 0,
             suspected: false,
             about: None,
@@ -148,6 +175,7 @@ mod tests {
             leased,
             ahead,
             room: 0,
+            call_room: 0,
         }
     }
 
@@ -158,5 +186,22 @@ mod tests {
         assert_eq!((many_ahead.free(), instance(2, 1, 2).rank(), instance(2, 1, 3).rank()), (0, 1, 0));
         let suspected = Instance { suspected: true, ..instance(2, 2, 0) };
         assert_eq!(suspected.rank(), 0);
+    }
+
+    #[test]
+    fn slots_that_are_kept_for_calls_take_no_task_and_calls_take_any() {
+        let keeping = |leased, calls| Instance { call_slots: 1, calls, ..instance(4, 0, leased) };
+        assert_eq!((keeping(0, 0).free(), keeping(0, 0).call_rank()), (3, 4));
+        assert_eq!((keeping(3, 0).free(), keeping(3, 0).call_rank()), (0, 1));
+        assert_eq!(
+            (keeping(1, 2).free(), keeping(1, 3).free()),
+            (1, 0),
+            "calls beyond those take what tasks may"
+        );
+        let ahead = |leased| Instance { ahead: 2, ..keeping(leased, 0) };
+        assert_eq!((ahead(3).rank(), ahead(4).rank(), ahead(5).rank()), (2, 1, 0));
+        let all = Instance { call_slots: 9, ..instance(4, 0, 0) };
+        assert_eq!((all.free(), all.rank(), all.call_rank()), (0, 0, 4));
+        assert_eq!(Instance { takes_calls: false, ..keeping(0, 0) }.call_rank(), 0);
     }
 }

@@ -38,6 +38,7 @@ fn engine() -> Engine<()> {
         calls: None,
         about: None,
         ahead: 0,
+        call_slots: 0,
     };
     engine.push(Input::Beat { agent: agent.clone(), instance, body }, None);
     let own =

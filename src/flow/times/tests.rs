@@ -81,6 +81,7 @@ impl Owner {
             calls: None,
             about: None,
             ahead: 0,
+            call_slots: 0,
         };
         let (agent, instance) = ("reader".parse().unwrap(), "r-1".parse().unwrap());
         self.push(Input::Beat { agent, instance, body });

@@ -94,6 +94,7 @@ fn an_instance_that_leaves_takes_no_work() {
         calls: None,
         about: None,
         ahead: 0,
+        call_slots: 0,
     };
     let (agent, instance) = ("reader".parse().unwrap(), "r-1".parse().unwrap());
     owner.push(Input::Beat { agent, instance, body });

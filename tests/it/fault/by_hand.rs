@@ -57,6 +57,7 @@ impl ByHand {
             calls: None,
             ahead: 0,
             about: None,
+            call_slots: 0,
         };
         let body = Format::Json.encode(&beat);
         self.link.main.tell(subjects::beat(&self.agent, &self.instance), body).await.unwrap();

@@ -1,6 +1,7 @@
 //! Handlers that record steps, wait for signals and are told messages, on real servers.
 
 mod calls;
+mod kept_slots;
 mod messages;
 mod steps;
 
