@@ -325,7 +325,10 @@ fn shown(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::topology::Sizing;
+    use crate::wire::{
+        subjects::{self, Shard},
+        topology::Sizing,
+    };
 
     fn found_with(field: &str, value: Value) -> Vec<Drift> {
         let topology = Topology::new(&Sizing::default());
@@ -356,7 +359,7 @@ mod tests {
             ("allow_rollup_hdrs", json!(true)),
             ("deny_delete", json!(false)),
             ("storage", json!("memory")),
-            ("subjects", json!(["sv.journal.1"])),
+            ("subjects", json!([subjects::journal(Shard(1))])),
         ] {
             let drift = found_with(field, value);
             assert_eq!(drift.len(), 1, "{field}");

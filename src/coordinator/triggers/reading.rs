@@ -111,7 +111,7 @@ mod tests {
 
     fn delivery(body: &str) -> Delivery {
         Delivery {
-            subject: "sv.topic.acme.docs.new".into(),
+            subject: subjects::topic(&"acme".parse().unwrap(), &"docs.new".parse().unwrap()),
             content_type: None,
             message_id: Some("m-1".into()),
             hops: 0,

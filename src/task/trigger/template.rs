@@ -229,11 +229,12 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::wire::subjects;
 
     fn scope() -> Scope {
         Scope {
             message: json!({"path": "a.md", "n": 7, "tags": ["x", {"deep": true}], "none": null}),
-            subject: "sv.topic.acme.docs.new".into(),
+            subject: subjects::topic(&"acme".parse().unwrap(), &"docs.new".parse().unwrap()),
             topic: "docs.new".into(),
             seq: 42,
             time: 1_000,

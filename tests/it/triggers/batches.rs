@@ -4,8 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{Desk, Seen, publish};
-use crate::harness::fabric::{Fabric, unbound};
+use super::setup::{Setup, publish};
 
 fn numbers(inputs: &[Value]) -> Vec<Vec<u64>> {
     let of = |batch: &Value| batch.as_array().unwrap().iter().map(|m| m["n"].as_u64().unwrap()).collect();
@@ -14,12 +13,8 @@ fn numbers(inputs: &[Value]) -> Vec<Vec<u64>> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_batch_is_full_by_count_or_over_by_time() {
-    let fabric = Fabric::start().await;
-    fabric.plan("acme", unbound()).await;
-    let desk = Desk::new(&fabric.stack).await;
-    let seen = Seen::default();
+    let Setup { fabric, desk, seen, client } = Setup::idle().await;
     fabric.agent(seen.agent("reader").slots(1)).await;
-    let client = fabric.client("acme").await;
     let batch = json!({"batch": {"count": 10, "within_ms": 60_000}});
     desk.set("by-count", json!({"topic": "many"}), batch).await;
     for n in 0..25 {
@@ -41,12 +36,7 @@ async fn a_batch_is_full_by_count_or_over_by_time() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_filter_does_not_want_is_in_no_batch_and_a_repeat_is_in_it_once() {
-    let fabric = Fabric::start().await;
-    fabric.plan("acme", unbound()).await;
-    let desk = Desk::new(&fabric.stack).await;
-    let seen = Seen::default();
-    fabric.agent(seen.agent("reader")).await;
-    let client = fabric.client("acme").await;
+    let Setup { fabric: _fabric, desk, seen, client } = Setup::reading().await;
     let batch = json!({"batch": {"count": 3, "within_ms": 60_000}, "filter": ["message.n!=1"]});
     let name = desk.set("some", json!({"topic": "many"}), batch).await;
     for n in [0, 1, 2, 2, 1, 3] {

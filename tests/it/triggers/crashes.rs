@@ -5,16 +5,19 @@ use std::collections::BTreeMap;
 use selvedge::{coordinator::run::Options, task::Plan};
 use serde_json::{Value, json};
 
-use super::{Desk, Seen, publish};
+use super::setup::{Seen, Setup, publish};
 use crate::fault::process::{Coordinator, policy};
 use crate::harness::fabric::{Fabric, eventually, unbound};
 use crate::harness::{soon, until};
 
-async fn bare() -> Fabric {
-    let mut fabric = Fabric::start_with(|options| options.policy = policy()).await;
-    fabric.plan("acme", Plan { backlog: 1_000_000, retain_tasks: 1_000_000, ..unbound() }).await;
-    fabric.coordinator.take().expect("just started").stop().await;
-    fabric
+/// Somebody who reads, and no coordinator.
+async fn bare() -> Setup {
+    let fabric = Fabric::start_with(|options| options.policy = policy()).await;
+    let plan = Plan { backlog: 1_000_000, retain_tasks: 1_000_000, ..unbound() };
+    let mut setup = Setup::on(fabric, plan).await;
+    setup.fabric.coordinator.take().expect("just started").stop().await;
+    setup.fabric.agent(setup.seen.agent("reader")).await;
+    setup
 }
 
 /// How often each number was in a task.
@@ -38,11 +41,7 @@ async fn all_are_there(seen: &Seen, count: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn owners_killed_in_the_middle_lose_and_double_no_message() {
-    let fabric = bare().await;
-    let desk = Desk::new(&fabric.stack).await;
-    let seen = Seen::default();
-    fabric.agent(seen.agent("reader")).await;
-    let client = fabric.client("acme").await;
+    let Setup { fabric, desk, seen, client } = bare().await;
     let name = desk.set("all", json!({"topic": "work"}), json!({})).await;
     let total = 900;
     for (round, point) in ["decided", "appended", "performed"].into_iter().enumerate() {
@@ -66,11 +65,7 @@ async fn owners_killed_in_the_middle_lose_and_double_no_message() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_batch_is_cut_once_whoever_makes_it() {
-    let fabric = bare().await;
-    let desk = Desk::new(&fabric.stack).await;
-    let seen = Seen::default();
-    fabric.agent(seen.agent("reader")).await;
-    let client = fabric.client("acme").await;
+    let Setup { fabric, desk, seen, client } = bare().await;
     let batch = json!({"batch": {"count": 7, "within_ms": 150}});
     desk.set("some", json!({"topic": "work"}), batch).await;
     for (round, point) in ["decided", "appended", "performed"].into_iter().enumerate() {
@@ -100,12 +95,7 @@ async fn a_batch_is_cut_once_whoever_makes_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_next_owner_goes_on_where_the_last_one_ended() {
-    let mut fabric = Fabric::start().await;
-    fabric.plan("acme", unbound()).await;
-    let desk = Desk::new(&fabric.stack).await;
-    let seen = Seen::default();
-    fabric.agent(seen.agent("reader")).await;
-    let client = fabric.client("acme").await;
+    let Setup { mut fabric, desk, seen, client } = Setup::reading().await;
     let name = desk.set("all", json!({"topic": "work"}), json!({})).await;
     publish(&client, "work", 0..20).await;
     seen.count(20).await;

@@ -8,16 +8,14 @@ use selvedge::{
 };
 use serde_json::json;
 
-use super::{Desk, Seen, publish};
+use super::setup::{Setup, publish};
 use crate::harness::fabric::{Fabric, unbound};
 use crate::harness::{soon, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_backlog_stops_the_pulling_and_loses_nothing() {
-    let fabric = Fabric::start().await;
-    fabric.plan("acme", Plan { backlog: 5, in_flight: 2, ..unbound() }).await;
-    let desk = Desk::new(&fabric.stack).await;
-    let client = fabric.client("acme").await;
+    let plan = Plan { backlog: 5, in_flight: 2, ..unbound() };
+    let Setup { fabric, desk, seen, client } = Setup::on(Fabric::start().await, plan).await;
     let name = desk.set("all", json!({"topic": "work"}), json!({"template": "{{message.n}}"})).await;
     publish(&client, "work", 0..50).await;
     let state = desk.state(&name, "it waits for room", |s| s.doing == Doing::Waiting).await;
@@ -25,7 +23,6 @@ async fn a_full_backlog_stops_the_pulling_and_loses_nothing() {
     assert_eq!((refusal.code, refusal.actual, refusal.limit), (Code::BacklogFull, Some(5), Some(5)));
     // Another tenant is not held up by it.
     fabric.plan("globex", unbound()).await;
-    let seen = Seen::default();
     fabric.agent(seen.agent("other")).await;
     desk.set("others", json!({"topic": "work"}), json!({"tenant": "globex", "agent": "other"})).await;
     fabric.client("globex").await.publish("work", &1).await.unwrap();
@@ -43,12 +40,7 @@ async fn a_full_backlog_stops_the_pulling_and_loses_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rate_spreads_the_tasks_and_a_suspended_tenant_is_waited_for() {
-    let fabric = Fabric::start().await;
-    fabric.plan("acme", unbound()).await;
-    let desk = Desk::new(&fabric.stack).await;
-    let seen = Seen::default();
-    fabric.agent(seen.agent("reader")).await;
-    let client = fabric.client("acme").await;
+    let Setup { fabric, desk, seen, client } = Setup::reading().await;
     let slow = json!({"rate": {"rate": 10, "burst": 2}});
     desk.set("slow", json!({"topic": "work"}), slow).await;
     let before = std::time::Instant::now();
@@ -80,9 +72,7 @@ async fn a_rate_spreads_the_tasks_and_a_suspended_tenant_is_waited_for() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_stream_refuses_the_publisher_and_what_is_read_makes_room() {
     let fabric = Fabric::start_with(|options| options.sizing.topics_bytes = 1 << 20).await;
-    fabric.plan("acme", unbound()).await;
-    let desk = Desk::new(&fabric.stack).await;
-    let client = fabric.client("acme").await;
+    let Setup { fabric, desk, seen, client } = Setup::on(fabric, unbound()).await;
     let template = json!({"template": "{{seq}}", "paused": true});
     let name = desk.set("big", json!({"topic": "big"}), template).await;
     desk.state(&name, "it is paused", |s| s.doing == Doing::Paused).await;
@@ -96,7 +86,6 @@ async fn a_full_stream_refuses_the_publisher_and_what_is_read_makes_room() {
         assert!(stored < 20);
     };
     assert_eq!(refusal.code(), Some(Code::Backpressure), "{refusal}");
-    let seen = Seen::default();
     fabric.agent(seen.agent("reader")).await;
     let (mut settings, revision) = desk.bucket.trigger(&name).await.unwrap().unwrap();
     settings.paused = false;

@@ -6,17 +6,12 @@ use selvedge::{
 };
 use serde_json::{Value, json};
 
-use super::{Desk, Seen, publish};
-use crate::harness::fabric::{Fabric, unbound};
+use super::setup::{Setup, publish};
 use crate::harness::{soon, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_handler_publishes_becomes_a_task_of_each_trigger_that_wants_it() {
-    let fabric = Fabric::start().await;
-    fabric.plan("acme", unbound()).await;
-    let desk = Desk::new(&fabric.stack).await;
-    let seen = Seen::default();
-    fabric.agent(seen.agent("reader")).await;
+    let Setup { fabric, desk, seen, client } = Setup::reading().await;
     let publisher = |ctx: Ctx, paths: Vec<String>| async move {
         for path in paths {
             ctx.publish("docs.new", &json!({"path": path, "draft": path.starts_with("draft")})).await?;
@@ -31,7 +26,6 @@ async fn what_a_handler_publishes_becomes_a_task_of_each_trigger_that_wants_it()
     let finals = desk.set("final", json!({"topic": "docs.*"}), only).await;
     desk.set("others", json!({"topic": "letters.>"}), json!({})).await;
 
-    let client = fabric.client("acme").await;
     let task = client.submit("publisher", &["a.md", "draft.md"]).await.unwrap();
     assert_eq!(soon("the publisher's end", task.result::<u32>()).await.unwrap(), 0);
     // Another tenant's topic of the same name is another topic.
@@ -50,15 +44,10 @@ async fn what_a_handler_publishes_becomes_a_task_of_each_trigger_that_wants_it()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_message_is_one_task_by_its_id_or_by_what_the_trigger_says() {
-    let fabric = Fabric::start().await;
-    fabric.plan("acme", unbound()).await;
-    let desk = Desk::new(&fabric.stack).await;
-    let seen = Seen::default();
-    fabric.agent(seen.agent("reader")).await;
+    let Setup { fabric: _fabric, desk, seen, client } = Setup::reading().await;
     let by_id = desk.set("by-id", json!({"topic": "orders"}), json!({})).await;
     let by_key = json!({"dedupe": "{{message.order}}", "template": "{{seq}}"});
     let by_key = desk.set("by-key", json!({"topic": "bills"}), by_key).await;
-    let client = fabric.client("acme").await;
     for n in 0..3 {
         client.publish("orders", &json!({"n": n})).id("order 17").await.unwrap();
         client.publish("bills", &json!({"order": "17", "n": n})).await.unwrap();
@@ -77,14 +66,9 @@ async fn the_same_message_is_one_task_by_its_id_or_by_what_the_trigger_says() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_fits_no_template_is_a_dead_letter_and_the_next_goes_on() {
-    let fabric = Fabric::start().await;
-    fabric.plan("acme", unbound()).await;
-    let desk = Desk::new(&fabric.stack).await;
-    let seen = Seen::default();
-    fabric.agent(seen.agent("reader")).await;
+    let Setup { fabric: _fabric, desk, seen, client } = Setup::reading().await;
     let template = json!({"doc": {"path": "{{message.path}}"}});
     let name = desk.set("strict", json!({"topic": "docs"}), json!({"template": template})).await;
-    let client = fabric.client("acme").await;
     client.publish("docs", &json!({"file": "a.md"})).await.unwrap();
     client.publish("docs", &"no object").await.unwrap();
     client.publish("docs", &json!({"path": "a.md"})).await.unwrap();
@@ -100,10 +84,7 @@ async fn a_message_that_fits_no_template_is_a_dead_letter_and_the_next_goes_on()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_trigger_that_triggers_itself_ends_at_its_cap_and_says_so() {
-    let fabric = Fabric::start().await;
-    fabric.plan("acme", unbound()).await;
-    let desk = Desk::new(&fabric.stack).await;
-    let seen = Seen::default();
+    let Setup { fabric, desk, seen, client } = Setup::idle().await;
     let told = seen.clone();
     // By a child: it inherits how many triggers lie behind its parent.
     let parent = |ctx: Ctx, n: u64| async move {
@@ -122,7 +103,6 @@ async fn a_trigger_that_triggers_itself_ends_at_its_cap_and_says_so() {
     fabric.agent(Agent::new("reader", parent).unwrap().slots(4)).await;
     fabric.agent(Agent::new("echo", echo).unwrap().slots(4)).await;
     let name = desk.set("loop", json!({"topic": "loop"}), json!({"max_hops": 3})).await;
-    let client = fabric.client("acme").await;
     client.publish("loop", &0).await.unwrap();
     let state = desk.state(&name, "the loop is refused", |s| s.counts.dead == 1).await;
     assert_eq!((state.counts.made, state.dead[0].refusal.code), (3, Code::HopsExceeded));
@@ -137,12 +117,7 @@ async fn a_trigger_that_triggers_itself_ends_at_its_cap_and_says_so() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paused_trigger_keeps_its_place_a_changed_one_goes_on_and_a_removed_one_leaves_nothing() {
-    let fabric = Fabric::start().await;
-    fabric.plan("acme", unbound()).await;
-    let desk = Desk::new(&fabric.stack).await;
-    let seen = Seen::default();
-    fabric.agent(seen.agent("reader")).await;
-    let client = fabric.client("acme").await;
+    let Setup { fabric: _fabric, desk, seen, client } = Setup::reading().await;
     let name = desk.set("one", json!({"topic": "a.x"}), json!({"template": "{{message.n}}"})).await;
     publish(&client, "a.x", 0..1).await;
     seen.count(1).await;
@@ -176,11 +151,7 @@ async fn a_paused_trigger_keeps_its_place_a_changed_one_goes_on_and_a_removed_on
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_of_the_users_own_is_read_and_one_that_is_not_there_is_shown_and_waited_for() {
     use async_nats::jetstream::stream::{Config, RetentionPolicy};
-    let fabric = Fabric::start().await;
-    fabric.plan("acme", unbound()).await;
-    let desk = Desk::new(&fabric.stack).await;
-    let seen = Seen::default();
-    fabric.agent(seen.agent("reader")).await;
+    let Setup { fabric: _fabric, desk, seen, .. } = Setup::reading().await;
     let source = json!({"stream": {"name": "ORDERS", "subject": "orders.*.new"}});
     let template = json!({"template": ["{{subject}}", "{{message}}"]});
     let name = desk.set("orders", source, template).await;
