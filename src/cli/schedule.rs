@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::context::Ctx;
 use super::failure::{Exit, Failure};
 use super::output::{fields, human_duration, table, unix_now};
-use super::show::{payload, when};
+use super::show::{labels, payload, when};
 use super::submit::json;
 use super::target::MadeArgs;
 use crate::bus::limits::LimitsBucket;
@@ -199,6 +199,7 @@ fn settings(add: &AddArgs) -> Result<ScheduleSettings> {
         times: add.made.times(),
         missed: add.missed,
         paused: false,
+        labels: add.made.labels(),
     };
     settings.check().map_err(|rule| Failure::new(Exit::Usage, "BAD_SCHEDULE", rule))?;
     Ok(settings)
@@ -240,6 +241,7 @@ fn one(shown: &Shown) -> String {
         ("ttl", span(times.ttl_ms)),
         ("try timeout", span(times.try_timeout_ms)),
         ("deadline", span(times.deadline_ms)),
+        ("labels", labels(s.labels.as_deref())),
     ])
 }
 

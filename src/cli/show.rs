@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::context::Ctx;
 use super::failure::{Exit, Failure};
 use super::output::{Output, age, escape_json, fields, human_duration, indent_json, safe, table, unix_now};
-use crate::task::{Payload, Phase, Refusal, TaskId};
+use crate::task::{Labels, Payload, Phase, Refusal, TaskId};
 use crate::wire::api::TaskView;
 
 /// Everything about one task, for people.
@@ -110,6 +110,11 @@ pub fn tasks(views: &[TaskView]) -> String {
 /// Code and message of a refusal.
 pub fn reason(refusal: &Refusal) -> String {
     format!("{}: {}", refusal.code, refusal.message)
+}
+
+/// Labels of what tasks are made of; nothing if there are none.
+pub fn labels(labels: Option<&Labels>) -> String {
+    labels.map(|labels| safe(&labels.to_string())).unwrap_or_default()
 }
 
 /// A result or an event's data, for people.

@@ -84,6 +84,10 @@ pub struct MadeArgs {
     #[arg(long, value_name = "CELLS")]
     pub cost: Option<u32>,
 
+    /// Write a label on each task, for `list --label`; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    label: Vec<(String, String)>,
+
     /// Let a task expire unless it is started within this long
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     ttl: Option<Duration>,
@@ -98,6 +102,11 @@ pub struct MadeArgs {
 }
 
 impl MadeArgs {
+    /// Their labels, if they have any.
+    pub fn labels(&self) -> Option<Box<Labels>> {
+        (!self.label.is_empty()).then(|| Box::new(self.label.iter().cloned().collect()))
+    }
+
     /// Their times, counted from when each is made, if any is limited.
     pub fn times(&self) -> Option<Box<Times>> {
         let times = Times {

@@ -225,6 +225,7 @@ fn settings(add: &AddArgs) -> Result<TriggerSettings> {
         cost: add.made.cost,
         start: Start::default(),
         paused: false,
+        labels: add.made.labels(),
     };
     settings.check().map_err(bad)?;
     Ok(settings)

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AgentName, MAX_CELLS, Millis, Payload, Priority, ScheduleName, Spec, TaskId, TenantName, Times};
+use super::{
+    AgentName, Labels, MAX_CELLS, Millis, Payload, Priority, ScheduleName, Spec, TaskId, TenantName, Times,
+};
 
 /// Bytes of a schedule's input, at most: it is kept in memory.
 pub const MAX_SCHEDULE_INPUT: usize = 16 * 1024;
@@ -72,6 +74,9 @@ pub struct ScheduleSettings {
     /// It does not fire; what it would have fired meanwhile is not missed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
+    /// Labels written on each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Box<Labels>>,
 }
 
 fn utc() -> String {
@@ -82,7 +87,7 @@ impl ScheduleSettings {
     /// The task of a firing.
     pub fn spec(&self) -> Spec {
         Spec {
-            labels: None,
+            labels: self.labels.clone(),
             agent: self.agent.clone(),
             input: self.input.clone(),
             priority: self.priority,
@@ -101,6 +106,7 @@ impl ScheduleSettings {
         if let Some(cost) = self.cost.filter(|cost| *cost > MAX_CELLS) {
             return Err(format!("the cost is {cost} cells, at most {MAX_CELLS}"));
         }
+        self.labels.as_deref().map_or(Ok(()), Labels::check).map_err(|refusal| refusal.message)?;
         let Some(times) = &self.times else { return Ok(()) };
         if times.run_at.is_some() || times.deadline_at.is_some() {
             return Err("a schedule's tasks have no fixed times: use delay_ms and deadline_ms".to_owned());

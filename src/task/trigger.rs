@@ -17,7 +17,7 @@ use self::{
     template::{Template, TemplateError},
     topic::TopicFilter,
 };
-use super::{AgentName, MAX_CELLS, Millis, Payload, Priority, Spec, TenantName, Times};
+use super::{AgentName, Labels, MAX_CELLS, Millis, Payload, Priority, Spec, TenantName, Times};
 
 /// Triggers in one fabric, at most: each has a consumer.
 pub const MAX_TRIGGERS: usize = 100;
@@ -128,6 +128,9 @@ pub struct TriggerSettings {
     /// It makes no tasks, and keeps its place.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
+    /// Labels written on each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Box<Labels>>,
 }
 
 fn default_hops() -> u32 {
@@ -196,6 +199,7 @@ impl TriggerSettings {
             check_stream(name)?;
             subject.as_deref().map_or(Ok(()), check_subject)?;
         }
+        self.labels.as_deref().map_or(Ok(()), Labels::check).map_err(|refusal| refusal.message)?;
         let Some(times) = &self.times else { return Ok(()) };
         if times.run_at.is_some() || times.deadline_at.is_some() {
             return Err("a trigger's tasks have no fixed times: use delay_ms and deadline_ms".to_owned());
@@ -212,7 +216,7 @@ impl TriggerSettings {
             max_tries: self.max_tries,
             times: self.times.clone(),
             cost: self.cost,
-            labels: None,
+            labels: self.labels.clone(),
         }
     }
 }
@@ -277,6 +281,8 @@ mod tests {
         assert!(error.contains("a.>.b"), "{error}");
         let error = wrong(&|t| t.max_hops = 0);
         assert!(error.contains("max_hops"), "{error}");
+        let error = wrong(&|t| t.labels = Some(Box::new(Labels::from_iter([("a=b", "c")]))));
+        assert!(error.contains("label") && error.contains("a=b"), "{error}");
         let error = wrong(&|t| t.template = Some("x".repeat(MAX_TRIGGER_BYTES).into()));
         assert!(error.contains("16384"), "{error}");
     }

@@ -441,6 +441,7 @@ impl World {
             cost: None,
             missed: *rng.pick(&[Missed::Skip, Missed::Once, Missed::All]),
             paused: rng.per_mille(100),
+            labels: behaviour.spec().labels,
         };
         self.asked_for(&settings.spec());
         let at = rng.below(3);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::cli::output::{fields, human_duration, table, unix_now};
-use crate::cli::show::when;
+use crate::cli::show::{labels, when};
 use crate::task::trigger::{Source, TriggerSettings, state::TriggerState};
 use crate::task::{Millis, TriggerName};
 
@@ -86,6 +86,7 @@ pub(super) fn one(shown: &Shown) -> String {
         ("ttl", span(times.ttl_ms)),
         ("try timeout", span(times.try_timeout_ms)),
         ("deadline", span(times.deadline_ms)),
+        ("labels", labels(s.labels.as_deref())),
         ("state", doing(shown)),
         ("tasks made", state.counts.made.to_string()),
         ("messages", state.counts.messages.to_string()),

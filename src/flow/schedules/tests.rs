@@ -6,7 +6,7 @@ use crate::{
         input::Input,
         times::tests::{Owner, WALL},
     },
-    task::{AgentSettings, Code, Payload, Phase},
+    task::{AgentSettings, Code, Labels, Payload, Phase},
 };
 
 const MINUTE: Millis = 60_000;
@@ -28,6 +28,7 @@ fn settings(cron: &str, missed: Missed) -> ScheduleSettings {
         cost: None,
         missed,
         paused: false,
+        labels: None,
     }
 }
 
@@ -50,20 +51,26 @@ fn next(owner: &Owner) -> Option<u64> {
 }
 
 #[test]
-fn a_firing_carries_its_cost_and_one_that_could_never_run_is_a_rejected_task() {
+fn a_firing_carries_its_cost_and_its_labels_and_one_that_could_never_run_is_a_rejected_task() {
     let mut owner = Owner::new();
-    let settings = ScheduleSettings { cost: Some(70), ..settings("*/2 * * * *", Missed::Skip) };
+    let labels = Labels::from_iter([("run", "nightly")]);
+    let named = Some(Box::new(labels.clone()));
+    let settings =
+        ScheduleSettings { cost: Some(70), labels: named, ..settings("*/2 * * * *", Missed::Skip) };
     set(&mut owner, Some(settings.clone()), 1);
     let id = |minute: u64| format!("tick-{}", (WALL + minute * MINUTE) / 1_000);
     owner.pass(2 * MINUTE);
     let key = crate::flow::times::tests::key(&id(2));
-    assert_eq!(owner.engine.state().task(&key).unwrap().more().cost, 70);
+    let more = owner.engine.state().task(&key).unwrap().more();
+    assert_eq!((more.cost, more.labels.as_deref()), (70, Some(&labels)));
     let agent = AgentSettings { cells: Some(60), ..AgentSettings::default() };
     owner.push(Input::Agent { name: "reader".parse().unwrap(), settings: Some(agent), kv_rev: 2 });
     owner.pass(2 * MINUTE);
     assert_eq!((owner.phase(&id(4)), owner.code(&id(4))), (Phase::Rejected, Some(Code::CostExceeded)));
     owner.is_the_same_anywhere();
-    assert!(ScheduleSettings { cost: Some(u32::MAX), ..settings }.check().is_err());
+    assert!(ScheduleSettings { cost: Some(u32::MAX), ..settings.clone() }.check().is_err());
+    let nameless = Some(Box::new(Labels::from_iter([("", "x")])));
+    assert!(ScheduleSettings { labels: nameless, ..settings }.check().is_err());
 }
 
 #[test]

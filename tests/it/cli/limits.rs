@@ -78,10 +78,14 @@ async fn a_schedule_is_added_listed_paused_resumed_and_removed() {
         "Europe/Amsterdam",
         "--agent",
         "writer",
+        "--label",
+        "run=nightly",
     ];
     let added = cli.json(&add).await;
+    assert_eq!(added["labels"]["run"], "nightly");
     assert_eq!((&added["missed"], &added["tz"]), (&"skip".into(), &"Europe/Amsterdam".into()));
     assert!(added["next"].as_u64().unwrap() % 60_000 == 0);
+    assert!(cli.ok(&["schedule", "get", "report"]).await.contains("run=nightly"));
     let listed = cli.ok(&["schedule", "ls"]).await;
     assert!(listed.contains("report") && listed.contains("0 9 * * 1-5"), "{listed}");
     let paused = cli.json(&["schedule", "pause", "report"]).await;

@@ -118,6 +118,7 @@ async fn a_schedule_in_the_bucket_is_fired_as_a_task_of_its_tenant() {
         cost: None,
         missed: Default::default(),
         paused: false,
+        labels: None,
     };
     let bucket = fabric.limits().await;
     bucket.set_schedule(&"tick".parse().unwrap(), &settings, None).await.unwrap();

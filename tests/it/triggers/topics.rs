@@ -68,7 +68,8 @@ async fn the_same_message_is_one_task_by_its_id_or_by_what_the_trigger_says() {
 async fn a_message_that_fits_no_template_is_a_dead_letter_and_the_next_goes_on() {
     let Setup { fabric: _fabric, desk, seen, client } = Setup::reading().await;
     let template = json!({"doc": {"path": "{{message.path}}"}});
-    let name = desk.set("strict", json!({"topic": "docs"}), json!({"template": template})).await;
+    let made = json!({"template": template, "labels": {"from": "docs"}});
+    let name = desk.set("strict", json!({"topic": "docs"}), made).await;
     client.publish("docs", &json!({"file": "a.md"})).await.unwrap();
     client.publish("docs", &"no object").await.unwrap();
     client.publish("docs", &json!({"path": "a.md"})).await.unwrap();
@@ -77,6 +78,11 @@ async fn a_message_that_fits_no_template_is_a_dead_letter_and_the_next_goes_on()
     let letter = &state.dead[0];
     assert_eq!((letter.seq, letter.refusal.code), (1, Code::TemplateFailed));
     assert_eq!(letter.refusal.message, "at `doc.path`: the message has no `message.path`");
+    let labelled = until("its task is found by its label", async || {
+        let page = client.list().label("from", "docs").page().await.ok()?.tasks;
+        (!page.is_empty()).then_some(page)
+    });
+    assert_eq!(labelled.await.len(), 1);
     // It stays where it is.
     let kept = desk.js.get_stream("TOPICS").await.unwrap().get_raw_message(1).await.unwrap();
     assert_eq!(kept.payload, r#"{"file":"a.md"}"#);
