@@ -114,6 +114,8 @@ pub struct Calls {
     look_at: Millis,
     /// When blocks are looked through next, in logical time.
     tidy_at: Millis,
+    /// What time it is, in logical time.
+    now: Millis,
     /// Blocks whose starts are nearly used up.
     low: BTreeSet<(TenantName, AgentName)>,
 }
@@ -137,6 +139,11 @@ impl Calls {
     /// Whether somebody's place may be lent.
     pub fn lends(&self) -> bool {
         !self.lent.is_empty()
+    }
+
+    /// It is that time.
+    pub fn pass(&mut self, now: Millis) {
+        self.now = now;
     }
 
     /// Takes over what the journal holds for calls: nobody knows yet which of it is used.
@@ -307,7 +314,7 @@ impl Calls {
         let place = if call.borrows.is_some() { Place::Borrowed } else { Place::Own };
         let block = self.blocks.get_mut(&(call.tenant.clone(), agent.clone()));
         let inherited = block.as_ref().is_some_and(|block| block.is_inherited());
-        let claimed = block.is_some_and(|block| block.claim(place));
+        let claimed = block.is_some_and(|block| block.claim(place, self.now));
         if inherited && !claimed {
             // Heartbeats may be late: one that is over may have its place until the next of them.
             return None;
@@ -351,7 +358,7 @@ impl Calls {
             self.lent.remove(asker);
         }
         if let Some(block) = self.blocks.get_mut(&(call.tenant.clone(), call.agent.clone())) {
-            block.end(call.place);
+            block.end(call.place, self.now);
         }
         // Somebody may wait for its place.
         self.tidy_at = 0;

@@ -243,6 +243,7 @@ impl<H> Engine<H> {
         }
         let mut batch = Batch::new(&self.state, now, wall);
         self.state.advance(batch.at.now, batch.at.wall);
+        self.calls.pass(batch.at.now);
         if let Some((coordinator, policy)) = self.opening.take() {
             batch.at.epoch += 1;
             self.apply(Decision::record(Record::Opened { coordinator, policy }), &mut batch)?;

@@ -230,10 +230,10 @@ pub fn evolve(state: &mut State, record: &Record, at: At) -> Result<Changes, Mis
             let slot = state.slot_of(key)?;
             state.carried(slot, *what, payload)?;
         }
-        Record::Permits { tenant, agent, permit, starts } => {
+        Record::Permits { tenant, agent, permit, starts, used_ms } => {
             let tenant = state.tenant_number(tenant);
             let agent = state.agent_number(agent);
-            state.set_permit(tenant, agent, *permit, *starts);
+            state.set_permit(tenant, agent, *permit, *starts, *used_ms);
         }
         Record::Refused { .. } => {}
     }

@@ -329,6 +329,24 @@ impl AgentQueue {
         self.tidy(tenant);
     }
 
+    /// Whether a tenant has tasks here, waiting or running.
+    pub fn has_work(&self, tenant: u32) -> bool {
+        self.lanes.get(&tenant).is_some_and(|lane| lane.queued > 0 || lane.running > 0)
+    }
+
+    /// Something else of the tenant's has held slots for so long. A lane without tasks owes nothing: it enters where the
+    /// others are.
+    pub fn charge(&mut self, tenant: u32, ms: Millis, weight: u32) {
+        let nobody = self.running.first().is_none() && self.ready.is_empty();
+        let lane = self.lanes.get_mut(&tenant).filter(|lane| lane.queued > 0 || lane.running > 0);
+        let Some(lane) = lane else { return };
+        lane.vtime = lane.vtime.saturating_add(weighed(ms.saturating_mul(UNIT), weight));
+        if nobody {
+            // Time goes on with it: what was used while nobody wanted it is held against nobody.
+            self.last_start = self.last_start.max(lane.vtime);
+        }
+    }
+
     /// Forgets an idle lane that is not ahead of the others: it would re-enter at the same tag.
     pub(super) fn tidy(&mut self, tenant: u32) {
         let Some(lane) = self.lanes.get(&tenant) else { return };

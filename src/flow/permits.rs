@@ -109,6 +109,13 @@ impl State {
         held.unwrap_or_default()
     }
 
+    /// Whether the tenant has tasks at the agent, queued or running.
+    pub(super) fn has_tasks_at(&self, tenant: &TenantName, agent: &AgentName) -> bool {
+        let number = self.tenants.number(tenant);
+        let queue = self.agents.get(agent).and_then(|agent| agent.queue.as_deref());
+        number.zip(queue).is_some_and(|(number, queue)| queue.has_work(number))
+    }
+
     /// All that is held, by tenant and agent.
     pub fn permits(&self) -> Vec<(&TenantName, &AgentName, Permit)> {
         let mut all = Vec::new();
@@ -155,7 +162,7 @@ impl State {
     }
 
     /// A block has changed.
-    pub(super) fn set_permit(&mut self, tenant: u32, agent: u32, permit: Permit, starts: u32) {
+    pub(super) fn set_permit(&mut self, tenant: u32, agent: u32, permit: Permit, starts: u32, used_ms: u32) {
         self.hold(tenant, agent, permit);
         // Before anything is charged: an idle tenant stands where its limiters put it.
         self.look_if_idle(tenant);
@@ -164,6 +171,12 @@ impl State {
             self.tenant_at(tenant).rate.charge(starts, now);
             if let Some(own) = self.agents.at_mut(agent).and_then(|agent| agent.settings.as_deref_mut()) {
                 own.rate.charge(starts, now);
+            }
+        }
+        if used_ms > 0 {
+            let weight = self.tenant_at(tenant).plan.weight;
+            if let Some(queue) = self.agents.at_mut(agent).and_then(|agent| agent.queue.as_deref_mut()) {
+                queue.charge(tenant, used_ms.into(), weight);
             }
         }
         self.look_if_unused(agent);
@@ -213,6 +226,12 @@ impl Room {
 }
 
 /// The record of a block.
-pub(super) fn record(tenant: &TenantName, agent: &AgentName, permit: Permit, starts: u32) -> Record {
-    Record::Permits { tenant: tenant.clone(), agent: agent.clone(), permit, starts }
+pub(super) fn record(
+    tenant: &TenantName,
+    agent: &AgentName,
+    permit: Permit,
+    starts: u32,
+    used_ms: u32,
+) -> Record {
+    Record::Permits { tenant: tenant.clone(), agent: agent.clone(), permit, starts, used_ms }
 }

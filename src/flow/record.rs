@@ -454,6 +454,9 @@ pub enum Record {
         permit: Permit,
         /// Dispatches charged now, of the tenant's rate and of the agent's.
         starts: u32,
+        /// Slot-time of its calls that is charged now to the tenant's lane, in milliseconds.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        used_ms: u32,
     },
     /// A submission or command was refused without touching the task it names. For the audit.
     Refused {

@@ -233,6 +233,8 @@ pub struct Audit {
     pub schedules: schedules::Ledger,
     /// What is held for calls.
     pub permits: BTreeMap<(TenantName, AgentName), Permit>,
+    /// Slot-time that was held for calls and is not charged, and up to when it was counted.
+    uncharged: BTreeMap<(TenantName, AgentName), (u64, u64)>,
     /// What triggers may make: the body, and how many triggers lie behind it.
     pub triggered: HashMap<TaskKey, (BodyHash, u32)>,
     /// Seeds of inputs by the body they are in.
@@ -395,7 +397,8 @@ impl Audit {
                 self.sights.push(Sight::SchedulePlanned);
             }
             Record::Spawned { key, token, n, children } => self.spawned(key, *token, *n, children)?,
-            Record::Permits { tenant, agent, permit, starts } => {
+            Record::Permits { tenant, agent, permit, starts, used_ms } => {
+                self.calls_used(tenant, agent, *used_ms)?;
                 self.permitted(tenant, agent, *permit, *starts)?;
             }
             Record::Dispatched { key, attempt, token, instance, resume, .. } => {
@@ -804,6 +807,18 @@ impl Audit {
             called.here += if of == tenant && at == agent { at_agent(permit) } else { 0 };
         }
         called
+    }
+
+    /// No more slot-time is charged for calls than was held for them, whoever owned the shard.
+    fn calls_used(&mut self, tenant: &TenantName, agent: &AgentName, used: u32) -> Result<(), String> {
+        let key = (tenant.clone(), agent.clone());
+        let places = self.permits.get(&key).map_or(0, |permit| u64::from(permit.places + permit.borrowed));
+        let (left, at) = self.uncharged.entry(key).or_default();
+        *left += places * (self.now - std::mem::replace(at, self.now));
+        ensure!(u64::from(used) <= *left, "{used} ms of calls are charged, {left} ms were held");
+        *left -= u64::from(used);
+        self.sights.extend((used > 0).then_some(Sight::CallsCharged));
+        Ok(())
     }
 
     /// A block of places for calls: more of them only below every cap, and starts only as the rates give them.

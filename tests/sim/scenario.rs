@@ -204,6 +204,7 @@ kinds! {
         SchemaRefused,
         SchemaHeardAgain,
         CallOnKeptSlot,
+        CallsCharged,
     }
 }
 

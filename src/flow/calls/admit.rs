@@ -112,7 +112,7 @@ impl Calls {
             grows = true;
         }
         permit.lease_ms = permit.lease_ms.max(lease_ms);
-        let record = grows.then(|| permits::record(tenant, agent, permit, starts));
+        let record = grows.then(|| permits::record(tenant, agent, permit, starts, 0));
         let max_ms = asked.max_ms.unwrap_or(Millis::MAX).clamp(1, plan.call_ms());
         Ok(Admitted { instance, record, starts, depth, hops, borrows, max_ms })
     }

@@ -12,6 +12,8 @@ use crate::{
 
 /// A block that nothing used for so long is given back, in milliseconds.
 const IDLE_MS: Millis = 3_000;
+/// How often slot-time of calls is charged to lanes with tasks, in milliseconds.
+const CHARGE_MS: Millis = 500;
 /// How often blocks are looked through, in milliseconds.
 const TIDY_MS: Millis = 20;
 /// Places that are taken at once, at most.
@@ -38,6 +40,10 @@ pub(super) struct Block {
     /// Starts that were charged at once last.
     grown: u32,
     used_at: Millis,
+    /// Slot-time of its calls that is not charged yet, up to when it was counted.
+    slot_ms: Millis,
+    counted_at: Millis,
+    charged_at: Millis,
     /// Until then, in hearing time, what was inherited counts in full.
     until: Option<Millis>,
 }
@@ -80,6 +86,7 @@ impl Block {
 
     /// A call begins, with so many starts charged for it and those that follow. Returns whether they will soon be used up.
     pub(super) fn begin(&mut self, place: Place, charged: u32, now: Millis) -> bool {
+        self.count(now);
         self.charged(charged);
         self.starts = self.starts.saturating_sub(1);
         self.used_at = now;
@@ -87,6 +94,27 @@ impl Block {
             side.used += 1;
         }
         self.grown >= FEW_STARTS && self.starts <= self.grown / 4
+    }
+
+    /// Counts the slot-time of its calls up to now.
+    fn count(&mut self, now: Millis) {
+        let calls = u64::from(self.own.used + self.borrowed.used);
+        let passed = now.saturating_sub(std::mem::replace(&mut self.counted_at, now));
+        self.slot_ms = self.slot_ms.saturating_add(calls.saturating_mul(passed));
+    }
+
+    /// Slot-time to be charged now. Of a tenant without tasks there nothing is: it has no lane that others stand beside.
+    fn owed(&mut self, now: Millis, has_tasks: bool) -> u32 {
+        self.count(now);
+        if !has_tasks {
+            (self.slot_ms, self.charged_at) = (0, now);
+        }
+        u32::try_from(self.slot_ms).unwrap_or(u32::MAX)
+    }
+
+    fn paid(&mut self, ms: u32, now: Millis) {
+        self.slot_ms -= Millis::from(ms);
+        self.charged_at = now;
     }
 
     fn charged(&mut self, starts: u32) {
@@ -97,14 +125,16 @@ impl Block {
     }
 
     /// A call that began under another owner claims an inherited place, if one is left that nobody has claimed.
-    pub(super) fn claim(&mut self, place: Place) -> bool {
+    pub(super) fn claim(&mut self, place: Place, now: Millis) -> bool {
+        self.count(now);
         let Some(side) = self.side(place).filter(|side| side.withheld > 0) else { return false };
         side.withheld -= 1;
         side.used += 1;
         true
     }
 
-    pub(super) fn end(&mut self, place: Place) {
+    pub(super) fn end(&mut self, place: Place, now: Millis) {
+        self.count(now);
         if let Some(side) = self.side(place) {
             side.used = side.used.saturating_sub(1);
         }
@@ -140,13 +170,13 @@ impl Calls {
             let starts = starts_there(state, &tenant, &agent).min(block.next_starts());
             if starts > 0 && !permit.is_none() && block.starts <= block.grown / 4 {
                 block.charged(starts);
-                records.push(permits::record(&tenant, &agent, permit, starts));
+                records.push(permits::record(&tenant, &agent, permit, starts, 0));
             }
         }
         records
     }
 
-    /// Blocks that are given back: unused for a while, or in the way of tasks.
+    /// Blocks that are given back: unused for a while, or in the way of tasks. And slot-time that is charged beside them.
     pub fn give_back(&mut self, state: &State, now: Millis) -> Vec<Record> {
         if self.tidy_at > now {
             return Vec::new();
@@ -157,12 +187,18 @@ impl Calls {
         self.blocks.retain(|(tenant, agent), block| {
             let permit = state.permit(tenant, agent);
             let left = block.needed(permit);
+            let owed = block.owed(now, state.has_tasks_at(tenant, agent));
             if left == permit {
+                if owed > 0 && block.charged_at.saturating_add(CHARGE_MS) <= now {
+                    records.push(permits::record(tenant, agent, permit, 0, owed));
+                    block.paid(owed, now);
+                }
                 return !permit.is_none();
             }
             let idle = block.used_at.saturating_add(IDLE_MS) <= now;
             if idle || shard_waits || state.is_held_up(tenant, agent) {
-                records.push(permits::record(tenant, agent, left, 0));
+                records.push(permits::record(tenant, agent, left, 0, owed));
+                block.paid(owed, now);
                 // It grows anew.
                 block.grown = 0;
                 return !left.is_none();

@@ -7,10 +7,10 @@ use crate::{
         permits::Permit,
         times::tests::{Owner, key},
     },
-    task::{Outcome, Overrides, Payload, Spec, TenantSettings, Times},
+    task::{Outcome, Overrides, Payload, Spec, TaskKey, TenantSettings, Times},
     wire::{
         calls::CallRequest,
-        messages::{Accept, Beat, CtlOp, End, Report, ReportOp},
+        messages::{Accept, Beat, CtlOp, End, Offer, Report, ReportOp, Submit},
     },
 };
 
@@ -348,4 +348,91 @@ fn what_is_asked_for_behind_triggers_is_behind_as_many() {
     let asked = ask(&mut owner, "reader", Some(lease)).unwrap();
     let again = ask(&mut owner, "reader", Some(asked.token)).unwrap();
     assert_eq!((asked.hops, again.hops, call(&mut owner).unwrap().hops), (2, 2, 0));
+}
+
+/// Tasks that run for one round each, of two tenants, while `calls` of the first hold slots. How many each has had.
+fn rounds_beside(owner: &mut Owner, calls: usize, rounds: usize) -> (usize, usize) {
+    let other: TenantName = "globex".parse().unwrap();
+    let settings = Some(TenantSettings::under("pro".parse().unwrap()));
+    owner.push(Input::Tenant { name: other.clone(), settings, kv_rev: 9 });
+    for n in 0..2 * rounds {
+        for tenant in [tenant(), other.clone()] {
+            submit_for(owner, TaskKey { tenant, id: format!("t{n}").parse().unwrap() });
+        }
+    }
+    assert_eq!(owner.engine.calls().running().len(), calls);
+    let mut had = (0, 0);
+    let mut running: Vec<Offer> = Vec::new();
+    for _ in 0..rounds {
+        running.extend(owner.told().into_iter().filter_map(|tell| match tell {
+            Tell::Offer { offer, .. } => Some(*offer),
+            _ => None,
+        }));
+        owner.pass(100);
+        for offer in std::mem::take(&mut running) {
+            let of = if offer.tenant == other { &mut had.1 } else { &mut had.0 };
+            *of += 1;
+            end(owner, offer);
+        }
+    }
+    had
+}
+
+fn submit_for(owner: &mut Owner, key: TaskKey) {
+    let body = Submit {
+        labels: None,
+        v: 1,
+        input: Payload::default(),
+        priority: Default::default(),
+        max_tries: None,
+        times: None,
+        cost: None,
+        first_try: Some(owner.wall),
+        confirm: false,
+        hops: 0,
+    };
+    owner.push(Input::Submit { key, agent: agent(), body: Ok(body), stored_at: owner.wall });
+}
+
+fn end(owner: &mut Owner, offer: Offer) {
+    let outcome = Outcome::Completed { result: Payload::default() };
+    let op = ReportOp::End(End { last_event: 0, outcome, used: None });
+    let Offer { tenant, task, token, attempt, .. } = offer;
+    let body = Ok(Report { v: 1, token, attempt, agent: agent(), instance: instance(), n: 1, op });
+    owner.push(Input::Report { key: TaskKey { tenant, id: task }, body });
+}
+
+#[test]
+fn a_tenant_whose_calls_hold_slots_is_behind_with_its_tasks() {
+    let mut without = owner(4, |_| {});
+    let (caller, other) = rounds_beside(&mut without, 0, 40);
+    assert!(caller.abs_diff(other) <= 4, "{caller} and {other} of equal tenants");
+
+    let mut owner = owner(4, |_| {});
+    for _ in 0..2 {
+        let call = call(&mut owner).unwrap();
+        answers(&mut owner, &[call.token], &[], &[]);
+    }
+    // Two slots of four are the half of everything: the other two are for the other.
+    let (caller, other) = rounds_beside(&mut owner, 2, 40);
+    assert!(caller * 4 < other && caller + other >= 78, "{caller} of the one who calls, {other}");
+    owner.is_the_same_anywhere();
+    // Whoever takes over goes on from there, and charges none of it again.
+    owner.taken_over();
+    owner.is_the_same_anywhere();
+}
+
+#[test]
+fn a_tenant_that_only_calls_has_nothing_journaled_for_it() {
+    let mut owner = owner(4, |_| {});
+    let call = call(&mut owner).unwrap();
+    answers(&mut owner, &[call.token], &[], &[]);
+    let before = owner.appends();
+    for _ in 0..50 {
+        owner.pass(100);
+    }
+    assert_eq!(owner.appends(), before);
+    // And owes nothing for that time when it has tasks.
+    let (caller, other) = rounds_beside(&mut owner, 1, 2);
+    assert_eq!((caller, other), (3, 3), "three slots, and nobody is behind yet");
 }

@@ -251,3 +251,34 @@ fn what_comes_back_goes_to_its_old_place_and_holes_are_no_tasks() {
     assert_eq!(order, want);
     assert_eq!(queue.queued(), 0);
 }
+
+#[test]
+fn what_calls_used_stands_in_the_order_and_a_newcomer_is_not_ahead_by_what_nobody_wanted() {
+    let mut queue = AgentQueue::default();
+    fill(&mut queue, A, 0..200);
+    fill(&mut queue, B, 200..400);
+    // 100 ms of calls at weight 1: ten tasks of 10 ms behind.
+    queue.charge(A, 100, 1);
+    queue.set_open(A, true, true);
+    let ran = serve(&mut queue, &[1, 1], 110);
+    let of = |who| ran.iter().filter(|ran| **ran == who).count();
+    assert!(of(B).abs_diff(of(A) + 10) <= 1, "{} and {}", of(A), of(B));
+
+    // Alone, and held back by its limits: its calls have the slots, and time goes on with it.
+    let mut queue = AgentQueue::default();
+    fill(&mut queue, A, 0..200);
+    queue.set_open(A, false, false);
+    queue.charge(A, 3_600_000, 1);
+    fill(&mut queue, B, 200..400);
+    queue.set_open(A, true, true);
+    let ran = serve(&mut queue, &[1, 1], 40);
+    assert!(ran.iter().filter(|ran| **ran == A).count().abs_diff(20) <= 1, "{ran:?}");
+
+    // Without tasks nothing is owed.
+    let mut queue = AgentQueue::default();
+    fill(&mut queue, B, 200..400);
+    queue.charge(A, 3_600_000, 1);
+    fill(&mut queue, A, 0..200);
+    let ran = serve(&mut queue, &[1, 1], 40);
+    assert!(ran.iter().filter(|ran| **ran == A).count().abs_diff(20) <= 1, "{ran:?}");
+}
