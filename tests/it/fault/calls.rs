@@ -120,7 +120,7 @@ fn refused(error: selvedge::client::Error) -> Code {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_owner_killed_amid_calls_breaks_no_stream_and_lets_no_more_begin_than_may() {
     let mut fabric = Fabric::start_with(|options| options.policy = policy()).await;
-    fabric.plan("acme", Plan { in_flight: CAP, ..unbound() }).await;
+    fabric.plan_in_force("acme", Plan { in_flight: CAP, ..unbound() }).await;
     fabric.coordinator.take().expect("just started").stop().await;
     let client = fabric.client("acme").await;
     let floor = Floor::default();

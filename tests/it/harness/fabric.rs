@@ -6,8 +6,10 @@ use std::time::Duration;
 use selvedge::agent::Agent;
 use selvedge::bus::limits::LimitsBucket;
 use selvedge::bus::{Clock, Link};
+use selvedge::cli::operate::Desk;
 use selvedge::client::Client;
 use selvedge::coordinator::run::{Connections, Options, run};
+use selvedge::flow::operate::Change;
 use selvedge::task::{Plan, TenantName, TenantSettings};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -97,14 +99,23 @@ impl Fabric {
         stop
     }
 
-    /// Sets a tenant to a plan of its own.
-    pub async fn plan(&self, tenant: &str, plan: Plan) {
+    /// Sets a tenant to a plan of its own, and waits until the owner goes by it.
+    pub async fn plan_in_force(&self, tenant: &str, plan: Plan) {
+        let revision = self.plan(tenant, plan).await;
+        let link = Link::connect(&self.stack.nats_options(), "test-operator").await.expect("own server");
+        let desk = Desk::on(self.limits().await, link);
+        let change = Change::Tenant(tenant.parse().expect("a name"), revision);
+        desk.journaled(change).await.expect("an owner takes it up");
+    }
+
+    /// Sets a tenant to a plan of its own. Returns the revision of the tenant's entry.
+    pub async fn plan(&self, tenant: &str, plan: Plan) -> u64 {
         let bucket = self.limits().await;
         let name = tenant.parse().expect("a name");
         bucket.set_plan(&name, &plan, None).await.expect("a plan that makes sense");
         let settings = TenantSettings::under(name);
         let tenant = tenant.parse().expect("a name");
-        bucket.set_tenant(&tenant, &settings, None).await.expect("a new tenant");
+        bucket.set_tenant(&tenant, &settings, None).await.expect("a new tenant")
     }
 
     /// Plans and tenants.

@@ -70,7 +70,7 @@ impl Held {
 
 async fn with_plan(plan: Plan) -> (Fabric, Client) {
     let fabric = Fabric::start().await;
-    fabric.plan("acme", plan).await;
+    fabric.plan_in_force("acme", plan).await;
     let client = fabric.client("acme").await;
     (fabric, client)
 }

@@ -44,7 +44,7 @@ pub fn hasty(options: &mut Options) {
 /// A fabric in which a tenant `acme` has three tries and no other limit.
 pub async fn fabric() -> (Fabric, Client) {
     let fabric = Fabric::start_with(hasty).await;
-    fabric.plan("acme", Plan { max_tries: 3, ..unbound() }).await;
+    fabric.plan_in_force("acme", Plan { max_tries: 3, ..unbound() }).await;
     let client = fabric.client("acme").await;
     (fabric, client)
 }
