@@ -43,7 +43,7 @@ async fn all_are_there(seen: &Seen, count: u64) {
 async fn owners_killed_in_the_middle_lose_and_double_no_message() {
     let Setup { fabric, desk, seen, client } = bare().await;
     let name = desk.set("all", json!({"topic": "work"}), json!({})).await;
-    let total = 900;
+    let total = 1_000;
     for (round, point) in ["decided", "appended", "performed"].into_iter().enumerate() {
         let coordinator = Coordinator::new(point).crash_at(point, 12).spawn(&fabric.stack);
         let from = round as u64 * 300;
@@ -51,6 +51,8 @@ async fn owners_killed_in_the_middle_lose_and_double_no_message() {
         soon(&format!("the crash at {point}"), coordinator.ended()).await;
     }
     let killed = Coordinator::new("killed").spawn(&fabric.stack);
+    // Those before it may have left it nothing.
+    publish(&client, "work", 900..total).await;
     desk.state(&name, "the next one is at work", |s| s.counts.messages + s.counts.known > 0).await;
     killed.kill();
     let _last = Coordinator::new("last").spawn(&fabric.stack);
