@@ -157,7 +157,8 @@ pub async fn reset_owner_consumers(
 ) -> Result<(), ApiError> {
     let consumer = topology::owner_consumer(shard);
     consumer_rewind(js, topology::INTAKE, &consumer).await?;
-    consumer_rewind(js, topology::REPORTS, &consumer).await.map(drop)
+    consumer_rewind(js, topology::REPORTS, &consumer).await?;
+    consumer_rewind(js, topology::EVENTS, topology::EVENT_WRITER).await.map(drop)
 }
 
 /// The last sequence of a stream that still holds messages; `None` if it is empty.

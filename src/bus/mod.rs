@@ -27,7 +27,6 @@ pub mod entries;
 pub mod error;
 pub mod journal;
 pub mod kept;
-mod ledger;
 pub mod limits;
 pub mod link;
 pub mod options;

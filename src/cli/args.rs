@@ -144,6 +144,9 @@ pub enum Command {
     /// The agent that is measured
     #[command(hide = true)]
     BenchAgent(bench::args::BenchAgentArgs),
+    /// What requests are compared with
+    #[command(hide = true)]
+    BenchReference(bench::args::BenchReferenceArgs),
 }
 
 impl Command {

@@ -96,6 +96,7 @@ async fn start(cli: Cli, stop: CancellationToken) -> Result<ExitCode> {
         Command::Dev(args) => dev::run(args, ctx).await,
         Command::Bench(args) => bench::run(args, ctx).await,
         Command::BenchAgent(args) => bench::agent::run(args, ctx).await,
+        Command::BenchReference(args) => bench::reference::run(args, ctx).await,
         Command::DemoAgent(args) => demo::agents::run(args, ctx).await,
         Command::Coordinator(args) => coordinator::run(args, ctx).await,
         Command::Bridge(args) => bridge::run(args, ctx).await,

@@ -15,7 +15,9 @@ mod error;
 mod file;
 mod layers;
 mod options;
+mod quantity;
 mod render;
+mod url;
 mod value;
 
 #[cfg(test)]
@@ -24,11 +26,10 @@ mod tests;
 pub use error::{ConfigError, Problem};
 pub use layers::{ContextLayer, ContextLoader, FlagValue, Loaded, Origin, Sources, load};
 pub use options::{Coordinator, Log, Nats, OptionDef, Redis, SECTIONS, SectionDef, Settings, all};
+pub use quantity::{ByteSize, parse_duration, parse_size};
 pub use render::{Row, markdown, rows, show_json, template};
-pub use value::{
-    ByteSize, Kind, LogFilter, LogFormat, NatsUrls, Provision, RedisUrl, Secret, ServerUrl, Setting,
-    UnknownTenants, parse_duration, parse_size, redact_url,
-};
+pub use url::{NatsUrls, RedisUrl, Secret, ServerUrl, redact_url};
+pub use value::{Kind, LogFilter, LogFormat, Provision, Setting, UnknownTenants};
 
 /// The configuration file's name, looked for in the working directory and in the user's configuration directory.
 pub const FILE_NAME: &str = "selvedge.toml";

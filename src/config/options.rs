@@ -9,9 +9,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::layers::Resolved;
-use super::value::{
-    ByteSize, Kind, LogFilter, LogFormat, NatsUrls, Provision, RedisUrl, Secret, Setting, UnknownTenants,
-};
+use super::quantity::ByteSize;
+use super::url::{NatsUrls, RedisUrl, Secret};
+use super::value::{Kind, LogFilter, LogFormat, Provision, Setting, UnknownTenants};
 use crate::task::PlanName;
 
 /// What is known about one option.

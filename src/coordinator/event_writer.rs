@@ -1,13 +1,13 @@
 //! Moves events from the EVENTS stream into Redis, where readers find them.
 //!
 //! ```text
-//! EVENTS ──pull──▶ bounded channel ──▶ up to 256 at once ──▶ XADD + EXPIRE ──▶ acknowledge
+//! EVENTS ──pull──▶ bounded channel ──▶ read, up to 512 at once ──▶ XADD + EXPIRE in one pipeline ──▶ settle
 //! ```
 //!
-//! It writes at once whatever has arrived: one event when idle, full pipelines under load. While Redis is
-//! down it holds one batch, tries that again with a pause, and takes no more from the channel, so that the
-//! pulling stops too; the stream's own age and size bound what waits. Events are acknowledged after they
-//! are written. One that can't be read is acknowledged and counted: trying again won't mend it.
+//! It writes at once whatever has arrived: one event when idle, full pipelines under load, and reads the next batch
+//! while Redis works on one. While Redis is down it holds two batches, tries the first again with a pause, and takes no
+//! more from the channel, so that the pulling stops too; the stream's own age and size bound what waits. Events are
+//! settled after they are written, and purged. One that can't be read is settled and counted: trying again won't mend it.
 //!
 //! Nothing here touches dispatch. One coordinator runs it at a time, the owner: Redis refuses an event that
 //! comes after a later one of its task, so two writers that share the stream would lose events between
@@ -31,36 +31,57 @@ use crate::{
 };
 
 /// Events per round trip to Redis.
-const MAX_BATCH: usize = 256;
+const MAX_BATCH: usize = 512;
 
 const PAUSE: Backoff = Backoff { base_ms: 100, cap_ms: 5_000 };
+
+/// What is written at once.
+struct Batch {
+    arrived: Vec<Delivery>,
+    writes: Vec<EventWrite>,
+}
 
 /// Writes until `stop`, or until the channel is closed and empty.
 pub async fn run(
     store: EventStore,
     policy: watch::Receiver<EventPolicy>,
-    mut deliveries: mpsc::Receiver<Delivery>,
+    deliveries: mpsc::Receiver<Delivery>,
     stop: CancellationToken,
 ) {
-    let mut arrived = Vec::with_capacity(MAX_BATCH);
-    loop {
-        let n = tokio::select! {
-            () = stop.cancelled() => return,
-            n = deliveries.recv_many(&mut arrived, MAX_BATCH) => n,
-        };
-        if n == 0 {
+    // What is read waits here while the batch before it is written.
+    let (batches, read) = mpsc::channel(1);
+    tokio::select! {
+        // Unsettled, they come again.
+        () = stop.cancelled() => {}
+        _ended = futures_util::future::join(gather(deliveries, batches), write_all(&store, &policy, read)) => {}
+    }
+}
+
+/// Room first: what comes meanwhile goes into the same batch.
+async fn gather(mut deliveries: mpsc::Receiver<Delivery>, batches: mpsc::Sender<Batch>) {
+    while let Ok(room) = batches.reserve().await {
+        let mut arrived = Vec::with_capacity(deliveries.len().clamp(1, MAX_BATCH));
+        if deliveries.recv_many(&mut arrived, MAX_BATCH).await == 0 {
             return;
         }
-        let writes: Vec<EventWrite> = arrived.iter().filter_map(readable).collect();
-        let written = tokio::select! {
-            // Unacknowledged, they come again.
-            () = stop.cancelled() => return,
-            written = write(&store, &policy, &writes) => written,
-        };
+        let writes = arrived.iter().filter_map(readable).collect();
+        room.send(Batch { arrived, writes });
+    }
+}
+
+async fn write_all(
+    store: &EventStore,
+    policy: &watch::Receiver<EventPolicy>,
+    mut batches: mpsc::Receiver<Batch>,
+) {
+    while let Some(Batch { arrived, writes }) = batches.recv().await {
+        let written = write(store, policy, &writes).await;
         metrics::counter!(names::EVENTS_WRITTEN).increment(written.stored);
         metrics::counter!(names::EVENTS_REFUSED).increment(written.refused);
         metrics::counter!(names::EVENTS_LOST).increment(written.lost);
-        acknowledge(&mut arrived).await;
+        for delivery in &arrived {
+            delivery.ack.ack().await;
+        }
     }
 }
 
@@ -122,19 +143,4 @@ fn parse(delivery: &Delivery) -> Result<EventWrite, (&'static str, String)> {
         codec::Format::Json => codec::pack(&event),
     };
     Ok(EventWrite { key, attempt: event.attempt, n: event.n, encoded })
-}
-
-/// With `ack_policy: all` the last acknowledgement stands for every earlier one. A redelivered message in
-/// the batch may have a lower sequence than what came before it, hence the highest.
-async fn acknowledge(arrived: &mut Vec<Delivery>) {
-    let last = arrived.iter().max_by_key(|d| d.stream_seq).filter(|d| d.ack.covers_earlier());
-    match last {
-        Some(last) => last.ack.ack().await,
-        None => {
-            for delivery in arrived.iter() {
-                delivery.ack.ack().await;
-            }
-        }
-    }
-    arrived.clear();
 }

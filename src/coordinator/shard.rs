@@ -321,9 +321,8 @@ async fn term(
     let Follower { reader, archive, engine, ended: undone, found } = follower;
     let shard = context.shard;
     let durable = topology::owner_consumer(shard);
-    // Unacknowledged deliveries of a former owner come again at once.
+    // What a former owner did not decide comes again at once.
     api::reset_owner_consumers(&context.streams, shard).await?;
-    api::consumer_reset(&context.streams, EVENTS, topology::EVENT_WRITER).await?;
     let reports_before = api::last_waiting(&context.streams, REPORTS).await?;
 
     let over = ended.child_token();

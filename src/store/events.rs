@@ -8,10 +8,10 @@
 //! Writes refresh the TTL, reads don't. A stream is never deleted when its task ends: a reader may not
 //! have seen the last event.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, fmt::Write};
 
 use bytes::Bytes;
-use redis::{Pipeline, RedisError, RedisResult, Value};
+use redis::{Cmd, Pipeline, RedisError, RedisResult, Value};
 
 use super::{Connection, StoreError, keys};
 use crate::{
@@ -26,6 +26,10 @@ use crate::{
 
 /// Field of a stream entry that holds the encoded event.
 const FIELD: &str = "e";
+
+/// Arguments of an XADD, and bytes of those that are always the same.
+const XADD_ARGS: usize = 8;
+const XADD_BYTES: usize = "XADD".len() + "MAXLEN".len() + "~".len() + FIELD.len();
 
 /// Bytes of events on a page, at most: it has to fit into a message.
 const PAGE_BYTES: usize = 512 * 1024;
@@ -156,18 +160,19 @@ fn batch(events: &[EventWrite], policy: EventPolicy) -> (Pipeline, Vec<bool>) {
     let mut pipeline = Pipeline::with_capacity(events.len() + last.len());
     let mut expires = Vec::with_capacity(events.len() + last.len());
     pipeline.ignore_errors();
+    let maxlen = policy.maxlen.max(1).to_string();
+    let mut id = String::new();
     for (i, event) in events.iter().enumerate() {
         debug_assert!(event.encoded.len() <= 2 * MAX_EVENT_BYTES);
         let key = keys::events(&event.key);
-        pipeline
-            .cmd("XADD")
-            .arg(&key)
-            .arg("MAXLEN")
-            .arg("~")
-            .arg(policy.maxlen.max(1))
-            .arg(format!("{}-{}", event.attempt, event.n))
-            .arg(FIELD)
-            .arg(&event.encoded[..]);
+        id.clear();
+        // Writing into a string can't fail.
+        let _never = write!(id, "{}-{}", event.attempt, event.n);
+        let bytes = XADD_BYTES + key.len() + maxlen.len() + id.len() + event.encoded.len();
+        let mut xadd = Cmd::with_capacity(XADD_ARGS, bytes);
+        xadd.arg("XADD").arg(&key).arg("MAXLEN").arg("~").arg(&maxlen).arg(&id).arg(FIELD);
+        xadd.arg(&event.encoded[..]);
+        pipeline.add_command(xadd);
         expires.push(false);
         if policy.ttl_seconds > 0 && last.get(&event.key) == Some(&i) {
             pipeline.cmd("EXPIRE").arg(&key).arg(policy.ttl_seconds);

@@ -416,23 +416,17 @@ fn consumers(sizing: &Sizing, shard: Shard) -> Vec<ConsumerDef> {
         durable_name: name.to_owned(),
         description: description.to_owned(),
         deliver_policy: "all",
-        ack_policy: "explicit",
+        ack_policy: "none",
         replay_policy: "instant",
-        ack_wait: 10 * MINUTE,
-        max_ack_pending: 65_536,
+        ack_wait: Duration::ZERO,
+        max_ack_pending: 0,
         max_deliver: -1,
         num_replicas: sizing.replicas,
     };
     let owner = owner_consumer(shard);
-    let purged = |stream| ConsumerDef {
-        ack_policy: "none",
-        ack_wait: Duration::ZERO,
-        max_ack_pending: 0,
-        ..consumer(stream, &owner, "The owner's; rewound at every take-over")
-    };
     vec![
-        purged(INTAKE),
-        purged(REPORTS),
+        consumer(INTAKE, &owner, "The owner's; rewound at every take-over"),
+        consumer(REPORTS, &owner, "The owner's; rewound at every take-over"),
         consumer(EVENTS, EVENT_WRITER, "Read by the owner only: an id that arrives late is refused"),
     ]
 }

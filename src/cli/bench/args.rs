@@ -3,6 +3,7 @@
 use clap::{Args, ValueEnum};
 
 use crate::cli::dev::ServerArgs;
+use crate::task::TenantName;
 
 /// Arguments of `bench`.
 #[derive(Debug, Clone, Args)]
@@ -194,6 +195,18 @@ pub struct BenchAgentArgs {
     /// Events each task emits
     #[arg(long, default_value_t = 0)]
     pub events: u32,
+}
+
+/// Arguments of the hidden `bench-reference`.
+#[derive(Debug, Clone, Args)]
+pub struct BenchReferenceArgs {
+    /// Bytes of a bare answer
+    #[arg(long)]
+    pub bytes: usize,
+
+    /// Whose tasks it reads
+    #[arg(long)]
+    pub tenant: TenantName,
 }
 
 /// What the handler of the measured agent does.

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use super::args::Work;
 use super::figure::{Figure, Report, Target};
-use super::query::{ECHO, echo};
+use super::reference::{self, ECHO};
 use super::rig::{Rig, Sizes};
 use super::stats::Samples;
 use super::{Bench, clock};
@@ -18,6 +18,8 @@ use crate::task::{Code, Payload};
 const CASE: &str = "call";
 /// The agent that answers.
 const STREAMER: &str = "streamer";
+/// Bytes of a bare answer.
+const ANSWER: usize = 2;
 /// Answers at once.
 const STREAMS: usize = 100;
 /// Parts a second of each.
@@ -32,8 +34,8 @@ pub async fn run(bench: &Bench, report: &mut Report) -> Result<()> {
     rig.start_working(STREAMER, Work::Stream)?;
     let client = rig.client.tenant("caller")?;
     await_instance(&client).await?;
-    let server = echo(&rig, bytes::Bytes::from_static(b"{}")).await?;
     let nats = async_nats::connect(&rig.stack.nats.url).await?;
+    reference::start(&mut rig, &nats, ANSWER, client.tenant_name()).await?;
     let calls = bench.args.scaled(5_000, 100);
     let (mut p50, mut p99) = (vec![Vec::new(); 2], vec![Vec::new(); 2]);
     for _ in 0..bench.args.runs {
@@ -65,7 +67,6 @@ pub async fn run(bench: &Bench, report: &mut Report) -> Result<()> {
     let figure = Figure::over(format!("parts lost, {STREAMS} answers at once"), "", &lost);
     report.add(CASE, figure.map(|figure| figure.target(Target::AtMost(0.0))))?;
     report.add(CASE, Figure::over("p99, part emitted to seen by its caller", "ms", &late))?;
-    server.abort();
     rig.stop().await;
     Ok(())
 }

@@ -3,29 +3,19 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, Result};
-use futures_util::StreamExt;
-use redis::aio::MultiplexedConnection;
-use tokio::task::JoinHandle;
+use anyhow::Result;
 
 use super::figure::{Figure, Report, Target};
 use super::load::Load;
+use super::reference::{self, BARE};
 use super::rig::{Rig, Sizes};
 use super::stats::Samples;
 use super::{Bench, memory};
 use crate::client::Client;
-use crate::store::keys;
 
 const CASE: &str = "list";
 /// Tasks of each tenant.
 const STORED: [u64; 3] = [1_000, 100_000, 1_000_000];
-/// Subject of the reference.
-pub const BARE: &str = "bench.list";
-/// Ten ids, ten records.
-const SCRIPT: &str = "\
-local found = redis.call('ZRANGE', KEYS[1], 0, 9, 'REV')
-for i, member in ipairs(found) do found[i] = string.sub(member, 12) end
-return redis.call('HMGET', KEYS[2], unpack(found))";
 
 /// Runs it.
 pub async fn run(bench: &Bench, report: &mut Report) -> Result<()> {
@@ -41,8 +31,8 @@ pub async fn run(bench: &Bench, report: &mut Report) -> Result<()> {
     rig.await_decided().await?;
     rig.await_indexed().await?;
 
-    let bare = bare(&rig, &tenants[0]).await?;
     let nats = async_nats::connect(&rig.stack.nats.url).await?;
+    reference::start(&mut rig, &nats, 0, tenants[0].tenant_name()).await?;
     let calls = bench.args.scaled(2_000, 50);
     let sides = stored.len();
     // By tenant, the reference last; one value a run.
@@ -101,26 +91,6 @@ pub async fn run(bench: &Bench, report: &mut Report) -> Result<()> {
         }
     }
     report.add(CASE, Figure::over("p99 of the bare request", "ms", &p99[sides]))?;
-    bare.abort();
     rig.stop().await;
     Ok(())
-}
-
-/// Answers [`BARE`] with one script call.
-pub async fn bare(rig: &Rig, tenant: &Client) -> Result<JoinHandle<Result<()>>> {
-    let nats = async_nats::connect(&rig.stack.nats.url).await?;
-    let mut questions = nats.subscribe(BARE).await?;
-    nats.flush().await?;
-    let mut redis: MultiplexedConnection = rig.redis.clone();
-    let script = redis::Script::new(SCRIPT);
-    let name = tenant.tenant_name();
-    let (set, records) = (keys::shown(name), keys::records(name));
-    Ok(tokio::spawn(async move {
-        while let Some(question) = questions.next().await {
-            let found: Vec<Vec<u8>> = script.key(&set).key(&records).invoke_async(&mut redis).await?;
-            let reply = question.reply.context("a question without a reply subject")?;
-            nats.publish(reply, found.concat().into()).await?;
-        }
-        Ok(())
-    }))
 }

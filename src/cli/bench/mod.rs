@@ -33,6 +33,7 @@ mod pollers;
 mod probes;
 mod query;
 mod rebuild;
+pub mod reference;
 mod resume;
 mod retention;
 mod rig;

@@ -102,6 +102,13 @@ pub struct Used {
     pub counters: Counters,
 }
 
+impl Used {
+    /// CPU seconds of these processes together.
+    pub fn of(&self, names: &[&str]) -> f64 {
+        names.iter().filter_map(|name| self.cpu.get(*name)).sum()
+    }
+}
+
 impl Rig {
     /// Starts servers and a coordinator, and sets the plan.
     pub async fn start(bench: &Bench, sizes: Sizes) -> Result<Rig> {
@@ -374,9 +381,23 @@ impl Rig {
 
     /// Ends a process as a crash would; it is started again.
     pub fn kill9(&self, name: &str) -> Result<()> {
+        self.signal(name, libc::SIGKILL)
+    }
+
+    /// Lets a process do nothing, until it is thawed.
+    pub fn freeze(&self, name: &str) -> Result<()> {
+        self.signal(name, libc::SIGSTOP)
+    }
+
+    /// Lets a frozen process go on.
+    pub fn thaw(&self, name: &str) -> Result<()> {
+        self.signal(name, libc::SIGCONT)
+    }
+
+    fn signal(&self, name: &str, signal: i32) -> Result<()> {
         let pid = i32::try_from(self.pid(name)?)?;
         // SAFETY: no memory is involved, and the process is a child of ours.
-        anyhow::ensure!(unsafe { libc::kill(pid, libc::SIGKILL) } == 0, "cannot kill {name}");
+        anyhow::ensure!(unsafe { libc::kill(pid, signal) } == 0, "cannot signal {name}");
         Ok(())
     }
 

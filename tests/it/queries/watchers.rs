@@ -2,13 +2,19 @@
 
 use selvedge::{
     agent::{Agent, AgentError, Ctx},
-    client::WatchItem,
+    client::{Client, TaskHandle, WatchItem},
+    coordinator::run::Options,
     task::TaskId,
 };
 
-use crate::harness::fabric::{Fabric, eventually, unbound};
+use crate::harness::{
+    fabric::{Fabric, eventually, unbound},
+    until,
+};
 
 const EVENTS: u32 = 3_000;
+/// Of a task's newest events, what is kept at least.
+const KEPT: u32 = 10_000;
 
 async fn talk(ctx: Ctx, n: u32) -> Result<u32, AgentError> {
     for i in 0..n {
@@ -50,6 +56,49 @@ async fn a_watcher_that_does_not_look_slows_nobody_and_then_sees_each_event_once
         }
     }
     assert!(ended);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_outlive_crashes_of_who_writes_them() {
+    const MANY: u32 = 20_000;
+    let mut fabric = Fabric::start().await;
+    let client = fabric.client("acme").await;
+    fabric.agent(Agent::new("talk", talk).unwrap()).await;
+    let task = client.submit("talk", &MANY).await.unwrap();
+    for stored in [500, 4_000, 9_000] {
+        until("some are stored", || async { (newest(&client, &task).await >= stored).then_some(()) }).await;
+        fabric.coordinator.take().unwrap().crash();
+        fabric.coordinator = Some(fabric.coordinate(Options::new("next")).await);
+    }
+    assert_eq!(eventually("the agent ends", task.result::<u32>()).await.unwrap(), MANY);
+    until("the last one is stored", || async { (newest(&client, &task).await == MANY).then_some(()) }).await;
+    let (mut after, mut expected) = (Some((1, MANY - KEPT)), MANY - KEPT + 1);
+    loop {
+        let page = client.events(task.id(), after).await.unwrap();
+        for event in &page.events {
+            assert_eq!(event.n, expected, "none is lost, none is there twice");
+            expected += 1;
+        }
+        after = page.events.last().map(|event| (event.attempt, event.n));
+        if !page.more {
+            break;
+        }
+    }
+    assert_eq!(expected, MANY + 1);
+}
+
+/// The number of the last stored event; 0 if nobody answers now.
+async fn newest(client: &Client, task: &TaskHandle) -> u32 {
+    let mut newest = 0;
+    let mut step = 1 << 15;
+    while step > 0 {
+        let page = client.events(task.id(), Some((1, newest + step - 1))).await;
+        if page.is_ok_and(|page| !page.events.is_empty()) {
+            newest += step;
+        }
+        step /= 2;
+    }
+    newest
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,7 +11,7 @@
 //! never taken for granted. So a purge deletes only what is decided, whoever owns the shard by then. What is not
 //! yet purged when a reader goes comes again to the next one.
 //!
-//! Used by [`super::consume`] only. One ledger lives as long as one unbroken pull.
+//! Used by [`super::noted`] only. One ledger lives as long as one unbroken pull.
 
 use std::{
     collections::VecDeque,
@@ -23,7 +23,7 @@ use async_nats::jetstream::Context;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::api::{self, ApiError, StreamState};
+use crate::bus::api::{self, ApiError, StreamState};
 
 /// How often it is looked whether a purge is worth it.
 const LOOK: Duration = Duration::from_millis(100);
