@@ -15,7 +15,7 @@ use super::{
     entry::{Stored, Task},
     record::{Hash, What},
 };
-use crate::task::{Millis, TaskId, WaitFor, grown};
+use crate::task::{Millis, Object, TaskId, WaitFor, grown};
 
 /// A message as it was told.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -54,6 +54,8 @@ pub enum Recorded {
     TimedOut,
     /// A time has passed.
     Slept,
+    /// The result of a step, kept outside of the journal.
+    Kept(Object),
 }
 
 /// What a waiting task waits for, if not for children.
@@ -86,8 +88,11 @@ pub struct History {
     taken: u32,
     /// Messages that are not taken, and bytes of them.
     open: (u32, u32),
-    /// Bytes of everything.
+    /// Bytes of everything in the journal.
     bytes: u64,
+    /// Bytes of everything that is kept outside.
+    #[serde(default)]
+    kept: u64,
 }
 
 /// Enough of a nonce to tell one task's messages apart.
@@ -107,9 +112,14 @@ impl History {
         self.len() == 0
     }
 
-    /// Bytes of everything.
+    /// Bytes of everything in the journal.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Bytes of everything that is kept outside of it.
+    pub fn kept(&self) -> u64 {
+        self.kept
     }
 
     /// Messages that are not taken, and bytes of them.
@@ -216,6 +226,7 @@ impl History {
                     self.taken += 1;
                 }
             }
+            Recorded::Kept(object) => self.kept = self.kept.saturating_add(object.bytes),
             Recorded::TimedOut | Recorded::Slept => {}
         }
         self.entries.insert(place, Entry { name: name.into(), did });

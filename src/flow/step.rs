@@ -3,7 +3,7 @@
 //! A place is recorded once. A report that says something else of it, or takes a message that is not the next, is refused
 //! and counts all the same, so that the reports behind it are not held up.
 
-use super::{entry::Task, state::State};
+use super::{entry::Task, history::History, state::State};
 use crate::{
     task::{Code, MAX_HISTORY, MAX_HISTORY_BYTES, Refusal, TaskKey, check_label},
     wire::history::{Did, Step},
@@ -20,18 +20,19 @@ pub fn refusal(state: &State, key: &TaskKey, task: &Task, step: &Step) -> Option
         return Some(Refusal::new(Code::StepConflict, message));
     }
     let (all, bytes) = history.map_or((0, 0), |history| (history.len(), history.bytes()));
+    if let Did::Result(_) | Did::Kept(_) = &step.did {
+        if let Err(refusal) = check_label("step", &step.name) {
+            return Some(refusal);
+        }
+        if all >= MAX_HISTORY {
+            let message =
+                format!("step `{}`: {key} has {all} steps and messages, at most {MAX_HISTORY}", step.name);
+            return Some(Refusal::over(Code::StepsExceeded, message, all as u64, MAX_HISTORY as u64));
+        }
+    }
     match &step.did {
+        Did::Kept(object) => object.check(&step.name, history.map_or(0, History::kept)).err(),
         Did::Result(result) => {
-            if let Err(refusal) = check_label("step", &step.name) {
-                return Some(refusal);
-            }
-            if all >= MAX_HISTORY {
-                let message = format!(
-                    "step `{}`: {key} has {all} steps and messages, at most {MAX_HISTORY}",
-                    step.name
-                );
-                return Some(Refusal::over(Code::StepsExceeded, message, all as u64, MAX_HISTORY as u64));
-            }
             let (size, most) = (result.len() as u64, state.policy.max_payload);
             if size > most {
                 let message = format!("step `{}` has a result of {size} bytes, at most {most}", step.name);

@@ -126,6 +126,7 @@ impl World {
     pub fn watch(&mut self) {
         self.after(500, Event::Watch);
         self.friends_tell();
+        self.sweep_objects();
         let now = self.now;
         if let Some((from, to)) = self.scenario.outage
             && (from..to).contains(&now)
@@ -501,6 +502,7 @@ impl World {
                     let reply = BeatReply { v: 1, epoch, stop };
                     self.core(Fault::CtlLost, Event::BeatReplyTo { instance, reply });
                 }
+                Effect::DropKept { key } => self.drop_objects(&key),
                 Effect::Load { rev } => self.load(who, rev),
                 Effect::Fired(..) => self.fail("no trigger was simulated"),
                 Effect::Beat(Handle::Stored(..), _) => self.fail("a heartbeat with a stored handle"),

@@ -24,6 +24,7 @@ use crate::{
     clients::Clients,
     coordinators::Coordinator,
     index::Index,
+    objects::Objects,
     rng::Rng,
     scenario::{Counters, Fault, Scenario, Seen, Sight},
     snapshots::Snapshots,
@@ -148,6 +149,7 @@ pub struct World {
     pub snapshots: Snapshots,
     /// For messages and steps.
     pub talk: Rng,
+    pub objects: Objects,
     /// Handlers that wait for a page of their history.
     pub asking: BTreeSet<(InstanceId, Token)>,
     /// For calls.
@@ -186,6 +188,7 @@ impl World {
             last_words: None,
             snapshots: Snapshots::new(scenario.seed),
             talk: Rng::new(scenario.seed, 14),
+            objects: Objects::new(scenario.seed),
             asking: BTreeSet::new(),
             calling: Rng::new(scenario.seed, 15),
         };
