@@ -136,7 +136,11 @@ impl Ctx {
     }
 
     /// What is recorded of a step, as it was returned.
-    pub(super) async fn fetch<T: DeserializeOwned>(&self, step: &str, object: Object) -> Result<T, AgentError> {
+    pub(super) async fn fetch<T: DeserializeOwned>(
+        &self,
+        step: &str,
+        object: Object,
+    ) -> Result<T, AgentError> {
         let lost = |what: String| {
             let message = format!(
                 "step `{step}`: its recorded result, object {} of {} bytes, {what}",
@@ -158,7 +162,8 @@ impl Ctx {
                 }
             };
             let chunk = self.asked("the result of a step", ask).await?;
-            let chunk = chunk.ok_or_else(|| lost(format!("lacks chunk {n} of {} in STEPS", object.chunks)))?;
+            let chunk =
+                chunk.ok_or_else(|| lost(format!("lacks chunk {n} of {} in STEPS", object.chunks)))?;
             if (text.len() + chunk.len()) as u64 > object.bytes {
                 return Err(lost(format!("is longer in STEPS, from chunk {n} on")));
             }

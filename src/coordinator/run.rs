@@ -18,9 +18,9 @@ use crate::{
     bus::{
         self, Clock, JetStream, Link, NatsOptions,
         api::ApiError,
+        objects::Objects,
         ownership::{Lease, LeaseConfig},
         provision::{self, Provision, ProvisionError, Severity},
-        objects::Objects,
         results::Results,
         service::{self, ServiceConfig, ServiceError},
     },

@@ -290,7 +290,7 @@ impl Task {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::Payload;
+    use crate::task::{ObjectHash, Payload};
 
     fn told(history: &mut History, signals: &[Option<&str>]) {
         for signal in signals {
@@ -298,6 +298,20 @@ mod tests {
             let message = Stored::of(&Payload::json(&"four").unwrap(), 7);
             history.put(message, &format!("n-{at}").parse().unwrap(), *signal, None, 0);
         }
+    }
+
+    #[test]
+    fn what_was_written_down_before_there_were_objects_is_read() {
+        let entries = BTreeMap::from([(0u32, ("pay", "Slept"))]);
+        let open = (0u32, 0u32);
+        let former = rmp_serde::to_vec(&(Vec::<()>::new(), entries, None::<()>, 0u32, open, 7u64)).unwrap();
+        let mut history: History = rmp_serde::from_slice(&former).unwrap();
+        assert_eq!((history.len(), history.bytes(), history.kept()), (1, 7, 0));
+        let object = Object { hash: ObjectHash::of(b"pages"), bytes: 5 << 20, chunks: 10 };
+        history.record(1, "scrape", Recorded::Kept(object));
+        let again: History = rmp_serde::from_slice(&rmp_serde::to_vec(&history).unwrap()).unwrap();
+        assert_eq!((again.kept(), again.bytes()), (5 << 20, 7));
+        assert_eq!(again, history);
     }
 
     #[test]

@@ -280,9 +280,7 @@ fn end(
             }
         }
         Outcome::Failed { message, retryable, retry_after_ms, code } => {
-            let code = code
-                .filter(|code| OF_STEPS.contains(code))
-                .unwrap_or(Code::HandlerFailed);
+            let code = code.filter(|code| OF_STEPS.contains(code)).unwrap_or(Code::HandlerFailed);
             let failed = settle::try_lost(state, task, code, message, *retry_after_ms, entropy);
             failure = Some(match retryable {
                 true => failed,

@@ -33,8 +33,8 @@ pub use limits::{
 pub use list::{grown, grown_some};
 pub use name::{AgentName, InstanceId, NameError, PlanName, ScheduleName, TaskId, TenantName, TriggerName};
 pub use object::{
-    MAX_CHUNK_BYTES, MAX_CHUNKS, MAX_INLINE_STEP, MAX_OBJECT_BYTES, MAX_OBJECTS_BYTES, NoHash, Object, ObjectHash,
-    check_object_bytes,
+    MAX_CHUNK_BYTES, MAX_CHUNKS, MAX_INLINE_STEP, MAX_OBJECT_BYTES, MAX_OBJECTS_BYTES, NoHash, Object,
+    ObjectHash, check_object_bytes,
 };
 pub use outcome::{Outcome, TryFailure, WaitFor};
 pub use payload::Payload;

@@ -146,7 +146,9 @@ mod tests {
         let hash = ObjectHash::of(b"abc");
         let text = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!((hash.to_string().as_str(), text.parse()), (text, Ok(hash)));
-        for wrong in ["", "ba78", &text.to_uppercase(), &text.replace('b', "g"), &format!("{text}0"), &"é".repeat(32)] {
+        for wrong in
+            ["", "ba78", &text.to_uppercase(), &text.replace('b', "g"), &format!("{text}0"), &"é".repeat(32)]
+        {
             assert_eq!(wrong.parse::<ObjectHash>(), Err(NoHash), "{wrong}");
         }
     }
@@ -163,6 +165,9 @@ mod tests {
             assert_eq!(code(object(bytes, chunks), 0), Err(Code::BadMessage), "{bytes} in {chunks}");
         }
         let said = object(MAX_OBJECT_BYTES + 1, 1).check("scrape", 0).unwrap_err().message;
-        assert!(said.contains("`scrape`") && said.contains("67108865") && said.contains("67108864"), "{said}");
+        assert!(
+            said.contains("`scrape`") && said.contains("67108865") && said.contains("67108864"),
+            "{said}"
+        );
     }
 }

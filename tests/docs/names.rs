@@ -211,6 +211,7 @@ fn every_code_stream_and_variable_in_the_documents_is_in_the_code() {
         topology::SNAPSHOTS,
         topology::ARCHIVE,
         topology::RESULTS,
+        topology::STEPS,
         topology::EVENTS,
     ];
     let mut code = String::new();

@@ -7,8 +7,8 @@ use std::{collections::BTreeSet, fmt::Debug, fs, path::PathBuf};
 
 use selvedge::{
     task::{
-        AgentName, BodyHash, Code, InstanceId, Labels, Outcome, Payload, Phase, Priority, Refusal, Spec,
-        TaskId, TenantName, Times, Token, TryFailure, WaitFor, child_id,
+        AgentName, BodyHash, Code, InstanceId, Labels, Object, ObjectHash, Outcome, Payload, Phase, Priority,
+        Refusal, Spec, TaskId, TenantName, Times, Token, TryFailure, WaitFor, child_id,
     },
     wire::{
         about::*,
@@ -587,6 +587,10 @@ fn result() -> Step {
     Step { place: 0, name: "charge".into(), did: Did::Result(Payload::json(&45).unwrap()) }
 }
 
+fn object() -> Object {
+    Object { hash: ObjectHash::of(b"abc"), bytes: 5_242_880, chunks: 10 }
+}
+
 fn took() -> Step {
     Step { place: 1, name: "approval".into(), did: Did::Took(1) }
 }
@@ -600,6 +604,16 @@ fn queries(golden: &mut Golden) {
             message: Payload::json(&serde_json::json!({"ok": true})).unwrap(),
             from: Some("ada".into()),
             nonce: Some(task("n-1")),
+        },
+    );
+    golden.check("api-kept", KeptRequest { task: task("t-1"), hash: object().hash, chunk: 3 });
+    golden.check("api-kept-reply", KeptReply { chunk: Payload::Bytes(b"[\"a page".as_slice().into()) });
+    golden.check(
+        "api-history-kept-reply",
+        HistoryPage {
+            messages: vec![],
+            steps: vec![Step { place: 0, name: "scrape".into(), did: Did::Kept(object()) }],
+            next: None,
         },
     );
     golden.check("api-history", HistoryRequest { task: task("t-1"), place: 0, after: 0 });

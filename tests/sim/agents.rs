@@ -13,6 +13,7 @@ use selvedge::{
 use crate::{
     behaviour::{Behaviour, Op},
     bus::Queue,
+    objects::run_keeps,
     rng::Rng,
     scenario::{Fault, Seen, Sight},
     talk::Places,

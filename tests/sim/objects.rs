@@ -7,13 +7,7 @@ use selvedge::{
     wire::messages::Verdict,
 };
 
-use crate::{
-    agents::Instance,
-    coordinators::Role,
-    rng::Rng,
-    scenario::Sight,
-    world::World,
-};
+use crate::{agents::Instance, coordinators::Role, rng::Rng, scenario::Sight, world::World};
 
 const MIB: u64 = 1 << 20;
 

@@ -2,6 +2,7 @@
 
 mod calls;
 mod messages;
+mod objects;
 mod steps;
 
 use std::{
