@@ -15,7 +15,10 @@ use super::{
     entry::{Stored, Task},
     record::{Hash, What},
 };
-use crate::task::{Millis, Object, TaskId, WaitFor, grown};
+use crate::{
+    task::{Millis, Object, TaskId, WaitFor, grown},
+    wire::history::Did,
+};
 
 /// A message as it was told.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,6 +59,20 @@ pub enum Recorded {
     Slept,
     /// The result of a step, kept outside of the journal.
     Kept(Object),
+}
+
+impl Recorded {
+    /// Whether this is what was reported.
+    pub fn is(&self, did: &Did) -> bool {
+        match (self, did) {
+            (Self::Result(stored), Did::Result(result)) => {
+                *stored == Stored::of(result, stored.rev().unwrap_or_default())
+            }
+            (Self::Took(seq), Did::Took(reported)) => seq == reported,
+            (Self::Kept(object), Did::Kept(reported)) => object == reported,
+            _ => false,
+        }
+    }
 }
 
 /// What a waiting task waits for, if not for children.

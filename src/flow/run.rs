@@ -134,7 +134,11 @@ fn live(
     entropy: &mut dyn Entropy,
 ) -> Decision {
     if report.n <= lease.n {
-        return answer(report, None, Vec::new());
+        let refusal = match &report.op {
+            ReportOp::Step(op) => step::decided(state, key, task, op),
+            ReportOp::Spawn(_) | ReportOp::End(_) => None,
+        };
+        return answer(report, refusal, Vec::new());
     }
     if report.n > lease.n + WINDOW {
         let message =
