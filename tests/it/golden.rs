@@ -471,7 +471,8 @@ fn messages(golden: &mut Golden) {
             code: Some(Code::StepChanged),
         }),
     );
-    for (name, step) in [("report-step", result()), ("report-took", took())] {
+    for (name, step) in [("report-step", result()), ("report-step-kept", scraped()), ("report-took", took())]
+    {
         golden.check(name, report(3, ReportOp::Step(step)));
     }
     let tell = CmdOp::Tell {
@@ -591,6 +592,10 @@ fn object() -> Object {
     Object { hash: ObjectHash::of(b"abc"), bytes: 5_242_880, chunks: 10 }
 }
 
+fn scraped() -> Step {
+    Step { place: 0, name: "scrape".into(), did: Did::Kept(object()) }
+}
+
 fn took() -> Step {
     Step { place: 1, name: "approval".into(), did: Did::Took(1) }
 }
@@ -610,11 +615,7 @@ fn queries(golden: &mut Golden) {
     golden.check("api-kept-reply", KeptReply { chunk: Payload::Bytes(b"[\"a page".as_slice().into()) });
     golden.check(
         "api-history-kept-reply",
-        HistoryPage {
-            messages: vec![],
-            steps: vec![Step { place: 0, name: "scrape".into(), did: Did::Kept(object()) }],
-            next: None,
-        },
+        HistoryPage { messages: vec![], steps: vec![scraped()], next: None },
     );
     golden.check("api-history", HistoryRequest { task: task("t-1"), place: 0, after: 0 });
     let timed_out = Step { place: 2, name: "approval".into(), did: Did::TimedOut {} };

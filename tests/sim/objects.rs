@@ -66,7 +66,7 @@ impl World {
         let bytes = match rng.below(100) {
             0..3 => 64 * MIB + 1,
             _ if hoards => 64 * MIB,
-            0..40 => *rng.pick(&[64 * 1_024 + 1, MIB, 5 * MIB, 64 * MIB]),
+            3..40 => *rng.pick(&[64 * 1_024 + 1, MIB, 5 * MIB, 64 * MIB]),
             _ => return None,
         };
         let hash = ObjectHash::of(&rng.next().to_be_bytes());
