@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_nats::jetstream::{self, Context};
@@ -41,6 +41,7 @@ fn scraper(tally: &Tally) -> Agent {
                 tally.count("scrape");
                 Ok(pages())
             };
+            let started = Instant::now();
             let found: Vec<String> = match ctx.step("scrape", scrape).await {
                 Ok(found) => found,
                 Err(error) => {
@@ -50,6 +51,7 @@ fn scraper(tally: &Tally) -> Agent {
                     return Err(error);
                 }
             };
+            println!("attempt {}: the result was there within {:?}", ctx.attempt(), started.elapsed());
             if ctx.tries() == 0 {
                 return Err(AgentError::retryable("behind the step"));
             }
