@@ -112,7 +112,7 @@ impl Ctx {
         // Text in JSON, as others may ask for it, is a third longer.
         let size = MAX_CHUNK_BYTES.min(max_payload / 2).max(1);
         let chunks = text.len().div_ceil(size) as u32;
-        let object = Object { hash: ObjectHash::of(&text), bytes: text.len() as u64, chunks };
+        let object = Object { hash: hash_of(&text).await?, bytes: text.len() as u64, chunks };
         object.check(step, self.0.state().places.kept()).map_err(of_step)?;
         let store = |n: u32| {
             let from = n as usize * size;
@@ -169,11 +169,18 @@ impl Ctx {
             }
             text.extend_from_slice(chunk.as_bytes());
         }
-        if text.len() as u64 != object.bytes || ObjectHash::of(&text) != object.hash {
+        let text = Bytes::from(text);
+        if text.len() as u64 != object.bytes || hash_of(&text).await? != object.hash {
             return Err(lost(format!("is broken in STEPS: {} bytes with another hash", text.len())));
         }
-        given_back(step, &Payload::Json(text.into()))
+        given_back(step, &Payload::Json(text))
     }
+}
+
+/// Beside the runtime's own threads: heartbeats must not wait for it.
+async fn hash_of(text: &Bytes) -> Result<ObjectHash, AgentError> {
+    let text = text.clone();
+    tokio::task::spawn_blocking(move || ObjectHash::of(&text)).await.map_err(|_| nothing_more())
 }
 
 /// A recorded result as a `T`.

@@ -66,6 +66,11 @@ impl Objects {
         Ok(self.kept.next(&subject, 1).await?.map(|message| message.payload))
     }
 
+    /// Bytes there are, and bytes there may be.
+    pub async fn fill(&self) -> Result<(u64, u64), KeptError> {
+        self.kept.fill().await
+    }
+
     /// Whose objects there are, `skip` subjects further on.
     pub async fn page(&self, skip: usize) -> Result<Page, KeptError> {
         let found = self.kept.subjects_from(subjects::STEP_ALL, skip).await?;

@@ -1,7 +1,7 @@
 //! Drops the large results of steps whose tasks are over: at once when the end is journaled, and by a sweep what a crash,
 //! a lost order or an attempt that outlived its lease has left behind.
 //!
-//! Runs for one term, beside the owner's loop. A sweep drops only what cannot belong to a task that lives, whoever owns
+//! Shows how full the stream is, too. Runs for one term, beside the owner's loop. A sweep drops only what cannot belong to a task that lives, whoever owns
 //! the shard by now:
 //!
 //! ```text
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep_until},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
 use super::calls::{OwnerCall, OwnerHandle};
@@ -27,12 +27,15 @@ use crate::{
         objects::{Objects, Page},
     },
     task::{Refusal, TaskKey},
+    telemetry::names,
 };
 
 /// Tasks that wait for their objects to be dropped, at most; the sweep finds the others.
 pub const ORDERS: usize = 4_096;
 /// How often it is swept.
 const EVERY: Duration = Duration::from_secs(300);
+/// How often it is shown how full the stream is.
+const SHOWN: Duration = Duration::from_secs(15);
 /// Pause before the next sweep after one that did not come to its end.
 const AGAIN: Duration = Duration::from_secs(2);
 /// Tasks the owner is asked about at once: it answers between two journal messages.
@@ -67,6 +70,8 @@ impl Dropper {
     /// Sweeps, and drops what is ordered, until the term ends.
     pub async fn run(self, mut over: mpsc::Receiver<TaskKey>) {
         let mut sweep_at = Instant::now();
+        let mut show = interval(SHOWN);
+        show.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
@@ -74,6 +79,7 @@ impl Dropper {
                     Some(key) => self.drop_ended(&key).await,
                     None => return,
                 },
+                _ = show.tick() => self.show_fill().await,
                 () = sleep_until(sweep_at) => {
                     let pause = match self.sweep().await {
                         Ok(0) => EVERY,
@@ -89,6 +95,13 @@ impl Dropper {
                     sweep_at = Instant::now() + self.clock.real_duration(pause);
                 }
             }
+        }
+    }
+
+    async fn show_fill(&self) {
+        if let Ok((bytes, max)) = self.objects.fill().await {
+            metrics::gauge!(names::STEPS_FILL).set(bytes as f64);
+            metrics::gauge!(names::STEPS_MAX).set(max as f64);
         }
     }
 
