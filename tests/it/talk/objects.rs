@@ -188,10 +188,10 @@ async fn a_full_stream_fails_the_step_by_its_name_and_the_next_try_finds_room() 
     .await;
     let client = fabric.client("acme").await;
     let js = jetstream_of(&fabric).await;
-    let filler = |n| {
-        let hash = ObjectHash::of(b"filler");
-        subjects::step_chunk(client.tenant_name(), &"filler".parse().unwrap(), &hash, n)
-    };
+    // Of a task that waits for an agent: what lives is not swept.
+    let full_of = client.submit("nobody", &()).await.unwrap();
+    reaches(&full_of, Phase::Queued).await;
+    let filler = |n| subjects::step_chunk(client.tenant_name(), full_of.id(), &ObjectHash::of(b"filler"), n);
     for n in 0..10 {
         js.publish(filler(n), vec![0; MIB / 2].into()).await.unwrap().await.unwrap();
     }
@@ -200,13 +200,9 @@ async fn a_full_stream_fails_the_step_by_its_name_and_the_next_try_finds_room() 
     let task = client.submit("scraper", &()).await.unwrap();
     let full = Code::StepsFull.as_str();
     until("the step has failed", || async { (tally.of(full) == 1).then_some(()) }).await;
-    js.get_stream(topology::STEPS)
-        .await
-        .unwrap()
-        .purge()
-        .filter(filler(0).replace(".0", ".*"))
-        .await
-        .unwrap();
+    let all_of = TaskKey { tenant: client.tenant_name().clone(), id: full_of.id().clone() };
+    let stream = js.get_stream(topology::STEPS).await.unwrap();
+    stream.purge().filter(subjects::steps_of_task(&all_of)).await.unwrap();
     reaches(&task, Phase::Waiting).await;
     let view = task.get().await.unwrap();
     let failure = &view.failures[0];
@@ -273,19 +269,21 @@ async fn what_stands_at_a_chunks_place_stays_there_and_takes_no_more_room_when_i
     let (fabric, client) = fabric().await;
     let js = jetstream_of(&fabric).await;
     let link = Link::connect(&fabric.stack.nats_options(), "test").await.unwrap();
+    let task = client.submit("nobody", &()).await.unwrap();
+    reaches(&task, Phase::Queued).await;
     let hash = ObjectHash::of(b"first");
-    let subject = subjects::step_chunk(client.tenant_name(), &"t-1".parse().unwrap(), &hash, 0);
+    let subject = subjects::step_chunk(client.tenant_name(), task.id(), &hash, 0);
     for body in ["first", "first", "other"] {
         link.bulk.store_once(&subject, body.into(), Duration::from_secs(5)).await.unwrap();
     }
     // Whoever does not care for what is there takes room, and no place.
     js.publish(subject, "noise".into()).await.unwrap().await.unwrap();
     assert_eq!(held(&js, topology::STEPS).await.0, 2);
-    let chunk = client.kept(&"t-1".parse().unwrap(), hash, 0).await.unwrap();
+    let chunk = client.kept(task.id(), hash, 0).await.unwrap();
     assert_eq!(chunk.as_bytes().as_ref(), b"first");
-    let other = client.kept(&"t-1".parse().unwrap(), hash, 1).await.unwrap_err();
+    let other = client.kept(task.id(), hash, 1).await.unwrap_err();
     assert_eq!(other.code(), Some(Code::StepLost));
-    let elsewhere = fabric.client("globex").await.kept(&"t-1".parse().unwrap(), hash, 0).await.unwrap_err();
+    let elsewhere = fabric.client("globex").await.kept(task.id(), hash, 0).await.unwrap_err();
     assert_eq!(elsewhere.code(), Some(Code::StepLost), "another tenant's");
 }
 
