@@ -14,7 +14,7 @@ use selvedge::wire::about::About;
 use selvedge::wire::api::*;
 use selvedge::wire::calls::{Call, CallOver, CallPart, CallRequest, HeldCall, PartOp};
 use selvedge::wire::codec::{Format, decode_any};
-use selvedge::wire::history::{Did, Mail, Step};
+use selvedge::wire::history::{Did, KeptReply, KeptRequest, Mail, Step};
 use selvedge::wire::messages::*;
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -286,12 +286,21 @@ fn outcome() -> impl Strategy<Value = Outcome> {
     ]
 }
 
+fn object() -> impl Strategy<Value = Object> {
+    (any::<[u8; 4]>(), any::<u64>(), any::<u32>()).prop_map(|(bytes_of, bytes, chunks)| Object {
+        hash: ObjectHash::of(&bytes_of),
+        bytes,
+        chunks,
+    })
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let did = prop_oneof![
         payload().prop_map(Did::Result),
         any::<u32>().prop_map(Did::Took),
         Just(Did::TimedOut {}),
         Just(Did::Slept {}),
+        object().prop_map(Did::Kept),
     ];
     (any::<u32>(), ".{0,20}", did).prop_map(|(place, name, did)| Step { place, name, did })
 }
@@ -458,6 +467,8 @@ fn harmless(bytes: &[u8]) {
     one::<Event>(bytes);
     one::<SubmitRequest>(bytes);
     one::<TaskReply>(bytes);
+    one::<KeptRequest>(bytes);
+    one::<KeptReply>(bytes);
     one::<GetRequest>(bytes);
     one::<TaskView>(bytes);
     one::<ListRequest>(bytes);
@@ -521,6 +532,8 @@ proptest! {
         });
         survives(&TaskReply { task: task.clone(), state: states.first().copied(), refusal: refusal.clone() });
         survives(&GetRequest { task: task.clone(), min_rev });
+        survives(&KeptRequest { task: task.clone(), hash: ObjectHash::of(text.as_bytes()), chunk: limit });
+        survives(&KeptReply { chunk: Payload::Bytes(text.clone().into_bytes().into()) });
         survives(&ListRequest { labels: Labels::from_iter([(text.clone(), text.clone())]),
             states: states.clone(), agent: more.then(|| agent.clone()), root: some_task.clone(),
             parent: some_task.clone(), since: more.then_some(7), until: min_rev,

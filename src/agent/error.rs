@@ -56,6 +56,14 @@ impl AgentError {
         Self(Kind::Wait(wait_for))
     }
 
+    /// What a try failed with, if it is more than that the handler failed: `STEPS_FULL`, say.
+    pub fn code(&self) -> Option<Code> {
+        match &self.0 {
+            Kind::Failed { code, .. } => *code,
+            Kind::Snooze(_) | Kind::Wait(_) => None,
+        }
+    }
+
     pub(super) fn into_outcome(self) -> Outcome {
         match self.0 {
             Kind::Failed { message, retryable, retry_after, code } => Outcome::Failed {

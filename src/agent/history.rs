@@ -12,9 +12,9 @@ use std::{
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{AgentError, Ctx, attempt::Attempt, calls::needs_task, error::refused};
+use super::{AgentError, Ctx, attempt::Attempt, calls::needs_task, error::refused, objects::given_back};
 use crate::{
-    client::{Error, check_size},
+    client::Error,
     task::{
         Code, MAX_MAIL_MESSAGE, Millis, Payload, Refusal, TaskId, WaitFor, check_label, child_id, millis,
     },
@@ -80,6 +80,15 @@ impl Places {
         self.recorded.insert(step.place, step);
     }
 
+    /// Bytes of large results that are recorded.
+    pub(super) fn kept(&self) -> u64 {
+        let kept = self.recorded.values().map(|step| match step.did {
+            Did::Kept(object) => object.bytes,
+            _ => 0,
+        });
+        kept.fold(0, u64::saturating_add)
+    }
+
     /// The first message of this name that is not taken. Behind a gap nothing counts: one may have got lost on its way.
     fn next_of(&self, signal: Option<&str>) -> Option<u32> {
         let known = (1..).zip(&self.mail).take_while(|(expected, (seq, _))| expected == *seq);
@@ -115,7 +124,7 @@ impl<'a> Call<'a> {
     /// What was called when this was recorded.
     fn of(step: &'a Step) -> Self {
         match step.did {
-            Did::Result(_) => Self::Step(&step.name),
+            Did::Result(_) | Did::Kept(_) => Self::Step(&step.name),
             Did::Took(_) | Did::TimedOut {} => {
                 Self::Message((!step.name.is_empty()).then_some(step.name.as_str()))
             }
@@ -138,6 +147,10 @@ impl Ctx {
     /// again. Returns when the result is recorded. An error is not: it ends the attempt if it is passed on.
     ///
     /// Between the work and its record the process may die: the work is then done again.
+    ///
+    /// A result above 64 KiB of JSON is kept beside the journal, up to 64 MiB each and 256 MiB for each task. If there is no
+    /// room for it now the error says `STEPS_FULL`; if it is gone when it should be given back, `STEP_LOST`, and the work is not
+    /// done again.
     pub async fn step<T, F, Fut>(&self, name: &str, run: F) -> Result<T, AgentError>
     where
         T: Serialize + DeserializeOwned,
@@ -146,17 +159,14 @@ impl Ctx {
     {
         let place = self.place();
         check_label("step", name).map_err(refused)?;
-        if let Some(Step { did: Did::Result(result), .. }) = self.recorded(place, &Call::Step(name)).await? {
-            return result.decode().map_err(|e| {
-                AgentError::changed(format!("step `{name}` was recorded with another result: {e}"))
-            });
+        match self.recorded(place, &Call::Step(name)).await?.map(|step| step.did) {
+            Some(Did::Result(result)) => return given_back(name, &result),
+            Some(Did::Kept(object)) => return self.fetch(name, object).await,
+            _ => {}
         }
         let value = run().await?;
-        let result =
-            Payload::json(&value).map_err(|e| AgentError::fatal(format!("step `{name}`: no JSON: {e}")))?;
-        let max_payload = self.client().link().bulk.max_payload();
-        check_size("the result of a step", result.len(), max_payload).map_err(refused)?;
-        self.record(Step { place, name: name.to_owned(), did: Did::Result(result) }).await?;
+        let (did, value) = self.result_of(name, value).await?;
+        self.record(Step { place, name: name.to_owned(), did }).await?;
         Ok(value)
     }
 
@@ -320,11 +330,15 @@ impl Ctx {
     /// Reports what was done at a place, and waits until that is decided.
     async fn record(&self, step: Step) -> Result<(), AgentError> {
         let name = step.name.clone();
+        let kept = matches!(step.did, Did::Kept(_)).then(|| step.clone());
         let n = self.0.report(ReportOp::Step(step)).await?;
         let refusal = self.0.decided(n).await?;
         match refusal {
-            None => Ok(()),
-            Some(refusal) if refusal.code == Code::StepsExceeded => {
+            None => {
+                kept.into_iter().for_each(|step| self.0.state().places.give_back(step));
+                Ok(())
+            }
+            Some(refusal) if matches!(refusal.code, Code::StepsExceeded | Code::TooLarge) => {
                 Err(AgentError::coded(refusal.code, refusal.message, false))
             }
             Some(refusal) => Err(AgentError::retryable(format!("step `{name}`: {refusal}"))),

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::{Handler, Settings, ahead::Ahead, voice::Said};
+use super::{Handler, Settings, ahead::Ahead, objects::Room, voice::Said};
 use crate::{
     bus::Link,
     task::{AgentName, InstanceId, Millis, Token},
@@ -23,6 +23,8 @@ pub(super) struct Instance {
     pub(super) link: Link,
     pub(super) slots: Slots,
     pub(super) ahead: Ahead,
+    /// For large results of steps.
+    pub(super) objects: Room,
     /// Changes when events that are not known to be stored are to be published again.
     pub(super) resend: watch::Sender<u64>,
     draining: AtomicBool,
@@ -118,6 +120,7 @@ impl Instance {
                 awaited: AtomicBool::new(false),
             },
             ahead: Ahead::new(settings.slots - settings.call_slots()),
+            objects: Room::new(),
             settings,
             link,
             resend: watch::Sender::new(0),

@@ -37,6 +37,7 @@ mod events;
 mod history;
 mod instance;
 mod leases;
+mod objects;
 mod publish;
 mod reports;
 mod runner;

@@ -179,6 +179,11 @@ fn refused(error: SaidError) -> StoreError {
     let is = |codes: &[ErrorCode]| codes.iter().any(|code| code.0 == error.err_code);
     if is(&[ErrorCode::STREAM_STORE_FAILED, ErrorCode::INSUFFICIENT_RESOURCES]) {
         StoreError::Full
+    } else if is(&[ErrorCode::STREAM_WRONG_LAST_SEQUENCE]) {
+        StoreError::Taken
+    } else if is(&[ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT]) {
+        // Another try of it is on its way between the replicas: what becomes of that is not known yet.
+        StoreError::Unknown
     } else if is(&[ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM]) {
         StoreError::TooLarge
     } else {

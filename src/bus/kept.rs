@@ -1,8 +1,8 @@
-//! A stream that only coordinators write: publishing until it is known to be stored, reading by sequence, purging.
+//! A stream of what is kept: publishing until it is known to be stored, reading by sequence or subject, purging.
 //!
 //! What lacks [`headers::COORDINATOR`] is noise, as in the journal, and reads as if it were not there. What the
-//! bytes mean is checked by whoever reads them. Used by [`super::snapshots`], [`super::archive`] and
-//! [`super::results`].
+//! bytes mean is checked by whoever reads them. Used by [`super::snapshots`], [`super::archive`], [`super::results`] and
+//! [`super::objects`]; the last of them is written by instances, so it reads noise too.
 
 use std::time::Duration;
 
@@ -50,6 +50,15 @@ pub enum KeptError {
         /// What was said.
         reason: String,
     },
+}
+
+/// Some of a stream's subjects.
+pub(super) struct Subjects {
+    pub(super) subjects: Vec<String>,
+    /// How many match in all.
+    pub(super) total: usize,
+    /// Of the stream.
+    pub(super) last_seq: u64,
 }
 
 /// One such stream.
@@ -165,21 +174,30 @@ impl Kept {
 
     /// Every subject of the stream that matches, sorted.
     pub(super) async fn subjects(&self, filter: &str) -> Result<Vec<String>, KeptError> {
-        let call = format!("STREAM.INFO.{}", self.name);
         let mut all = Vec::new();
         loop {
-            let body = serde_json::json!({"subjects_filter": filter, "offset": all.len()});
-            let info = api::call(&self.js, &call, &body).await?;
-            let Some(page) = info["state"]["subjects"].as_object().filter(|page| !page.is_empty()) else {
-                break;
-            };
-            all.extend(page.keys().cloned());
-            if info["total"].as_u64().is_none_or(|total| all.len() as u64 >= total) {
+            let page = self.subjects_from(filter, all.len()).await?;
+            let last = page.subjects.is_empty();
+            all.extend(page.subjects);
+            if last || all.len() >= page.total {
                 break;
             }
         }
         all.sort();
         Ok(all)
+    }
+
+    /// Subjects of the stream that match, as many as the server tells at once, `skip` of them further on.
+    pub(super) async fn subjects_from(&self, filter: &str, skip: usize) -> Result<Subjects, KeptError> {
+        let call = format!("STREAM.INFO.{}", self.name);
+        let body = serde_json::json!({"subjects_filter": filter, "offset": skip});
+        let mut info = api::call(&self.js, &call, &body).await?;
+        let subjects = match info["state"]["subjects"].take() {
+            serde_json::Value::Object(page) => page.into_iter().map(|(subject, _)| subject).collect(),
+            _ => Vec::new(),
+        };
+        let total = info["total"].as_u64().map_or(0, |total| usize::try_from(total).unwrap_or(usize::MAX));
+        Ok(Subjects { subjects, total, last_seq: info["state"]["last_seq"].as_u64().unwrap_or(0) })
     }
 
     /// Drops every message of the matching subjects; with `before`, only those with a lower sequence.

@@ -8,7 +8,8 @@
 //! journal     append by compare-and-set, read     publish   into streams, with an honest "unknown"
 //! snapshots   the state at points of the journal  archive   ended tasks, for an index made anew
 //! results     large results, one message a task
-//! kept        what these three share: only coordinators write
+//! objects     large results of steps, in chunks that instances write
+//! kept        what these four share: purged and read by coordinators
 //! ownership   who may write it                    ordered   numbered publishing, in order, resent
 //! entries     a bucket of JSON under compare-and-set: the next, and triggers
 //! limits      plans and tenants in KV             service   queries as a NATS service
@@ -29,6 +30,7 @@ pub mod journal;
 pub mod kept;
 pub mod limits;
 pub mod link;
+pub mod objects;
 pub mod options;
 pub mod ordered;
 pub mod ownership;

@@ -30,6 +30,9 @@ pub enum StoreError {
     /// Above what the server takes in one message. Certain: not stored.
     #[error("the message is larger than the server's max_payload")]
     TooLarge,
+    /// Its subject has a message already, and it may have one only. Certain: not stored, now.
+    #[error("there is a message of this subject already")]
+    Taken,
     /// Refused by the server. Certain: not stored.
     #[error("the server refused the message: {0}")]
     Refused(String),
@@ -94,7 +97,7 @@ impl Lane {
         self.store_with(subject, Some(marks.headers()), body, within).await
     }
 
-    async fn store_with(
+    pub(super) async fn store_with(
         &self,
         subject: &str,
         headers: Option<HeaderMap>,
@@ -116,6 +119,8 @@ impl Lane {
             };
             match error {
                 StoreError::Unknown => unknown = true,
+                // It may be the earlier try of the same bytes, or somebody's who was faster.
+                StoreError::Taken => return Err(StoreError::Taken),
                 // A stream between two leaders answers nobody for a moment.
                 StoreError::NoStream if no_stream < 3 => no_stream += 1,
                 // An earlier try of the same bytes may have been stored.

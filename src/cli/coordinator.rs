@@ -315,6 +315,7 @@ pub fn sizing(own: &config::Coordinator) -> Sizing {
         archive_bytes: bytes(own.archive_max_bytes),
         archive_age: own.archive_max_age,
         results_bytes: bytes(own.results_max_bytes),
+        steps_bytes: bytes(own.steps_max_bytes),
         events_bytes: bytes(own.events_max_bytes),
         events_age: own.events_max_age,
         topics_bytes: bytes(own.topics_max_bytes),

@@ -114,7 +114,9 @@ fn not_stored(error: StoreError, id: &str, within: Millis) -> Error {
             "no stream takes topics here; has a coordinator of this version ever run on this NATS server or account?"
                 .to_owned(),
         ),
-        StoreError::Refused(why) => Error::Unavailable(format!("the server refused the message: {why}")),
+        refused @ (StoreError::Taken | StoreError::Refused(_)) => {
+            Error::Unavailable(format!("the message was not stored: {refused}"))
+        }
     }
 }
 

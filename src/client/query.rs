@@ -5,7 +5,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{Client, Error, Result, TaskHandle};
 use crate::{
     bus::{AskError, Message},
-    task::{AgentName, Code, Millis, Payload, Phase, Refusal, TaskId},
+    task::{AgentName, Code, Millis, ObjectHash, Payload, Phase, Refusal, TaskId},
     wire::{
         about::{AgentsReply, AgentsRequest},
         api::{
@@ -14,7 +14,7 @@ use crate::{
             StatsReply, TaskPage, TaskReply, TaskView, TreePage, TreeRequest, Why, WhyRequest, verb,
         },
         codec, headers,
-        history::{HistoryPage, HistoryRequest, TellRequest},
+        history::{HistoryPage, HistoryRequest, KeptReply, KeptRequest, TellRequest},
         subjects,
     },
 };
@@ -90,6 +90,12 @@ impl Client {
     /// A page of what a task was told and what its handler recorded: steps from `place` on, messages after `after`.
     pub async fn history(&self, task: &TaskId, place: u32, after: u32) -> Result<HistoryPage> {
         self.ask(verb::HISTORY, &HistoryRequest { task: task.clone(), place, after }).await
+    }
+
+    /// A chunk of a step's large result, as [`Client::history`] gives the reference. `STEP_LOST` if it is not there.
+    pub async fn kept(&self, task: &TaskId, hash: ObjectHash, chunk: u32) -> Result<Payload> {
+        let request = KeptRequest { task: task.clone(), hash, chunk };
+        self.ask(verb::KEPT, &request).await.map(|reply: KeptReply| reply.chunk)
     }
 
     /// Submits a dead task again, as a new one linked to it.

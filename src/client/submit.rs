@@ -354,7 +354,9 @@ pub(super) fn not_stored(error: StoreError, task: TaskId) -> Error {
             "no stream takes submits here; has a coordinator ever run on this NATS server or account?"
                 .to_owned(),
         ),
-        StoreError::Refused(why) => Error::Unavailable(format!("the server refused the submit: {why}")),
+        refused @ (StoreError::Taken | StoreError::Refused(_)) => {
+            Error::Unavailable(format!("the submit was not stored: {refused}"))
+        }
     }
 }
 

@@ -210,6 +210,8 @@ section! {
         index_result_bytes: ByteSize = "16KiB", unit "", env "", example "4KiB", check |b| at_least_bytes(*b, 512);
         /// The size at which RESULTS drops its oldest. Each of them lives as long as its task is kept.
         results_max_bytes: ByteSize = "1GiB", unit "", env "", example "16GiB", check |b| at_least_bytes(*b, 1 << 20);
+        /// The size at which STEPS takes no further large results of steps: such a step fails then, to be tried again. Each of them lives as long as its task.
+        steps_max_bytes: ByteSize = "2GiB", unit "", env "", example "16GiB", check |b| at_least_bytes(*b, 1 << 20);
         /// How many bytes of inputs and results are kept in memory; the others are read back from the JOURNAL when they are needed.
         payload_cache_bytes: ByteSize = "64MiB", unit "", env "", example "512MiB", check |b| at_least_bytes(*b, 1 << 20);
         /// How long EVENTS keeps an event for watchers and the event writer.

@@ -82,6 +82,13 @@ pub enum OwnerCall {
         /// See [`is_applied`](crate::flow::operate::is_applied).
         reply: oneshot::Sender<Result<bool, Refusal>>,
     },
+    /// Which of some tasks are not there or over.
+    NotLive {
+        /// Of which.
+        keys: Vec<TaskKey>,
+        /// Those, and the journal sequence up to which the owner knows.
+        reply: oneshot::Sender<(Vec<TaskKey>, u64)>,
+    },
     /// Results read back from the journal, for the index.
     Results {
         /// Journal sequence, task, result.
@@ -102,6 +109,7 @@ impl OwnerCall {
             Self::Tenants { reply, .. } => reply.is_closed(),
             Self::History { reply, .. } => reply.is_closed(),
             Self::Applied { reply, .. } => reply.is_closed(),
+            Self::NotLive { reply, .. } => reply.is_closed(),
             Self::Results { reply, .. } => reply.is_closed(),
         }
     }

@@ -8,7 +8,7 @@
 //!     schemas ── what instances announce
 //!     perform ── effects                         entropy ── tokens and jitter
 //!     shrink ── snapshots, the archive, purging; payloads read back
-//!     triggers ── messages that become tasks
+//!     triggers ── messages that become tasks     objects ── drops what was kept of steps
 //!     index_feed, indexer ── the Redis index       event_writer ── events to Redis
 //! ```
 
@@ -21,6 +21,7 @@ pub mod indexer;
 pub mod intake;
 pub mod limits;
 pub mod measure;
+pub mod objects;
 pub mod owner;
 pub mod perform;
 pub mod queries;

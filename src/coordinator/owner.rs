@@ -42,7 +42,7 @@ use crate::{
         state::Policy,
         tenants, why,
     },
-    task::Millis,
+    task::{Millis, TaskKey},
     telemetry::names,
 };
 
@@ -59,7 +59,8 @@ const FULL_TRIES: u32 = 4;
 const SHORT_OF_ROOM: &str = "nearly full: new submits wait in INTAKE, admitted tasks go on; it is being purged, raise its max bytes if this lasts";
 
 /// Told which point of the loop was reached: `taken` (inputs read), `decided` (not appended yet), `appended`
-/// (acknowledged, nothing told yet), `offer`, `ctl`, `call`, `beat`, `done`, `ack` (before each message of the kind), `performed`; by
+/// (acknowledged, nothing told yet), `offer`, `ctl`, `call`, `beat`, `done`, `kept` (before what is kept of a task's steps is dropped), `ack` (before
+/// each message of the kind), `performed`; by
 /// the keeper `snapshot_begun`, `snapshot_part`, `snapshot_written` (read back, not published), `snapshot_verified`,
 /// `purged`; `carried` after an append that holds carried payloads.
 pub type Probe = Arc<dyn Fn(&'static str) + Send + Sync>;
@@ -103,6 +104,8 @@ pub struct Term {
     pub probe: Probe,
     /// For what is told and heard.
     pub lane: Lane,
+    /// Tasks that are over, and what is kept of their steps may go.
+    pub over: mpsc::Sender<TaskKey>,
     /// For the journal.
     pub writer: JournalWriter,
     /// Submits, commands, reports, heartbeats, changed limits, payloads read back.
@@ -135,7 +138,8 @@ pub struct Term {
 
 /// Runs the term on an engine that has replayed the whole journal.
 pub async fn run(mut term: Term, mut engine: Engine<Handle>, idle: Millis) -> TermEnd {
-    let performer = Performer::new(term.lane.clone(), engine.state().shard, term.probe.clone());
+    let shard = engine.state().shard;
+    let performer = Performer::new(term.lane.clone(), shard, term.over.clone(), term.probe.clone());
     tokio::select! {
         () = term.shrink.make_room(&mut engine, &term.heartbeat) => {}
         () = term.ended.cancelled() => return TermEnd::Lost("the lease of the shard ran out".to_owned()),
@@ -462,6 +466,10 @@ fn answer(engine: &mut Engine<Handle>, call: OwnerCall) -> Option<OwnerCall> {
         },
         OwnerCall::Applied { change, reply } => {
             let _ = reply.send(engine.is_applied(&change));
+        }
+        OwnerCall::NotLive { mut keys, reply } => {
+            keys.retain(|key| !engine.is_live(key));
+            let _ = reply.send((keys, engine.seq()));
         }
         OwnerCall::Results { results, reply } => {
             for (_, key, result) in results {

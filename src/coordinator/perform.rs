@@ -8,12 +8,13 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use serde::Serialize;
+use tokio::sync::mpsc;
 
 use super::{intake::Handle, owner::Probe};
 use crate::{
     bus::link::{BusError, Lane},
     flow::{calls::ReplyTo, engine::Effect, input::Tell},
-    task::{AgentName, InstanceId, MAX_PAYLOAD_BYTES, Refusal},
+    task::{AgentName, InstanceId, MAX_PAYLOAD_BYTES, Refusal, TaskKey},
     wire::{
         VERSION,
         calls::{CallPart, PartOp},
@@ -34,6 +35,8 @@ pub struct Performer {
     shard: Shard,
     /// Instances that speak JSON are told in JSON.
     json: HashMap<(AgentName, InstanceId), ()>,
+    /// Tasks that are over, and what is kept of their steps may go.
+    over: mpsc::Sender<TaskKey>,
     probe: Probe,
 }
 
@@ -121,8 +124,8 @@ pub async fn refuse_call(lane: &Lane, to: ReplyTo, refusal: Refusal) -> Result<(
 
 impl Performer {
     /// Sends over `lane`.
-    pub fn new(lane: Lane, shard: Shard, probe: Probe) -> Self {
-        Self { lane, shard, json: HashMap::new(), probe }
+    pub fn new(lane: Lane, shard: Shard, over: mpsc::Sender<TaskKey>, probe: Probe) -> Self {
+        Self { lane, shard, json: HashMap::new(), over, probe }
     }
 
     /// An instance was heard in this encoding.
@@ -174,6 +177,11 @@ impl Performer {
                 Effect::Beat(Handle::Beat(reply, format), stop) => beats.push((reply, format, stop)),
                 Effect::Ack(Handle::Beat(..)) => {}
                 Effect::Beat(Handle::Ack(ack), _) | Effect::Ack(Handle::Ack(ack)) => acks.push(ack),
+                Effect::DropKept { key } => {
+                    (self.probe)("kept");
+                    // What there is no room for is found by the next sweep.
+                    let _ = self.over.try_send(key);
+                }
                 Effect::Fired(Handle::Fired(trigger), fired) => {
                     // One that is gone is told when its message comes again.
                     let _ = trigger.send(fired);

@@ -28,6 +28,7 @@ use super::calls::OwnerHandle;
 use crate::{
     bus::{
         Link,
+        objects::Objects,
         results::Results,
         service::{Answer, Handler, Query},
     },
@@ -78,6 +79,8 @@ pub struct Queries {
     pub shard: Shard,
     /// Results too large for the index.
     pub results: Results,
+    /// Results of steps too large for the journal.
+    pub objects: Objects,
     /// Pages that many ask for.
     pub hot: Hot,
     /// How much work there is, as the owner in this process sees it.
@@ -134,6 +137,7 @@ impl Queries {
             verb::TELL => reply(query, &self.tell_task(tenant, body(query)?, false).await?),
             verb::SIGNAL => reply(query, &self.tell_task(tenant, body(query)?, true).await?),
             verb::HISTORY => reply(query, &self.history(tenant, body(query)?).await?),
+            verb::KEPT => reply(query, &self.kept(tenant, body(query)?).await?),
             verb::STATS => self.hot(query, |queries, query| async move { queries.stats(&query).await }).await,
             other => Err(Refusal::new(Code::BadQuery, format!("there is no verb {other}"))),
         }

@@ -18,6 +18,7 @@ use crate::{
     bus::{
         self, Clock, JetStream, Link, NatsOptions,
         api::ApiError,
+        objects::Objects,
         ownership::{Lease, LeaseConfig},
         provision::{self, Provision, ProvisionError, Severity},
         results::Results,
@@ -224,6 +225,7 @@ pub async fn run(
     tasks.spawn(watch_index(index_health, readiness.clone(), down.clone()));
     let (loads, loads_seen) = watch::channel(Load::default());
     let results = Results::new(&connections.streams).await?;
+    let objects = Objects::new(&connections.streams).await?;
     let queries = Queries {
         index: IndexReader::new(connections.reads.clone(), options.shard),
         events: EventStore::new(connections.reads.clone()),
@@ -232,6 +234,7 @@ pub async fn run(
         link: connections.link.clone(),
         shard: options.shard,
         results: results.clone(),
+        objects,
         hot: Hot::default(),
         loads: loads_seen,
         counts: Counts::default(),

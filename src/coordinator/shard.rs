@@ -21,7 +21,7 @@ use super::{
     index_feed::reread_results,
     indexer::{Aside, IndexHealth, Indexer, IndexerOptions},
     intake::{self, From, Handle, Inbound, Inputs},
-    limits,
+    limits, objects,
     owner::{self, Probe, Term, TermEnd},
     perform::refuse_call,
     queries::Queries,
@@ -42,6 +42,7 @@ use crate::{
         archive::Archive,
         consume::{self, Budget, PullOptions},
         journal::{JournalReader, JournalWriter, witness},
+        objects::Objects,
         ownership::OwnershipHandle,
         snapshots::SnapshotStore,
     },
@@ -332,6 +333,7 @@ async fn term(
     let (calls, calls_rx) = mpsc::channel(CAPACITY);
     let (asks, asks_rx) = mpsc::channel(8);
     let (reread, mut reread_rx) = mpsc::channel::<u64>(1);
+    let (ended_tasks, ended_tasks_rx) = mpsc::channel(objects::ORDERS);
 
     let reports_budget = Budget::new(REPORTS_BYTES);
     for (from, stream, budget, inputs) in [
@@ -364,6 +366,14 @@ async fn term(
     let triggering =
         triggers::Context { js: context.triggers.clone(), clock: context.clock, inputs: inputs.clone() };
     tasks.spawn(triggers::run(triggering, over.clone()));
+
+    let dropper = objects::Dropper {
+        objects: Objects::new(&context.streams).await?,
+        journal: JournalReader::new(&context.streams, shard).await?,
+        owner: context.owner_handle.clone(),
+        clock: context.clock,
+    };
+    tasks.spawn(until(over.clone(), dropper.run(ended_tasks_rx)));
 
     let (head, head_seen) = watch::channel(0);
     tasks.spawn(witness::note(context.journal.clone(), shard, head_seen, over.clone()));
@@ -434,6 +444,7 @@ async fn term(
         clock: context.clock,
         probe: context.probe.clone(),
         lane: context.link.main.clone(),
+        over: ended_tasks,
         writer: JournalWriter::new(&context.journal, shard).await?,
         inputs: Inputs { asked: asked_rx, others: inputs_rx },
         calls: calls_rx,

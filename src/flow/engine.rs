@@ -45,7 +45,7 @@ use super::{
     trigger::Fired,
 };
 use crate::{
-    task::{AgentName, Code, InstanceId, Millis, Payload, Refusal, Token},
+    task::{AgentName, Code, InstanceId, Millis, Payload, Refusal, TaskKey, Token},
     wire::{
         api::TaskView,
         messages::{Cmd, CmdOp, CtlOp, ReportOp},
@@ -74,6 +74,11 @@ pub enum Effect<H> {
     Fired(H, Fired),
     /// Tell somebody.
     Tell(Tell),
+    /// The task is over: what is kept of its steps outside of the journal may go.
+    DropKept {
+        /// Which.
+        key: TaskKey,
+    },
     /// Read the journal message of this revision and push its payloads back as [`Input::Loaded`].
     Load {
         /// Which.
@@ -216,6 +221,11 @@ impl<H> Engine<H> {
     pub fn is_applied(&mut self, change: &operate::Change) -> Result<bool, Refusal> {
         let applied = operate::is_applied(&self.state, change)?;
         Ok(applied && operate::is_quiet(&self.state, &mut self.live, change))
+    }
+
+    /// Whether the task is there and not over. What is kept of its steps must stay then.
+    pub fn is_live(&self, key: &TaskKey) -> bool {
+        self.state.task(key).is_some_and(|task| !task.phase.is_terminal())
     }
 
     /// Whether this engine owns its shard: its opening message is acknowledged.

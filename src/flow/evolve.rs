@@ -87,6 +87,8 @@ pub struct Changes {
     pub touched: Vec<Slot>,
     /// Tasks that became terminal.
     pub ended: Vec<Slot>,
+    /// Those of them that had results of steps outside of the journal.
+    pub kept: Vec<Slot>,
     /// See [`Revoked`].
     pub revoked: Vec<Revoked>,
     /// The result of a completed task.

@@ -15,7 +15,10 @@ use super::{
     entry::{Stored, Task},
     record::{Hash, What},
 };
-use crate::task::{Millis, TaskId, WaitFor, grown};
+use crate::{
+    task::{Millis, Object, TaskId, WaitFor, grown},
+    wire::history::Did,
+};
 
 /// A message as it was told.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -54,6 +57,22 @@ pub enum Recorded {
     TimedOut,
     /// A time has passed.
     Slept,
+    /// The result of a step, kept outside of the journal.
+    Kept(Object),
+}
+
+impl Recorded {
+    /// Whether this is what was reported.
+    pub fn is(&self, did: &Did) -> bool {
+        match (self, did) {
+            (Self::Result(stored), Did::Result(result)) => {
+                *stored == Stored::of(result, stored.rev().unwrap_or_default())
+            }
+            (Self::Took(seq), Did::Took(reported)) => seq == reported,
+            (Self::Kept(object), Did::Kept(reported)) => object == reported,
+            _ => false,
+        }
+    }
 }
 
 /// What a waiting task waits for, if not for children.
@@ -86,8 +105,11 @@ pub struct History {
     taken: u32,
     /// Messages that are not taken, and bytes of them.
     open: (u32, u32),
-    /// Bytes of everything.
+    /// Bytes of everything in the journal.
     bytes: u64,
+    /// Bytes of everything that is kept outside.
+    #[serde(default)]
+    kept: u64,
 }
 
 /// Enough of a nonce to tell one task's messages apart.
@@ -107,9 +129,14 @@ impl History {
         self.len() == 0
     }
 
-    /// Bytes of everything.
+    /// Bytes of everything in the journal.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Bytes of everything that is kept outside of it.
+    pub fn kept(&self) -> u64 {
+        self.kept
     }
 
     /// Messages that are not taken, and bytes of them.
@@ -216,6 +243,7 @@ impl History {
                     self.taken += 1;
                 }
             }
+            Recorded::Kept(object) => self.kept = self.kept.saturating_add(object.bytes),
             Recorded::TimedOut | Recorded::Slept => {}
         }
         self.entries.insert(place, Entry { name: name.into(), did });
@@ -279,7 +307,7 @@ impl Task {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::Payload;
+    use crate::task::{ObjectHash, Payload};
 
     fn told(history: &mut History, signals: &[Option<&str>]) {
         for signal in signals {
@@ -287,6 +315,20 @@ mod tests {
             let message = Stored::of(&Payload::json(&"four").unwrap(), 7);
             history.put(message, &format!("n-{at}").parse().unwrap(), *signal, None, 0);
         }
+    }
+
+    #[test]
+    fn what_was_written_down_before_there_were_objects_is_read() {
+        let entries = BTreeMap::from([(0u32, ("pay", "Slept"))]);
+        let open = (0u32, 0u32);
+        let former = rmp_serde::to_vec(&(Vec::<()>::new(), entries, None::<()>, 0u32, open, 7u64)).unwrap();
+        let mut history: History = rmp_serde::from_slice(&former).unwrap();
+        assert_eq!((history.len(), history.bytes(), history.kept()), (1, 7, 0));
+        let object = Object { hash: ObjectHash::of(b"pages"), bytes: 5 << 20, chunks: 10 };
+        history.record(1, "scrape", Recorded::Kept(object));
+        let again: History = rmp_serde::from_slice(&rmp_serde::to_vec(&history).unwrap()).unwrap();
+        assert_eq!((again.kept(), again.bytes()), (5 << 20, 7));
+        assert_eq!(again, history);
     }
 
     #[test]

@@ -172,6 +172,7 @@ pub fn history(state: &State, key: &TaskKey, place: u32, after: u32) -> Option<(
             Recorded::Took(seq) => Some(Did::Took(seq)),
             Recorded::TimedOut => Some(Did::TimedOut {}),
             Recorded::Slept => Some(Did::Slept {}),
+            Recorded::Kept(object) => Some(Did::Kept(object)),
         };
         let begun = page.messages.len() + page.steps.len() > 0;
         if full(&page, bytes) || (found.is_none() && begun) {

@@ -29,6 +29,16 @@ pub const MAX_SPAWN: usize = 1_000;
 /// into one journal message, and a message the server can't take would stop the shard for good.
 const SPAWN_INPUTS: u64 = 2;
 
+/// What a handler may say that it failed with.
+const OF_STEPS: [Code; 6] = [
+    Code::StepChanged,
+    Code::StepsExceeded,
+    Code::StepLost,
+    Code::StepsFull,
+    Code::TooLarge,
+    Code::Unavailable,
+];
+
 /// Children a wait may name one by one; beyond this it waits for all of them.
 const MAX_AWAITED: usize = 4_096;
 
@@ -124,7 +134,11 @@ fn live(
     entropy: &mut dyn Entropy,
 ) -> Decision {
     if report.n <= lease.n {
-        return answer(report, None, Vec::new());
+        let refusal = match &report.op {
+            ReportOp::Step(op) => step::decided(state, key, task, op),
+            ReportOp::Spawn(_) | ReportOp::End(_) => None,
+        };
+        return answer(report, refusal, Vec::new());
     }
     if report.n > lease.n + WINDOW {
         let message =
@@ -270,9 +284,7 @@ fn end(
             }
         }
         Outcome::Failed { message, retryable, retry_after_ms, code } => {
-            let code = code
-                .filter(|code| matches!(code, Code::StepChanged | Code::StepsExceeded))
-                .unwrap_or(Code::HandlerFailed);
+            let code = code.filter(|code| OF_STEPS.contains(code)).unwrap_or(Code::HandlerFailed);
             let failed = settle::try_lost(state, task, code, message, *retry_after_ms, entropy);
             failure = Some(match retryable {
                 true => failed,

@@ -113,6 +113,10 @@ codes! {
     StepConflict = "STEP_CONFLICT", 409, false;
     /// The handler does not call the same steps in the same order as when they were recorded.
     StepChanged = "STEP_CHANGED", 409, false;
+    /// What is kept of a step's large result is gone, or is not what was recorded.
+    StepLost = "STEP_LOST", 410, false;
+    /// The stream that keeps large results of steps is full.
+    StepsFull = "STEPS_FULL", 429, true;
     /// Too many queries at once.
     Busy = "BUSY", 503, true;
     /// The query was not answered within its deadline; what was done for it was dropped.

@@ -9,6 +9,7 @@ mod labels;
 mod limits;
 mod list;
 mod name;
+mod object;
 mod outcome;
 mod payload;
 mod phase;
@@ -31,6 +32,10 @@ pub use limits::{
 };
 pub use list::{grown, grown_some};
 pub use name::{AgentName, InstanceId, NameError, PlanName, ScheduleName, TaskId, TenantName, TriggerName};
+pub use object::{
+    MAX_CHUNK_BYTES, MAX_CHUNKS, MAX_INLINE_STEP, MAX_OBJECT_BYTES, MAX_OBJECTS_BYTES, NoHash, Object,
+    ObjectHash, check_object_bytes,
+};
 pub use outcome::{Outcome, TryFailure, WaitFor};
 pub use payload::Payload;
 pub use phase::{IllegalTransition, Phase, Step};

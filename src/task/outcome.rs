@@ -25,7 +25,8 @@ pub enum Outcome {
         /// The least time to wait before the next try, in milliseconds.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         retry_after_ms: Option<Millis>,
-        /// `STEP_CHANGED` or `STEPS_EXCEEDED`; else it is `HANDLER_FAILED`.
+        /// Of a step: `STEP_CHANGED`, `STEPS_EXCEEDED`, `STEP_LOST`, `STEPS_FULL`, `TOO_LARGE` or `UNAVAILABLE`; else it is
+        /// `HANDLER_FAILED`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         code: Option<Code>,
     },
@@ -79,7 +80,7 @@ pub struct TryFailure {
     pub attempt: u32,
     /// Wall clock, Unix milliseconds.
     pub at: Millis,
-    /// `HANDLER_FAILED`, `LEASE_LOST`, `OFFER_LOST`, `TRY_TIMEOUT`, `STEP_CHANGED` or `STEPS_EXCEEDED`.
+    /// `HANDLER_FAILED`, `LEASE_LOST`, `OFFER_LOST`, `TRY_TIMEOUT`, or what a step failed with.
     pub code: Code,
     /// For people; at most 512 bytes.
     pub message: String,

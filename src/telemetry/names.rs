@@ -122,6 +122,8 @@ metrics! {
     JOURNAL_NOISE = "selvedge_journal_noise_total", Counter, Count, "Messages skipped in the journal because no coordinator wrote them.";
     JOURNAL_FILL = "selvedge_journal_fill_bytes", Gauge, Bytes, "Bytes in the journal.";
     JOURNAL_MAX = "selvedge_journal_max_bytes", Gauge, Bytes, "Bytes the journal may hold.";
+    STEPS_FILL = "selvedge_steps_fill_bytes", Gauge, Bytes, "Bytes of large results of steps, in the stream STEPS.";
+    STEPS_MAX = "selvedge_steps_max_bytes", Gauge, Bytes, "Bytes of them that the stream may hold.";
     JOURNAL_PURGED = "selvedge_journal_purged_bytes_total", Counter, Bytes, "Bytes that left the journal because a snapshot covers them.";
     JOURNAL_CARRIED = "selvedge_journal_carried_messages_total", Counter, Count, "Old journal messages whose payloads that are still needed were journaled again.";
     PAYLOAD_READS = "selvedge_payload_reads_total", Counter, Count, "Journal messages read back for their payloads.";

@@ -47,6 +47,8 @@ pub mod verb {
     pub const SIGNAL: &str = "signal";
     /// What a task was told and what its handler recorded.
     pub const HISTORY: &str = "history";
+    /// A chunk of a step's large result.
+    pub const KEPT: &str = "kept";
     /// Counts per state.
     pub const STATS: &str = "stats";
     /// Several tasks at once.
@@ -56,9 +58,9 @@ pub mod verb {
     /// A page of a whole tree, oldest first.
     pub const TREE: &str = "tree";
     /// All of them.
-    pub const ALL: [&str; 18] = [
+    pub const ALL: [&str; 19] = [
         SUBMIT, GET, LIST, CHILDREN, EVENTS, WHY, AGENTS, CANCEL, RETRY, PAUSE, RESUME, TELL, SIGNAL,
-        HISTORY, STATS, MANY, COUNT, TREE,
+        HISTORY, KEPT, STATS, MANY, COUNT, TREE,
     ];
     /// Those that wait for a decision of the owner's.
     pub const DECIDED: [&str; 7] = [SUBMIT, CANCEL, RETRY, PAUSE, RESUME, TELL, SIGNAL];

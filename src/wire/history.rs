@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::task::{Millis, Payload, TaskId};
+use crate::task::{Millis, Object, ObjectHash, Payload, TaskId};
 
 /// What happened at one place of a handler.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,7 +19,7 @@ pub struct Step {
     pub did: Did,
 }
 
-/// See [`Step`]. A handler reports the first two; the others are recorded by the owner when a wait is over.
+/// See [`Step`]. A handler reports the first two and the last; the others are recorded by the owner when a wait is over.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Did {
@@ -31,6 +31,8 @@ pub enum Did {
     TimedOut {},
     /// A time has passed.
     Slept {},
+    /// A step was done, with a result that is kept as this object.
+    Kept(Object),
 }
 
 /// A message in a task's mailbox.
@@ -95,4 +97,22 @@ pub struct HistoryPage {
     /// `place` and `after` of the next page; absent at the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<(u32, u32)>,
+}
+
+/// `kept`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KeptRequest {
+    /// Of which task.
+    pub task: TaskId,
+    /// Which object.
+    pub hash: ObjectHash,
+    /// Which chunk of it, from 0.
+    pub chunk: u32,
+}
+
+/// Answer to `kept`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KeptReply {
+    /// The chunk, bytes.
+    pub chunk: Payload,
 }

@@ -51,6 +51,7 @@ const MESSAGES: &[(&str, &str, &str)] = &[
         "task!: name, place!: count, after!: count",
         "messages!: [object], steps!: [object], next: [count]",
     ),
+    (verb::KEPT, "task!: name, hash!: text, chunk!: count", "chunk!: any"),
     (verb::CANCEL, "task!: name, reason: text", TASK_REPLY),
     (verb::RETRY, "task!: name, nonce: name", TASK_REPLY),
     (verb::PAUSE, "task!: name", TASK_REPLY),

@@ -7,6 +7,7 @@
 //! SNAPSHOTS  sv.snapshot.<shard>.<rev>.<n>   sv.snapshot.<shard>.<rev>.manifest
 //! ARCHIVE  sv.archive.<shard>
 //! RESULTS  sv.result.<tenant>.<task>
+//! STEPS    sv.step.<tenant>.<task>.<hash>.<chunk>
 //! EVENTS   sv.event.<tenant>.<task>
 //! TOPICS   sv.topic.<tenant>.<topic>              a topic is one to eight names
 //! core     sv.beat.<agent>.<instance>    sv.accept.<agent>.<instance>
@@ -16,7 +17,7 @@
 //! ```
 
 use crate::task::{
-    AgentName, InstanceId, NameError, TaskId, TaskKey, TenantName,
+    AgentName, InstanceId, NameError, ObjectHash, TaskId, TaskKey, TenantName,
     trigger::topic::{Topic, TopicFilter},
 };
 
@@ -43,6 +44,8 @@ pub const SNAPSHOT_ALL: &str = "sv.snapshot.*.*.*";
 pub const ARCHIVE_ALL: &str = "sv.archive.*";
 /// Stream filter for large results.
 pub const RESULT_ALL: &str = "sv.result.*.*";
+/// Stream filter for large results of steps.
+pub const STEP_ALL: &str = "sv.step.*.*.*.*";
 /// Stream filter for events.
 pub const EVENT_ALL: &str = "sv.event.*.*";
 /// Stream filter for topics.
@@ -131,6 +134,22 @@ pub fn archive(shard: Shard) -> String {
 /// Where a task's result is kept that is too large for the index.
 pub fn result(tenant: &TenantName, task: &TaskId) -> String {
     format!("sv.result.{tenant}.{task}")
+}
+
+/// Where a chunk of a step's large result is kept; `chunk` counts from 0.
+pub fn step_chunk(tenant: &TenantName, task: &TaskId, hash: &ObjectHash, chunk: u32) -> String {
+    format!("sv.step.{tenant}.{task}.{hash}.{chunk}")
+}
+
+/// Everything that is kept of a task's steps.
+pub fn steps_of_task(task: &TaskKey) -> String {
+    format!("sv.step.{}.{}.*.*", task.tenant, task.id)
+}
+
+/// The task in `sv.step.<tenant>.<task>.<hash>.<chunk>`; `None` for what names none.
+pub fn step_task(subject: &str) -> Option<TaskKey> {
+    let mut tokens = subject.strip_prefix("sv.step.")?.split('.');
+    key(tokens.next()?, tokens.next()?).ok()
 }
 
 /// Where a running task emits events.

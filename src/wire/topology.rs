@@ -23,6 +23,8 @@ pub const SNAPSHOTS: &str = "SNAPSHOTS";
 pub const ARCHIVE: &str = "ARCHIVE";
 /// Large results.
 pub const RESULTS: &str = "RESULTS";
+/// Large results of steps, as long as their tasks live.
+pub const STEPS: &str = "STEPS";
 /// Progress on its way to watchers and the event writer.
 pub const EVENTS: &str = "EVENTS";
 /// What agents and clients publish about topics, for triggers.
@@ -126,6 +128,8 @@ pub struct Sizing {
     pub archive_age: Duration,
     /// Largest RESULTS; the oldest make room.
     pub results_bytes: i64,
+    /// Largest STEPS; beyond it a step with a large result fails with `STEPS_FULL`, to be tried again.
+    pub steps_bytes: i64,
     /// Largest EVENTS; the oldest make room.
     pub events_bytes: i64,
     /// How long an event waits for the event writer at most.
@@ -147,6 +151,7 @@ impl Default for Sizing {
             archive_bytes: 1024 * MIB,
             archive_age: 30 * 24 * 60 * MINUTE,
             results_bytes: 1024 * MIB,
+            steps_bytes: 2048 * MIB,
             events_bytes: 256 * MIB,
             events_age: 15 * MINUTE,
             topics_bytes: 512 * MIB,
@@ -254,7 +259,7 @@ pub struct ConsumerDef {
 /// Everything NATS must hold for a fabric.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Topology {
-    /// The seven streams.
+    /// The nine streams.
     pub streams: Vec<StreamDef>,
     /// The streams under the three buckets.
     pub buckets: Vec<StreamDef>,
@@ -351,6 +356,12 @@ fn streams(sizing: &Sizing) -> Vec<StreamDef> {
                 sizing.results_bytes,
             )
         },
+        stream(
+            STEPS,
+            "Results of steps too large for the journal, as long as their tasks live. Never set max_age here",
+            &[subjects::STEP_ALL],
+            sizing.steps_bytes,
+        ),
         StreamDef {
             discard: Discard::Old,
             max_age: sizing.events_age,
@@ -457,7 +468,7 @@ mod tests {
             assert!(stream.max_bytes > 0, "{}", stream.name);
         }
         let truth: Vec<&str> = topology.streams.iter().filter(|s| s.truth).map(|s| s.name.as_str()).collect();
-        assert_eq!(truth, [INTAKE, REPORTS, JOURNAL, SNAPSHOTS]);
+        assert_eq!(truth, [INTAKE, REPORTS, JOURNAL, SNAPSHOTS, STEPS]);
     }
 
     #[test]
@@ -476,6 +487,6 @@ mod tests {
     #[test]
     fn the_number_of_assets_depends_on_nothing() {
         let topology = Topology::new(&Sizing { replicas: 3, ..Sizing::default() });
-        assert_eq!((topology.all_streams().count(), topology.consumers.len()), (11, 3));
+        assert_eq!((topology.all_streams().count(), topology.consumers.len()), (12, 3));
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use clap::CommandFactory;
 use selvedge::cli::args::Cli;
 use selvedge::config;
-use selvedge::task::Code;
+use selvedge::task::{Code, ObjectHash};
 use selvedge::telemetry::names;
 use selvedge::wire::{
     api::{Reason, verb},
@@ -43,6 +43,7 @@ fn forms() -> Vec<String> {
         subjects::event(&tenant, &task),
         subjects::topic(&tenant, &"x".parse().unwrap()),
         subjects::result(&tenant, &task),
+        subjects::step_chunk(&tenant, &task, &ObjectHash::of(b"x"), 0),
         subjects::beat(&agent, &instance),
         subjects::accept(&agent, &instance),
         subjects::offer(&agent, &instance),
@@ -211,6 +212,7 @@ fn every_code_stream_and_variable_in_the_documents_is_in_the_code() {
         topology::SNAPSHOTS,
         topology::ARCHIVE,
         topology::RESULTS,
+        topology::STEPS,
         topology::EVENTS,
     ];
     let mut code = String::new();

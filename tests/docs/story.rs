@@ -239,8 +239,8 @@ impl Story {
                 let subject = subjects::ctl(&agent, &instance);
                 self.line("tell", &subject, &Format::Json.encode(&Ctl { v: 1, epoch, ops: vec![op] }));
             }
-            // None of the stories has a call.
-            Effect::Tell(Tell::Call { .. } | Tell::CallFailed { .. }) => {}
+            // None of the stories has a call, or a step with a large result.
+            Effect::Tell(Tell::Call { .. } | Tell::CallFailed { .. }) | Effect::DropKept { .. } => {}
             Effect::Tell(Tell::Done { key, done }) => {
                 let subject = subjects::done(&key.tenant, &key.id);
                 self.line("tell", &subject, &Format::Json.encode(&*done));

@@ -270,7 +270,8 @@ fn talk(owner: &mut Owner) {
     owner.tell("never-2", "n-5", None);
     owner.beat(agent, vec![]);
     let paid = || Did::Result(Payload::json("paid").expect("JSON"));
-    // The third names a place that is recorded already, and is refused; what the fourth waits for is there.
+    let scraped = Object { hash: ObjectHash::of(b"pages"), bytes: 5 << 20, chunks: 10 };
+    // The third names a place that is recorded already, and is refused; what the last one waits for is there.
     owner.reports(
         task,
         agent,
@@ -278,14 +279,15 @@ fn talk(owner: &mut Owner) {
             step(0, "charge", paid()),
             step(1, "", Did::Took(1)),
             step(0, "refund", paid()),
-            waits_for_message(2, "go", None),
+            step(2, "scrape", Did::Kept(scraped)),
+            waits_for_message(3, "go", None),
         ],
     );
-    owner.reports(task, agent, [waits_for_message(3, "stop", Some(1_000))]);
+    owner.reports(task, agent, [waits_for_message(4, "stop", Some(1_000))]);
     owner.pass(2_000);
-    owner.reports(task, agent, [end(Outcome::Wait(WaitFor::Time { place: 4, ms: 1_000 }))]);
+    owner.reports(task, agent, [end(Outcome::Wait(WaitFor::Time { place: 5, ms: 1_000 }))]);
     owner.pass(2_000);
-    owner.reports(task, agent, [waits_for_message(5, "more", None)]);
+    owner.reports(task, agent, [waits_for_message(6, "more", None)]);
     owner.tell(task, "n-6", Some("more"));
     owner.tell(task, "n-7", None);
 }

@@ -100,6 +100,8 @@ pub fn envelope(bytes: &[u8]) {
     one::<TellRequest>(bytes);
     one::<HistoryRequest>(bytes);
     one::<HistoryPage>(bytes);
+    one::<KeptRequest>(bytes);
+    one::<KeptReply>(bytes);
     one::<AgentsReply>(bytes);
     one::<SubmitRequest>(bytes);
     one::<TaskReply>(bytes);

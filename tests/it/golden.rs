@@ -7,8 +7,8 @@ use std::{collections::BTreeSet, fmt::Debug, fs, path::PathBuf};
 
 use selvedge::{
     task::{
-        AgentName, BodyHash, Code, InstanceId, Labels, Outcome, Payload, Phase, Priority, Refusal, Spec,
-        TaskId, TenantName, Times, Token, TryFailure, WaitFor, child_id,
+        AgentName, BodyHash, Code, InstanceId, Labels, Object, ObjectHash, Outcome, Payload, Phase, Priority,
+        Refusal, Spec, TaskId, TenantName, Times, Token, TryFailure, WaitFor, child_id,
     },
     wire::{
         about::*,
@@ -491,7 +491,8 @@ fn messages(golden: &mut Golden) {
             code: Some(Code::StepChanged),
         }),
     );
-    for (name, step) in [("report-step", result()), ("report-took", took())] {
+    for (name, step) in [("report-step", result()), ("report-step-kept", scraped()), ("report-took", took())]
+    {
         golden.check(name, report(3, ReportOp::Step(step)));
     }
     let tell = CmdOp::Tell {
@@ -607,6 +608,14 @@ fn result() -> Step {
     Step { place: 0, name: "charge".into(), did: Did::Result(Payload::json(&45).unwrap()) }
 }
 
+fn object() -> Object {
+    Object { hash: ObjectHash::of(b"abc"), bytes: 5_242_880, chunks: 10 }
+}
+
+fn scraped() -> Step {
+    Step { place: 0, name: "scrape".into(), did: Did::Kept(object()) }
+}
+
 fn took() -> Step {
     Step { place: 1, name: "approval".into(), did: Did::Took(1) }
 }
@@ -621,6 +630,12 @@ fn queries(golden: &mut Golden) {
             from: Some("ada".into()),
             nonce: Some(task("n-1")),
         },
+    );
+    golden.check("api-kept", KeptRequest { task: task("t-1"), hash: object().hash, chunk: 3 });
+    golden.check("api-kept-reply", KeptReply { chunk: Payload::Bytes(b"[\"a page".as_slice().into()) });
+    golden.check(
+        "api-history-kept-reply",
+        HistoryPage { messages: vec![], steps: vec![scraped()], next: None },
     );
     golden.check("api-history", HistoryRequest { task: task("t-1"), place: 0, after: 0 });
     let timed_out = Step { place: 2, name: "approval".into(), did: Did::TimedOut {} };

@@ -13,6 +13,7 @@ use selvedge::{
 use crate::{
     behaviour::{Behaviour, Op},
     bus::Queue,
+    objects::run_keeps,
     rng::Rng,
     scenario::{Fault, Seen, Sight},
     talk::Places,
@@ -40,7 +41,16 @@ pub struct Run {
     unanswered: BTreeMap<u32, Report>,
     /// Goes on when this report is answered.
     pub blocked_on: Option<u32>,
+    /// The report of a step whose result is an object.
+    pub keeps: Option<u32>,
     ended: bool,
+}
+
+impl Run {
+    /// This report is decided.
+    pub fn answered(&mut self, n: u32) {
+        self.unanswered.remove(&n);
+    }
 }
 
 pub struct Instance {
@@ -258,6 +268,7 @@ impl World {
                 n: 0,
                 unanswered: BTreeMap::new(),
                 blocked_on: None,
+                keeps: None,
                 ended: false,
             };
             instance.runs.insert(token, run);
@@ -464,6 +475,9 @@ impl World {
                 instance.runs.remove(&verdict.token);
                 instance.over.insert(verdict.token);
                 return;
+            }
+            Some(code @ (Code::TooLarge | Code::StepsExceeded)) if run_keeps(instance, &verdict) => {
+                return self.object_refused(id, verdict.token, code);
             }
             Some(code @ (Code::StepConflict | Code::StepsExceeded | Code::BadMessage)) => {
                 return self.fail(format!("a step was refused as {code}"));

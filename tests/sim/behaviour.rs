@@ -212,7 +212,7 @@ impl Behaviour {
                 Op::Recv { signal: None, within },
                 Op::Recv { signal: go, within },
             ],
-            _ => vec![Op::Tell, Op::Step("z"), Op::Step("y")],
+            _ => vec![Op::Tell, Op::Step("z"), Op::Step("y"), Op::Step("x"), Op::Step("w"), Op::Step("v")],
         }
     }
 }

@@ -99,6 +99,25 @@ fn a_tenant_that_left_takes_no_bound_along() {
     check(Scenario::shrunk(201, 604, &faults));
 }
 
+/// A step was refused, the verdict got lost, and the repeat of the report was answered as if it had been recorded.
+#[test]
+fn a_refused_step_is_refused_however_often_it_is_reported() {
+    use Fault::*;
+    let faults = [
+        PublishLost,
+        PublishAckLost,
+        DeliveredTwice,
+        QueueAckLost,
+        AppendLate,
+        CtlLost,
+        CoreTwice,
+        CancelTree,
+        Timed,
+        Talking,
+    ];
+    check(Scenario::shrunk(1, 455, &faults));
+}
+
 /// Offers that were taken back were in their queue again past their time to live.
 #[test]
 fn what_comes_back_too_late_expires_at_once() {

@@ -139,6 +139,7 @@ impl World {
     pub fn watch(&mut self) {
         self.after(500, Event::Watch);
         self.friends_tell();
+        self.sweep_objects();
         let now = self.now;
         if let Some((from, to)) = self.scenario.outage
             && (from..to).contains(&now)
@@ -526,6 +527,7 @@ impl World {
                     let reply = BeatReply { v: 1, epoch, stop };
                     self.core(Fault::CtlLost, Event::BeatReplyTo { instance, reply });
                 }
+                Effect::DropKept { key } => self.drop_objects(&key),
                 Effect::Load { rev } => self.load(who, rev),
                 Effect::Fired(Handle::Fired(at, seq), fired) => self.fired(who, (at, seq), fired),
                 Effect::Beat(..) | Effect::Fired(..) => self.fail("an answer to whom nobody asked for"),

@@ -20,6 +20,7 @@ mod clients;
 mod coordinators;
 mod fairness;
 mod index;
+mod objects;
 mod rng;
 mod scenario;
 mod schemas;

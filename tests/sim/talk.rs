@@ -15,7 +15,10 @@ use selvedge::{
 };
 
 use crate::{
-    audit::{Place, talk::gather},
+    audit::{
+        Place,
+        talk::{gather, gather_object},
+    },
     behaviour::Op,
     coordinators::{Handle, Role},
     scenario::{Fault, Sight},
@@ -69,6 +72,7 @@ impl Places {
             }
             Did::TimedOut {} => self.gathered.push(b't'),
             Did::Slept {} => self.gathered.push(b's'),
+            Did::Kept(object) => gather_object(&mut self.gathered, object),
         }
     }
 }
@@ -76,7 +80,7 @@ impl Places {
 /// What is recorded there can't be what this operation would record.
 fn differs(op: &Op, step: &Step) -> bool {
     match (op, &step.did) {
-        (Op::Step(name), Did::Result(_)) => step.name != *name,
+        (Op::Step(name), Did::Result(_) | Did::Kept(_)) => step.name != *name,
         (Op::Tell, Did::Result(_)) => step.name != "tell",
         (Op::Recv { signal, .. }, Did::Took(_) | Did::TimedOut {}) => signal.unwrap_or_default() != step.name,
         (Op::Sleep(_), Did::Slept {}) => false,
@@ -99,13 +103,21 @@ impl World {
                 return self.fail(format!("{op:?} is given back as {step:?}"));
             }
             run.places.pass(&step.did);
+            let key = run.key.clone();
+            if let Did::Kept(object) = &step.did {
+                self.object_given_back(&key, object);
+            }
             self.saw(Sight::GivenBack);
             return self.after(1, work);
         }
         match op {
             Op::Step(name) => {
-                let result = self.some_payload();
-                self.records(id, token, Step { place, name: name.to_owned(), did: Did::Result(result) });
+                let key = run.key.clone();
+                let did = match self.keeps_object(&key) {
+                    Some(object) => Did::Kept(object),
+                    None => Did::Result(self.some_payload()),
+                };
+                self.records(id, token, Step { place, name: name.to_owned(), did });
             }
             Op::Tell => {
                 let (key, root) = (run.key.clone(), run.root.clone());
@@ -145,9 +157,11 @@ impl World {
         if let Some(run) = self.run_mut(id, &token) {
             run.places.pass(&step.did);
         }
+        let kept = matches!(step.did, Did::Kept(_));
         let n = self.report(id, token, ReportOp::Step(step));
         if let Some(run) = self.run_mut(id, &token) {
             run.blocked_on = Some(n);
+            run.keeps = kept.then_some(n);
         }
     }
 

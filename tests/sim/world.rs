@@ -27,6 +27,7 @@ use crate::{
     clients::Clients,
     coordinators::Coordinator,
     index::Index,
+    objects::Objects,
     rng::Rng,
     scenario::{Counters, Fault, Scenario, Seen, Sight},
     schemas::Said,
@@ -163,6 +164,7 @@ pub struct World {
     pub snapshots: Snapshots,
     /// For messages and steps.
     pub talk: Rng,
+    pub objects: Objects,
     /// Handlers that wait for a page of their history.
     pub asking: BTreeSet<(InstanceId, Token)>,
     /// For calls.
@@ -204,6 +206,7 @@ impl World {
             last_words: None,
             snapshots: Snapshots::new(scenario.seed),
             talk: Rng::new(scenario.seed, 14),
+            objects: Objects::new(scenario.seed),
             asking: BTreeSet::new(),
             calling: Rng::new(scenario.seed, 15),
             triggers: Triggers::new(scenario.seed),

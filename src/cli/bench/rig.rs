@@ -427,7 +427,7 @@ pub fn tenant_name(n: usize) -> String {
 fn configuration(sizes: Sizes) -> String {
     format!(
         "[coordinator]\ndefault_plan = \"bench\"\ndedupe_max_per_tenant = {}\njournal_max_bytes = \"{}\"\n\
-         intake_max_bytes = \"{}\"\nreports_max_bytes = \"256MiB\"\narchive_max_bytes = \"256MiB\"\nresults_max_bytes = \"64MiB\"\nevents_max_bytes = \"64MiB\"\n[redis]\nstream_ttl_seconds = {}\n",
+         intake_max_bytes = \"{}\"\nreports_max_bytes = \"256MiB\"\narchive_max_bytes = \"256MiB\"\nresults_max_bytes = \"64MiB\"\nsteps_max_bytes = \"64MiB\"\nevents_max_bytes = \"64MiB\"\n[redis]\nstream_ttl_seconds = {}\n",
         sizes.kept,
         ByteSize(sizes.journal),
         ByteSize(sizes.intake),

@@ -26,6 +26,7 @@ intake_max_bytes = \"256MiB\"
 reports_max_bytes = \"256MiB\"
 events_max_bytes = \"256MiB\"
 journal_max_bytes = \"2GiB\"
+steps_max_bytes = \"1GiB\"
 ";
 
 /// See the module.

@@ -9,12 +9,12 @@ use super::{Ask, DECISION, Queries, Told, nonsense, not_found};
 use crate::{
     bus::Subscription,
     coordinator::calls::OwnerCall,
-    task::{Code, MAX_MAIL_MESSAGE, Refusal, TaskId, TaskKey, TenantName},
+    task::{Code, MAX_MAIL_MESSAGE, Payload, Refusal, TaskId, TaskKey, TenantName},
     wire::{
         VERSION,
         api::TaskReply,
         codec,
-        history::{HistoryPage, HistoryRequest, TellRequest},
+        history::{HistoryPage, HistoryRequest, KeptReply, KeptRequest, TellRequest},
         messages::{Cmd, CmdOp, Done},
         subjects,
     },
@@ -78,6 +78,22 @@ impl Queries {
             },
         };
         page.ok_or_else(|| not_found(&key))
+    }
+
+    /// A chunk of a step's large result, as it was published.
+    pub(super) async fn kept(&self, tenant: &TenantName, request: KeptRequest) -> Result<KeptReply, Refusal> {
+        let KeptRequest { task, hash, chunk } = request;
+        match self.objects.chunk(tenant, &task, &hash, chunk).await {
+            Ok(Some(bytes)) => Ok(KeptReply { chunk: Payload::Bytes(bytes) }),
+            Ok(None) => {
+                let message = format!("STEPS has no chunk {chunk} of the object {hash} of {tenant}/{task}");
+                Err(Refusal::new(Code::StepLost, message))
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a chunk of a step's result could not be read");
+                Err(Refusal::new(Code::Unavailable, format!("STEPS: {error}")).retry_after(1_000))
+            }
+        }
     }
 }
 

@@ -127,6 +127,8 @@ impl<H> Engine<H> {
             let done = Box::new(query::end_hint(task, result));
             batch.effects.push(Effect::Tell(Tell::Done { key: self.state.key_of(task), done }));
         }
+        let over = changes.kept.iter().filter_map(|slot| self.state.tasks.get(*slot));
+        batch.effects.extend(over.map(|task| Effect::DropKept { key: self.state.key_of(task) }));
         batch.touched.extend(changes.touched);
         batch.results.extend(changes.result);
     }

@@ -57,7 +57,7 @@ impl State {
         let task = &self.tasks[slot];
         let history = task.history();
         let fits = match &step.did {
-            Did::Result(_) => true,
+            Did::Result(_) | Did::Kept(_) => true,
             Did::Took(seq) => {
                 let signal = (!step.name.is_empty()).then_some(step.name.as_str());
                 history.and_then(|history| history.next_of(signal)) == Some(*seq)
@@ -76,6 +76,7 @@ impl State {
             Did::Took(seq) => Recorded::Took(*seq),
             Did::TimedOut {} => Recorded::TimedOut,
             Did::Slept {} => Recorded::Slept,
+            Did::Kept(object) => Recorded::Kept(*object),
         };
         self.tasks[slot].history_mut().record(step.place, &step.name, did);
         Ok(())
@@ -121,11 +122,14 @@ impl State {
     }
 
     /// The task is over: nobody is told anything any more.
-    pub(super) fn drop_history(&mut self, slot: Slot) {
+    pub(super) fn drop_history(&mut self, slot: Slot, changes: &mut Changes) {
         if self.tasks[slot].history().is_none() {
             return;
         }
         let Some(history) = self.tasks[slot].more_mut().history.take() else { return };
+        if history.kept() > 0 {
+            changes.kept.push(slot);
+        }
         for (what, stored) in history.all_stored() {
             self.references.remove(stored);
             self.resident.drop(slot, what);

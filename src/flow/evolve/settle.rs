@@ -158,7 +158,7 @@ impl State {
         changes.ended.push(slot);
         let wall = self.wall;
         self.forget_timer(slot);
-        self.drop_history(slot);
+        self.drop_history(slot, changes);
         let task = &mut self.tasks[slot];
         task.ended = NonZeroU64::new(wall);
         if let Some(more) = &mut task.more {

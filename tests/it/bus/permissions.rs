@@ -144,6 +144,7 @@ async fn a_client_reaches_its_own_tenant_and_nothing_else() {
         "sv.snapshot.0.1.manifest",
         "sv.archive.0",
         "sv.result.acme.t1",
+        "sv.step.acme.t1.0.0",
         "sv.beat.reader.i1",
         "$JS.API.STREAM.INFO.INTAKE",
         "$JS.API.STREAM.PURGE.INTAKE",
@@ -186,6 +187,8 @@ async fn an_agent_speaks_only_as_itself() {
     assert_eq!(ack.stream, "REPORTS");
     let ack = as_js.publish("sv.reports.reader.i1", "{}".into()).await.unwrap().await.unwrap();
     assert_eq!(ack.stream, "REPORTS");
+    let ack = as_js.publish("sv.step.acme.t1.0.0", "{}".into()).await.unwrap().await.unwrap();
+    assert_eq!(ack.stream, "STEPS");
     reader.no_errors().await;
 
     for subject in [
@@ -200,12 +203,19 @@ async fn an_agent_speaks_only_as_itself() {
         "sv.archive.0",
         "sv.result.acme.t1",
         "sv.done.acme.t1",
+        "sv.step.acme.t1",
+        "sv.step.acme.t1.0.0.0",
         "$JS.API.STREAM.INFO.REPORTS",
+        "$JS.API.STREAM.INFO.STEPS",
+        "$JS.API.STREAM.MSG.GET.STEPS",
+        "$JS.API.DIRECT.GET.STEPS.sv.step.acme.t1.0.0",
+        "$JS.API.STREAM.PURGE.STEPS",
+        "$JS.API.STREAM.MSG.DELETE.STEPS",
         "$KV.selvedge_owner.shard.0",
     ] {
         reader.denied_publish(subject).await;
     }
-    for subject in ["sv.offer.librarian.*", "sv.ctl.*.*", "sv.report.>", "_INBOX_acme.>"] {
+    for subject in ["sv.offer.librarian.*", "sv.ctl.*.*", "sv.report.>", "sv.step.>", "_INBOX_acme.>"] {
         reader.denied_subscribe(subject).await;
     }
 }

@@ -19,7 +19,7 @@ async fn auto_creates_everything_once_and_finds_no_drift() {
     let missing = provision(&js, Provision::Check, &topology).await.unwrap_err();
     assert_eq!(missing.exit_code(), 78);
     let first = provision(&js, Provision::Auto, &topology).await.unwrap();
-    assert_eq!((first.created.len(), first.drift), (14, vec![]));
+    assert_eq!((first.created.len(), first.drift), (15, vec![]));
     let second = provision(&js, Provision::Check, &topology).await.unwrap();
     assert_eq!((second.created, second.drift), (vec![], vec![]));
 }

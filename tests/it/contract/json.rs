@@ -3,7 +3,10 @@
 use async_nats::Client as Nats;
 use bytes::Bytes;
 use futures_util::StreamExt;
-use selvedge::wire::{api::verb, headers};
+use selvedge::{
+    task::{ObjectHash, Payload},
+    wire::{api::verb, headers},
+};
 use serde_json::{Value, json};
 
 use super::tenant;
@@ -210,4 +213,60 @@ async fn the_service_is_there_for_whoever_looks_for_services() {
             assert_eq!(told["endpoints"].as_array().unwrap().len(), verb::ALL.len(), "{told}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_speaks_json_only_keeps_a_large_result_of_a_step_and_is_given_it_back() {
+    let fabric = Fabric::start().await;
+    tenant(&fabric, "acme", unbound()).await;
+    let client = fabric.client("acme").await;
+    let connection = fabric.stack.connect("worker").await;
+    let nats = connection.client();
+    let mut worker = Worker::start(nats).await;
+    let task = client.submit("hand", &()).await.unwrap();
+    let offer = worker.offer().await;
+
+    let text = json!("x".repeat(100_000)).to_string();
+    let hash = ObjectHash::of(text.as_bytes()).to_string();
+    let (first, second) = text.split_at(70_000);
+    let publish = async |n: u32, chunk: &str| {
+        let mut once = async_nats::HeaderMap::new();
+        once.insert("Nats-Expected-Last-Subject-Sequence", "0");
+        let subject = format!("sv.step.acme.{}.{hash}.{n}", task.id());
+        let ack = nats.request_with_headers(subject, once, Bytes::from(chunk.to_owned()));
+        serde_json::from_slice::<Value>(&soon("an acknowledgement", ack).await.unwrap().payload).unwrap()
+    };
+    assert_eq!(publish(0, first).await["stream"], "STEPS");
+    assert_eq!(publish(1, second).await["stream"], "STEPS");
+    assert_eq!(publish(0, first).await["error"]["err_code"], 10_071, "it is there already");
+    let kept = json!({"kept": {"hash": hash, "bytes": text.len(), "chunks": 2}});
+    let step = |place: u32, did: &Value| json!({"step": {"place": place, "name": "scrape", "did": did}});
+    let verdict = worker.report(&offer, 1, step(0, &kept)).await;
+    assert!(verdict.get("refusal").is_none(), "{verdict}");
+    let too_large = json!({"kept": {"hash": hash, "bytes": 67_108_865, "chunks": 200}});
+    let verdict = worker.report(&offer, 2, step(1, &too_large)).await;
+    assert_eq!(verdict["refusal"]["code"], "TOO_LARGE", "{verdict}");
+    worker.report(&offer, 3, json!({"end": {"last_event": 0, "outcome": {"snooze": {"ms": 1}}}})).await;
+    worker.beat(&[]).await;
+
+    let offer = worker.offer().await;
+    assert_eq!(offer["recorded"], 1);
+    let ask = json!({"task": task.id()}).to_string();
+    let (page, _) = req(nats, "sv.api.acme.history", &ask).await;
+    assert_eq!(page["steps"], json!([{"place": 0, "name": "scrape", "did": kept}]));
+    let mut found = Vec::new();
+    for n in 0..2 {
+        let ask = json!({"task": task.id(), "hash": hash, "chunk": n}).to_string();
+        let (mut reply, _) = req(nats, "sv.api.acme.kept", &ask).await;
+        let chunk: Payload = serde_json::from_value(reply["chunk"].take()).unwrap();
+        found.extend_from_slice(chunk.as_bytes());
+    }
+    assert_eq!(found, text.as_bytes());
+    let ask = json!({"task": task.id(), "hash": hash, "chunk": 2}).to_string();
+    let (refusal, error) = req(nats, "sv.api.acme.kept", &ask).await;
+    assert_eq!((&refusal["code"], error.as_deref()), (&json!("STEP_LOST"), Some("STEP_LOST")), "{refusal}");
+    worker
+        .report(&offer, 1, json!({"end": {"last_event": 0, "outcome": {"completed": {"result": 1}}}}))
+        .await;
+    assert_eq!(soon("the result", task.result::<u32>()).await.unwrap(), 1);
 }

@@ -3,6 +3,7 @@
 mod calls;
 mod kept_slots;
 mod messages;
+mod objects;
 mod steps;
 
 use std::{

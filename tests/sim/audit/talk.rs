@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use selvedge::{
     flow::record::What,
-    task::{Payload, Phase, TaskId, TaskKey, Token},
+    task::{Object, Payload, Phase, TaskId, TaskKey, Token},
     wire::history::{Did, Mail, Step},
 };
 
@@ -58,6 +58,7 @@ impl Talk {
                 Did::Took(seq) => gather(&mut out, b'm', &self.letters[*seq as usize - 1].message),
                 Did::TimedOut {} => out.push(b't'),
                 Did::Slept {} => out.push(b's'),
+                Did::Kept(object) => gather_object(&mut out, object),
             }
         }
         out
@@ -68,6 +69,12 @@ impl Talk {
 pub fn gather(out: &mut Vec<u8>, kind: u8, payload: &Payload) {
     out.push(kind);
     out.extend(&selvedge::flow::record::Hash::of(payload.as_bytes()).0[..4]);
+}
+
+/// The same of a result that is kept outside of the journal.
+pub fn gather_object(out: &mut Vec<u8>, object: &Object) {
+    out.push(b'o');
+    out.extend(&object.hash.to_string().as_bytes()[..4]);
 }
 
 impl Audit {
@@ -116,6 +123,17 @@ impl Audit {
                 let known = talk.steps.insert(*place, (name.clone(), did.clone()));
                 ensure!(known.is_none(), "place {place} was recorded before");
                 Sight::StepRecorded
+            }
+            Did::Kept(object) => {
+                let others = talk.steps.values().map(|(_, did)| match did {
+                    Did::Kept(object) => object.bytes,
+                    _ => 0,
+                });
+                ensure!(others.sum::<u64>() + object.bytes <= 256 << 20, "{key} keeps more than a task may");
+                ensure!(object.bytes <= 64 << 20, "{key} keeps a larger object than there may be");
+                let known = talk.steps.insert(*place, (name.clone(), did.clone()));
+                ensure!(known.is_none(), "place {place} was recorded before");
+                Sight::ObjectRecorded
             }
             Did::Took(seq) => {
                 talk.take(*place, (!name.is_empty()).then_some(name), *seq)?;
