@@ -28,6 +28,7 @@ const SLICE: Duration = Duration::from_millis(10);
 pub async fn run(bench: &Bench, report: &mut Report) -> Result<()> {
     let tasks = bench.args.scaled(100_000, 500);
     let probes = bench.args.scaled(5_000, 100);
+    let whole = Duration::from_millis(bench.args.scaled(3_000, 100));
     let mut rig = Rig::start(bench, Sizes { kept: 10_000, ..Sizes::default() }).await?;
     let mut ended = rig.start_agent().await?;
     let load = rig.load(AGENT);
@@ -36,24 +37,25 @@ pub async fn run(bench: &Bench, report: &mut Report) -> Result<()> {
     let (mut cost, mut paced_cost) = (Vec::new(), Vec::new());
     for _ in 0..bench.args.runs {
         let alone = dispatch(&mut rig, &load, tasks, &mut ended).await?;
-        let (_, paced_alone) = paced(&mut rig, &load, probes, &mut ended).await?;
+        let nothing = spent(&mut rig, whole).await?;
         let polls = Polls::start(&rig);
+        let nothing_else = spent(&mut rig, whole).await?;
         let with = dispatch(&mut rig, &load, tasks, &mut ended).await?;
-        let (p99, paced_with) = paced(&mut rig, &load, probes, &mut ended).await?;
+        let p99 = paced(&load, probes, &mut ended).await?;
         let (good, bad) = polls.end().await;
         (answered, refused) = (answered + good, refused + bad);
         polled.push(tasks as f64 / with.wall);
         starts.extend(p99);
         // What the pollers cost, their own process and the service, in cores: less where dispatch takes what there is.
         let cores = (total(&with) - total(&alone)).max(0.0) / with.wall;
-        let paced_cores = (total(&paced_with) - total(&paced_alone)).max(0.0) / paced_with.wall;
+        let paced_cores = (nothing_else - nothing).max(0.0);
         cost.push(cores);
         paced_cost.push(paced_cores);
         let burners = Burners::start(cores);
         let beside = dispatch(&mut rig, &load, tasks, &mut ended).await?;
         burners.end();
         let burners = Burners::start(paced_cores);
-        let (p99, _) = paced(&mut rig, &load, probes, &mut ended).await?;
+        let p99 = paced(&load, probes, &mut ended).await?;
         burners.end();
         burnt.push(tasks as f64 / beside.wall);
         reference.extend(p99);
@@ -63,7 +65,7 @@ pub async fn run(bench: &Bench, report: &mut Report) -> Result<()> {
     let figure = Figure::over(format!("p99 to handler start beside pollers, {RATE}/s"), "ms", &starts);
     report.add(CASE, figure.map(|figure| figure.against(&reference).target(Target::RatioAtMost(1.2))))?;
     report.add(CASE, Figure::over("cores the pollers cost beside full speed", "", &cost))?;
-    report.add(CASE, Figure::over(format!("cores the pollers cost beside {RATE}/s"), "", &paced_cost))?;
+    report.add(CASE, Figure::over("cores the pollers cost alone", "", &paced_cost))?;
     report.add(CASE, Figure::once("lists answered", "", answered as f64))?;
     report.add(CASE, Figure::once("lists shed or late", "", refused as f64))?;
     rig.stop().await;
@@ -79,11 +81,18 @@ async fn dispatch(rig: &mut Rig, load: &Load, tasks: u64, ended: &mut u64) -> Re
 }
 
 /// The time to handler start of nearly all of so many tasks at an even pace, in milliseconds.
-async fn paced(rig: &mut Rig, load: &Load, probes: u64, ended: &mut u64) -> Result<(Option<f64>, Used)> {
-    let before = rig.moment().await?;
+async fn paced(load: &Load, probes: u64, ended: &mut u64) -> Result<Option<f64>> {
     let paced = load.submit_paced(probes, RATE).await?;
     *ended += probes;
-    Ok((paced.started.percentile_ms(0.99), rig.used(&before).await?))
+    Ok(paced.started.percentile_ms(0.99))
+}
+
+/// The cores that are used while nothing is done here for a while.
+async fn spent(rig: &mut Rig, time: Duration) -> Result<f64> {
+    let before = rig.moment().await?;
+    tokio::time::sleep(time).await;
+    let used = rig.used(&before).await?;
+    Ok(total(&used) / used.wall)
 }
 
 fn total(used: &Used) -> f64 {
