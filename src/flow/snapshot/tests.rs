@@ -1,13 +1,22 @@
 //! Snapshots that are not what was written: named, refused, nothing guessed.
 
+use bytes::Bytes;
+use serde::Serialize;
+
 use super::*;
 use crate::{
     flow::{
-        engine::Next,
+        engine::{Engine, Next},
+        gate::seconds,
         input::{Entropy, Input},
+        limiter::RateState,
+        state::Policy,
     },
-    task::{InstanceId, Labels, Payload, TaskKey, Token},
-    wire::messages::{Beat, Cmd, CmdOp, Submit},
+    task::{AgentName, AgentSettings, InstanceId, Labels, Millis, Payload, TaskKey, TenantSettings, Token},
+    wire::{
+        messages::{Beat, Cmd, CmdOp, Submit},
+        subjects::Shard,
+    },
 };
 
 struct Given(u128);
