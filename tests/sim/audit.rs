@@ -68,6 +68,8 @@ pub struct Audit {
     /// Cancelled before they were submitted.
     pub tombstones: HashSet<TaskKey>,
     pub refused: HashSet<(TaskKey, Code)>,
+    /// How many there were: a forgotten task may be admitted once more.
+    admissions: u64,
     pub sights: Vec<Sight>,
     pub records: u64,
     pub rev: u64,

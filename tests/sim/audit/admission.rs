@@ -36,6 +36,7 @@ impl Audit {
             Some(_) => Place::Over(Phase::Rejected),
         };
         let over = a.refusal.is_some();
+        self.admissions += 1;
         let known = Known {
             hash: a.body_hash,
             seed,
@@ -51,7 +52,7 @@ impl Audit {
             cost: a.spec.cost.unwrap_or(0),
             labels: a.spec.labels.as_deref().cloned().unwrap_or_default(),
             priority: a.spec.priority,
-            order: self.tasks.len() as u64,
+            order: self.admissions,
             since: self.now / 1_000,
             max_tries: a.spec.max_tries.unwrap_or(1),
             vanished: 0,
