@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// Events per round trip to Redis.
-const MAX_BATCH: usize = 512;
+pub const MAX_BATCH: usize = 512;
 
 const PAUSE: Backoff = Backoff { base_ms: 100, cap_ms: 5_000 };
 

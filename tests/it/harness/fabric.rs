@@ -55,8 +55,6 @@ impl Fabric {
         let mut fabric =
             Fabric { stack, coordinator: None, clock: Clock::real(), agents: CancellationToken::new() };
         let mut options = Options::new("test");
-        // What streams may hold is reserved on the disk, of each test's server.
-        options.sizing.steps_bytes = 256 << 20;
         change(&mut options);
         fabric.clock = options.clock;
         fabric.coordinator = Some(fabric.coordinate(options).await);
