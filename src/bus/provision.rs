@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::api::{self, ApiError};
-use crate::wire::topology::{ConsumerDef, StreamDef, Topology};
+use crate::wire::topology::{ConsumerDef, EVENTS, StreamDef, Topology};
 
 /// What to do about streams and consumers at start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -307,9 +307,11 @@ fn compare_stream(def: &StreamDef, found: &Value, all: &mut Vec<Drift>) {
 }
 
 fn compare_consumer(def: &ConsumerDef, found: &Value, all: &mut Vec<Drift>) {
-    let severity = |field: &str, _: &Value| match field {
+    let severity = |field: &str, found: &Value| match field {
         // A slower or narrower consumer is slower, not wrong.
         "ack_wait" | "max_ack_pending" | "description" | "num_replicas" => Severity::Differs,
+        // As it was made before: it is read all the same.
+        "ack_policy" if def.stream == EVENTS && found == "explicit" => Severity::Differs,
         _ => Severity::BreaksPromise,
     };
     compare(&asset_name(def), &json!(def), found, CONSUMER_FIELDS_OFF, severity, all);
@@ -371,6 +373,23 @@ mod tests {
         let mut all = Vec::new();
         compare_stream(journal, &found, &mut all);
         all
+    }
+
+    #[test]
+    fn the_event_writer_of_an_earlier_version_goes_on_and_no_other_reader_may_be_acknowledged() {
+        for consumer in &Topology::new(&Sizing::default()).consumers {
+            let mut found = json!(consumer);
+            found["ack_policy"] = json!("explicit");
+            let mut all = Vec::new();
+            compare_consumer(consumer, &found, &mut all);
+            let may = if consumer.stream == EVENTS { Severity::Differs } else { Severity::BreaksPromise };
+            assert_eq!(
+                (all.len(), &*all[0].field, all[0].severity),
+                (1, "ack_policy", may),
+                "{}",
+                consumer.stream
+            );
+        }
     }
 
     #[test]
