@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::api::{self, ApiError};
-use crate::wire::topology::{ConsumerDef, StreamDef, Topology};
+use crate::wire::topology::{ConsumerDef, EVENTS, StreamDef, Topology};
 
 /// What to do about streams and consumers at start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -97,6 +97,19 @@ pub enum ProvisionError {
     /// Streams or consumers are missing or differ. Exit code 78.
     #[error("NATS streams or consumers are not as they must be:\n{}", lines(.0))]
     Drifted(Vec<Drift>),
+    /// JetStream has less room than the streams reserve. Exit code 78.
+    #[error(
+        "the stream {stream} can't be made: JetStream has no room for its {bytes} bytes; all streams together reserve {all}, \
+         and without max_file_store a server gives away three quarters of the disk space that was free when it started"
+    )]
+    NoRoom {
+        /// Which one.
+        stream: String,
+        /// What it reserves.
+        bytes: i64,
+        /// What all of them reserve.
+        all: i64,
+    },
     /// The server did not answer, or refused to create something.
     #[error(transparent)]
     Api(#[from] ApiError),
@@ -106,7 +119,7 @@ impl ProvisionError {
     /// The exit code of a process that ends because of this: 78 (configuration) or 69 (unavailable).
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Drifted(_) => 78,
+            Self::Drifted(_) | Self::NoRoom { .. } => 78,
             Self::Api(error) if error.is_unavailable() => 69,
             Self::Api(_) => 78,
         }
@@ -184,14 +197,19 @@ pub fn breaking(drift: &[Drift]) -> Option<String> {
 
 /// Creating is idempotent for an equal definition, so coordinators may start together. A name taken
 /// by another definition is left alone; the drift check that follows names the difference.
-async fn create_missing(js: &Context, topology: &Topology, found: &[Drift]) -> Result<Vec<String>, ApiError> {
+async fn create_missing(
+    js: &Context,
+    topology: &Topology,
+    found: &[Drift],
+) -> Result<Vec<String>, ProvisionError> {
     let is_missing = |asset: &str| found.iter().any(|d| d.severity == Severity::Missing && d.asset == asset);
     let mut created = Vec::new();
     for stream in topology.all_streams().filter(|s| is_missing(&s.name)) {
         match api::call(js, &format!("STREAM.CREATE.{}", stream.name), stream).await {
             Ok(_) => created.push(stream.name.clone()),
             Err(e) if e.is(ErrorCode::STREAM_NAME_EXIST) => {}
-            Err(e) => return Err(e),
+            Err(e) if is_no_room(&e) => return Err(no_room(topology, stream)),
+            Err(e) => return Err(e.into()),
         }
     }
     for consumer in topology.consumers.iter().filter(|c| is_missing(&asset_name(c))) {
@@ -200,10 +218,25 @@ async fn create_missing(js: &Context, topology: &Topology, found: &[Drift]) -> R
         match api::call(js, &call, &body).await {
             Ok(_) => created.push(asset_name(consumer)),
             Err(e) if e.is(ErrorCode::CONSUMER_ALREADY_EXISTS) => {}
-            Err(e) => return Err(e),
+            Err(e) => return Err(e.into()),
         }
     }
     Ok(created)
+}
+
+fn is_no_room(error: &ApiError) -> bool {
+    [
+        ErrorCode::STORAGE_RESOURCES_EXCEEDED,
+        ErrorCode::ACCOUNT_RESOURCES_EXCEEDED,
+        ErrorCode::INSUFFICIENT_RESOURCES,
+    ]
+    .into_iter()
+    .any(|code| error.is(code))
+}
+
+fn no_room(topology: &Topology, stream: &StreamDef) -> ProvisionError {
+    let all = topology.all_streams().map(|stream| stream.max_bytes.max(0)).sum();
+    ProvisionError::NoRoom { stream: stream.name.clone(), bytes: stream.max_bytes, all }
 }
 
 fn asset_name(consumer: &ConsumerDef) -> String {
@@ -274,9 +307,11 @@ fn compare_stream(def: &StreamDef, found: &Value, all: &mut Vec<Drift>) {
 }
 
 fn compare_consumer(def: &ConsumerDef, found: &Value, all: &mut Vec<Drift>) {
-    let severity = |field: &str, _: &Value| match field {
+    let severity = |field: &str, found: &Value| match field {
         // A slower or narrower consumer is slower, not wrong.
         "ack_wait" | "max_ack_pending" | "description" | "num_replicas" => Severity::Differs,
+        // As it was made before: it is read all the same.
+        "ack_policy" if def.stream == EVENTS && found == "explicit" => Severity::Differs,
         _ => Severity::BreaksPromise,
     };
     compare(&asset_name(def), &json!(def), found, CONSUMER_FIELDS_OFF, severity, all);
@@ -327,7 +362,7 @@ mod tests {
     use super::*;
     use crate::wire::{
         subjects::{self, Shard},
-        topology::Sizing,
+        topology::{STEPS, Sizing},
     };
 
     fn found_with(field: &str, value: Value) -> Vec<Drift> {
@@ -338,6 +373,37 @@ mod tests {
         let mut all = Vec::new();
         compare_stream(journal, &found, &mut all);
         all
+    }
+
+    #[test]
+    fn the_event_writer_of_an_earlier_version_goes_on_and_no_other_reader_may_be_acknowledged() {
+        for consumer in &Topology::new(&Sizing::default()).consumers {
+            let mut found = json!(consumer);
+            found["ack_policy"] = json!("explicit");
+            let mut all = Vec::new();
+            compare_consumer(consumer, &found, &mut all);
+            let may = if consumer.stream == EVENTS { Severity::Differs } else { Severity::BreaksPromise };
+            assert_eq!(
+                (all.len(), &*all[0].field, all[0].severity),
+                (1, "ack_policy", may),
+                "{}",
+                consumer.stream
+            );
+        }
+    }
+
+    #[test]
+    fn a_stream_there_is_no_room_for_is_named_with_its_size_and_that_of_all() {
+        let topology = Topology::new(&Sizing { steps_bytes: 77, ..Sizing::default() });
+        let steps = topology.streams.iter().find(|stream| stream.name == STEPS).unwrap();
+        let error = no_room(&topology, steps);
+        let all: i64 = topology.all_streams().map(|stream| stream.max_bytes.max(0)).sum();
+        let said = error.to_string();
+        assert!(
+            said.contains(STEPS) && said.contains("77 bytes") && said.contains(&all.to_string()),
+            "{said}"
+        );
+        assert_eq!(error.exit_code(), 78);
     }
 
     #[test]

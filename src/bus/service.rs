@@ -40,6 +40,8 @@ use stats::Stats;
 pub const SERVICE: &str = "selvedge";
 /// When a shed request may be tried again.
 const RETRY_AFTER_MS: Millis = 250;
+/// Bytes of the headers of an answer that is no error, at most: the server counts them.
+const OK_HEADERS: usize = 128;
 
 /// A request, with its subject already read.
 #[derive(Debug, Clone)]
@@ -263,6 +265,8 @@ impl<H: Handler> Service<H> {
         let Some(reply) = message.reply.clone() else { return };
         let mut reply_headers = HeaderMap::new();
         reply_headers.insert(headers::CONTENT_TYPE, format.content_type());
+        let most = self.client.server_info().max_payload.saturating_sub(OK_HEADERS);
+        let answer = answer.and_then(|body| sendable(verb, body, most));
         let body = match answer {
             Ok(body) => {
                 self.stats.answered(verb, begun.elapsed());
@@ -313,6 +317,19 @@ impl<H: Handler> Service<H> {
         }
         let _ = self.client.publish(reply, Bytes::from(answer.to_string())).await;
     }
+}
+
+/// The answer, if the server takes it: else its asker would wait in vain.
+fn sendable(verb: &str, body: Bytes, most: usize) -> Answer {
+    if body.len() <= most {
+        return Ok(body);
+    }
+    let text = format!(
+        "the answer to {verb} has {} bytes, and the server takes {most} (max_payload); ask in MessagePack, which is \
+         shorter, or for less at once",
+        body.len()
+    );
+    Err(Refusal::over(Code::TooLarge, text, body.len() as u64, most as u64))
 }
 
 fn busy(tenant: &TenantName, full: &Full) -> Refusal {
@@ -369,6 +386,15 @@ pub fn rfc3339(time: SystemTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_that_the_server_would_not_take_is_an_error_that_it_takes() {
+        let body = Bytes::from_static(b"12345");
+        assert_eq!(sendable("kept", body.clone(), 5), Ok(body.clone()));
+        let refusal = sendable("kept", body, 4).unwrap_err();
+        assert_eq!((refusal.code, refusal.limit, refusal.actual), (Code::TooLarge, Some(4), Some(5)));
+        assert!(refusal.message.contains("kept") && refusal.message.contains("max_payload"), "{refusal}");
+    }
 
     #[test]
     fn dates_are_right_around_leap_days_and_years() {

@@ -198,6 +198,10 @@ fn failure(error: CoordinatorError) -> Failure {
                 "`selvedge nats check` shows it again; `selvedge nats export` writes the definitions to compare with",
             )
         }
+        CoordinatorError::Provision(provision::ProvisionError::NoRoom { .. }) => {
+            Failure::new(Exit::Config, "NATS_NO_ROOM", text)
+                .help("free disk space, raise max_file_store or the account's limit, or lower coordinator.*_max_bytes")
+        }
         CoordinatorError::Provision(provision::ProvisionError::Api(error)) | CoordinatorError::Api(error) => {
             api_failure(&error)
         }

@@ -214,7 +214,7 @@ section! {
         steps_max_bytes: ByteSize = "2GiB", unit "", env "", example "16GiB", check |b| at_least_bytes(*b, 1 << 20);
         /// How many bytes of inputs and results are kept in memory; the others are read back from the JOURNAL when they are needed.
         payload_cache_bytes: ByteSize = "64MiB", unit "", env "", example "512MiB", check |b| at_least_bytes(*b, 1 << 20);
-        /// How long EVENTS keeps an event for watchers and the event writer.
+        /// How long an event waits in EVENTS at most, if it can't be written to Redis; what is written leaves it at once.
         events_max_age: Duration = "15m", unit "", env "", example "10m", check |d| at_least(*d, Duration::from_secs(1));
         /// The size at which EVENTS drops its oldest events.
         events_max_bytes: ByteSize = "256MiB", unit "", env "", example "2GiB", check |b| at_least_bytes(*b, 1 << 20);

@@ -8,6 +8,7 @@
 //! while Redis works on one. While Redis is down it holds two batches, tries the first again with a pause, and takes no
 //! more from the channel, so that the pulling stops too; the stream's own age and size bound what waits. Events are
 //! settled after they are written, and purged. One that can't be read is settled and counted: trying again won't mend it.
+//! Of those of one batch the first is told in the log, so that a flood of them does not fill it.
 //!
 //! Nothing here touches dispatch. One coordinator runs it at a time, the owner: Redis refuses an event that
 //! comes after a later one of its task, so two writers that share the stream would lose events between
@@ -31,7 +32,7 @@ use crate::{
 };
 
 /// Events per round trip to Redis.
-const MAX_BATCH: usize = 512;
+pub const MAX_BATCH: usize = 512;
 
 const PAUSE: Backoff = Backoff { base_ms: 100, cap_ms: 5_000 };
 
@@ -64,7 +65,7 @@ async fn gather(mut deliveries: mpsc::Receiver<Delivery>, batches: mpsc::Sender<
         if deliveries.recv_many(&mut arrived, MAX_BATCH).await == 0 {
             return;
         }
-        let writes = arrived.iter().filter_map(readable).collect();
+        let writes = readable(&arrived);
         room.send(Batch { arrived, writes });
     }
 }
@@ -113,21 +114,29 @@ async fn write(
     }
 }
 
-/// The event in a delivery, checked; a bad one is logged without its content.
-fn readable(delivery: &Delivery) -> Option<EventWrite> {
-    match parse(delivery) {
-        Ok(write) => Some(write),
-        Err((what, reason)) => {
-            metrics::counter!(names::EVENTS_MALFORMED, names::REASON => what).increment(1);
-            tracing::warn!(
-                stream_seq = delivery.stream_seq,
-                bytes = delivery.payload.len(),
-                reason,
-                "an event can't be read; it is dropped"
-            );
-            None
+/// The events of a batch that can be read. Of the others the first is told, without its content.
+fn readable(arrived: &[Delivery]) -> Vec<EventWrite> {
+    let mut writes = Vec::with_capacity(arrived.len());
+    let mut dropped = None;
+    for delivery in arrived {
+        match parse(delivery) {
+            Ok(write) => writes.push(write),
+            Err((what, reason)) => {
+                metrics::counter!(names::EVENTS_MALFORMED, names::REASON => what).increment(1);
+                dropped.get_or_insert((delivery, reason, 0)).2 += 1;
+            }
         }
     }
+    if let Some((first, reason, events)) = dropped {
+        tracing::warn!(
+            events,
+            first = first.stream_seq,
+            bytes = first.payload.len(),
+            %reason,
+            "events can't be read; they are dropped"
+        );
+    }
+    writes
 }
 
 fn parse(delivery: &Delivery) -> Result<EventWrite, (&'static str, String)> {

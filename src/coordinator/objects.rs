@@ -1,8 +1,9 @@
 //! Drops the large results of steps whose tasks are over: at once when the end is journaled, and by a sweep what a crash,
 //! a lost order or an attempt that outlived its lease has left behind.
 //!
-//! Shows how full the stream is, too. Runs for one term, beside the owner's loop. A sweep drops only what cannot belong to a task that lives, whoever owns
-//! the shard by now:
+//! Shows how full the stream is, too, and sweeps more often while it is half full: a task that found it full leaves the
+//! chunks it had stored before, and nobody else may have their room until it is swept. Runs for one term, beside the
+//! owner's loop. A sweep drops only what cannot belong to a task that lives, whoever owns the shard by now:
 //!
 //! ```text
 //! the subjects, up to sequence s ─▶ the journal's head h, from its leader ─▶ the owner: not live, as of h or later ─▶ purge up to s
@@ -34,7 +35,7 @@ use crate::{
 pub const ORDERS: usize = 4_096;
 /// How often it is swept.
 const EVERY: Duration = Duration::from_secs(300);
-/// How often it is shown how full the stream is.
+/// How often it is shown how full the stream is, and swept while that is half.
 const SHOWN: Duration = Duration::from_secs(15);
 /// Pause before the next sweep after one that did not come to its end.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -70,7 +71,7 @@ impl Dropper {
     /// Sweeps, and drops what is ordered, until the term ends.
     pub async fn run(self, mut over: mpsc::Receiver<TaskKey>) {
         let mut sweep_at = Instant::now();
-        let mut show = interval(SHOWN);
+        let mut show = interval(self.clock.real_duration(SHOWN));
         show.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -79,7 +80,11 @@ impl Dropper {
                     Some(key) => self.drop_ended(&key).await,
                     None => return,
                 },
-                _ = show.tick() => self.show_fill().await,
+                _ = show.tick() => {
+                    if self.is_half_full().await {
+                        sweep_at = Instant::now();
+                    }
+                }
                 () = sleep_until(sweep_at) => {
                     let pause = match self.sweep().await {
                         Ok(0) => EVERY,
@@ -98,11 +103,12 @@ impl Dropper {
         }
     }
 
-    async fn show_fill(&self) {
-        if let Ok((bytes, max)) = self.objects.fill().await {
-            metrics::gauge!(names::STEPS_FILL).set(bytes as f64);
-            metrics::gauge!(names::STEPS_MAX).set(max as f64);
-        }
+    /// Shows how full the stream is.
+    async fn is_half_full(&self) -> bool {
+        let Ok((bytes, max)) = self.objects.fill().await else { return false };
+        metrics::gauge!(names::STEPS_FILL).set(bytes as f64);
+        metrics::gauge!(names::STEPS_MAX).set(max as f64);
+        bytes >= max / 2
     }
 
     async fn drop_ended(&self, key: &TaskKey) {

@@ -160,7 +160,7 @@ mod tests {
     }
 
     fn kept(place: u32, bytes: u64) -> ReportOp {
-        let did = Did::Kept(Object { hash: ObjectHash::of(&[place as u8]), bytes, chunks: 9 });
+        let did = Did::Kept(Object { hash: ObjectHash::of(&[place as u8]), bytes, chunks: 128 });
         ReportOp::Step(Step { place, name: "scrape".to_owned(), did })
     }
 
@@ -172,7 +172,7 @@ mod tests {
             ReportOp::Step(Step { place: 1, name: "pay".to_owned(), did: Did::Result(Payload::default()) })
         };
         let said: Vec<_> =
-            [(1, kept(0, MAX_OBJECT_BYTES + 1)), (2, kept(0, 9)), (3, paid()), (4, kept(1, 9))]
+            [(1, kept(0, MAX_OBJECT_BYTES + 1)), (2, kept(0, 999)), (3, paid()), (4, kept(1, 999))]
                 .into_iter()
                 .map(|(n, op)| (report(&mut engine, n, op.clone()).0, report(&mut engine, n, op).0))
                 .collect();

@@ -106,12 +106,15 @@ impl Object {
     /// Refuses what can't be recorded as the result of a step, beside so many bytes of the task's other objects.
     pub fn check(&self, step: &str, others: u64) -> Result<(), Refusal> {
         check_object_bytes(step, self.bytes, others)?;
-        if (1..=MAX_CHUNKS).contains(&self.chunks) && u64::from(self.chunks) <= self.bytes {
+        let chunks = u64::from(self.chunks);
+        let fits = self.bytes <= chunks * MAX_CHUNK_BYTES as u64;
+        if fits && (1..=MAX_CHUNKS).contains(&self.chunks) && chunks <= self.bytes {
             return Ok(());
         }
         let message = format!(
-            "step `{step}`: an object of {} bytes in {} chunks; it has 1 to {MAX_CHUNKS}, none of them empty",
-            self.bytes, self.chunks
+            "step `{step}`: an object of {} bytes in {chunks} chunks; it has 1 to {MAX_CHUNKS}, none of them empty or above \
+             {MAX_CHUNK_BYTES} bytes",
+            self.bytes
         );
         Err(Refusal::over(Code::BadMessage, message, self.chunks.into(), MAX_CHUNKS.into()))
     }
@@ -157,11 +160,12 @@ mod tests {
     fn an_object_is_refused_by_its_size_by_the_task_s_and_by_its_chunks() {
         let object = |bytes, chunks| Object { hash: ObjectHash::of(b""), bytes, chunks };
         let code = |object: Object, others| object.check("scrape", others).map_err(|refusal| refusal.code);
-        assert_eq!(code(object(MAX_OBJECT_BYTES, 1), MAX_OBJECTS_BYTES - MAX_OBJECT_BYTES), Ok(()));
+        assert_eq!(code(object(MAX_OBJECT_BYTES, 128), MAX_OBJECTS_BYTES - MAX_OBJECT_BYTES), Ok(()));
         assert_eq!(code(object(MAX_OBJECT_BYTES + 1, 1), 0), Err(Code::TooLarge));
         assert_eq!(code(object(1, 1), MAX_OBJECTS_BYTES), Err(Code::StepsExceeded));
         assert_eq!(code(object(u64::MAX, 1), u64::MAX), Err(Code::TooLarge));
-        for (bytes, chunks) in [(0, 0), (0, 1), (5, 0), (5, 6), (1 << 20, MAX_CHUNKS + 1)] {
+        let unreadable = (MAX_OBJECT_BYTES, 127);
+        for (bytes, chunks) in [(0, 0), (0, 1), (5, 0), (5, 6), (1 << 20, MAX_CHUNKS + 1), unreadable] {
             assert_eq!(code(object(bytes, chunks), 0), Err(Code::BadMessage), "{bytes} in {chunks}");
         }
         let said = object(MAX_OBJECT_BYTES + 1, 1).check("scrape", 0).unwrap_err().message;

@@ -15,6 +15,7 @@ use super::stats::Samples;
 use super::{Bench, clock};
 use crate::cli::stack::{COORDINATOR, REDIS};
 use crate::client::WatchItem;
+use crate::coordinator::event_writer::MAX_BATCH;
 use crate::task::{Payload, TaskId, TaskKey, TenantName};
 use crate::telemetry::names;
 use crate::wire::{codec, messages::Event, subjects};
@@ -23,9 +24,6 @@ const CASE: &str = "events";
 const TASKS: usize = 200;
 /// Events a second, of all tasks.
 const RATE: f64 = 10_000.0;
-/// Events per round trip of the bare loop, as the event writer has them.
-const BATCH: usize = 256;
-
 /// Events that wait for their stream's acknowledgement while the stream is filled.
 const UNACKED: usize = 1_000;
 /// Of what is written: the part that is left out at the beginning, in which the pulling starts again.
@@ -131,7 +129,7 @@ async fn loop_bare(rig: &mut Rig, tenant: &TenantName, events: u64) -> Result<(f
     while number < events {
         let mut pipeline = redis::pipe();
         let mut touched = Vec::new();
-        for n in number..(number + BATCH as u64).min(events) {
+        for n in number..(number + MAX_BATCH as u64).min(events) {
             let key = TaskKey { tenant: tenant.clone(), id: task(u16::MAX, n as usize % TASKS) };
             let key = crate::store::keys::events(&key);
             let id = format!("1-{}", n as usize / TASKS + 1);
@@ -154,7 +152,7 @@ async fn loop_bare(rig: &mut Rig, tenant: &TenantName, events: u64) -> Result<(f
             pipeline.cmd("EXPIRE").arg(key).arg(3_600).ignore();
         }
         pipeline.exec_async(&mut rig.redis).await?;
-        number += BATCH as u64;
+        number += MAX_BATCH as u64;
     }
     let used = rig.used(&before).await?;
     for n in 0..TASKS {

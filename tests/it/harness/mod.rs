@@ -54,7 +54,7 @@ impl Stack {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let (nats_dir, redis_dir) = (dir.path().join("nats"), dir.path().join("redis"));
         let servers = tokio::task::spawn_blocking(move || {
-            let nats = NatsServer::start(NatsConfig::new(nats_executable(), nats_dir));
+            let nats = NatsServer::start(nats_config(nats_dir));
             let redis = RedisServer::start(RedisConfig::new(redis_executable(), redis_dir));
             (nats, redis)
         });
@@ -88,11 +88,18 @@ pub fn options_at(url: &str) -> NatsOptions {
     NatsOptions { urls: vec![url.to_owned()], no_context: true, ..NatsOptions::default() }
 }
 
+/// A plain `nats-server`. Streams reserve more than they use: how much of the disk is free does not matter.
+fn nats_config(dir: PathBuf) -> NatsConfig {
+    let store = dir.join("jetstream");
+    let extra = format!("jetstream {{ store_dir: \"{}\", max_file_store: 64GB }}\n", store.display());
+    NatsConfig { extra, ..NatsConfig::new(nats_executable(), dir) }
+}
+
 /// A `nats-server` with changes to the plain configuration.
 pub async fn nats(dir: &Path, change: impl FnOnce(&mut NatsConfig) + Send + 'static) -> NatsServer {
     let dir = dir.to_owned();
     let start = move || {
-        let mut config = NatsConfig::new(nats_executable(), dir);
+        let mut config = nats_config(dir);
         change(&mut config);
         NatsServer::start(config).expect("nats-server starts")
     };

@@ -8,7 +8,7 @@ use std::{
 use async_nats::jetstream::{self, Context};
 use selvedge::{
     agent::{Agent, AgentError, Ctx},
-    bus::Link,
+    bus::{Clock, Link},
     client::TaskHandle,
     coordinator::run::Options,
     task::{Code, Object, ObjectHash, Phase, TaskKey, TenantName},
@@ -341,4 +341,51 @@ async fn what_an_attempt_published_and_did_not_report_goes_with_a_cancelled_task
     js.publish(subject, "never reported".into()).await.unwrap().await.unwrap();
     task.cancel("enough").await.unwrap();
     is_empty(&js).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_is_half_full_is_swept_before_its_time() {
+    // Else it is swept every 300 s: 75 s here, longer than anything is waited for.
+    let fabric = Fabric::start_with(|options| {
+        options.clock = Clock::fast(4.0);
+        options.sizing.steps_bytes = 8 * MIB as i64;
+    })
+    .await;
+    let js = jetstream_of(&fabric).await;
+    let orphan = |n| {
+        subjects::step_chunk(
+            &TenantName::new("acme").unwrap(),
+            &"nobody".parse().unwrap(),
+            &ObjectHash::of(b""),
+            n,
+        )
+    };
+    // The first sweep may be the one with which a term begins.
+    let first_sweep = async {
+        let mut stored = 0;
+        while held(&js, topology::STEPS).await.0 >= stored {
+            let chunk = js.publish(orphan(stored as u32), vec![0; MIB / 16].into()).await.unwrap();
+            // Until it is full.
+            stored += u64::from(chunk.await.is_ok());
+        }
+    };
+    soon("the first sweep", first_sweep).await;
+    js.get_stream(topology::STEPS).await.unwrap().purge().await.unwrap();
+    for n in 0..8 {
+        js.publish(orphan(n), vec![0; MIB / 2].into()).await.unwrap().await.unwrap();
+    }
+    is_empty(&js).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chunk_that_no_answer_can_hold_is_refused_and_not_waited_for() {
+    let (fabric, client) = fabric().await;
+    let js = jetstream_of(&fabric).await;
+    let task = client.submit("nobody", &()).await.unwrap();
+    reaches(&task, Phase::Queued).await;
+    let hash = ObjectHash::of(b"too large to be asked for");
+    let subject = subjects::step_chunk(client.tenant_name(), task.id(), &hash, 0);
+    js.publish(subject, vec![0; MIB - 4].into()).await.unwrap().await.unwrap();
+    let refused = client.kept(task.id(), hash, 0).await.unwrap_err();
+    assert_eq!(refused.code(), Some(Code::TooLarge), "{refused}");
 }
