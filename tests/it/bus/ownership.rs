@@ -13,6 +13,7 @@ use tokio::{runtime::Runtime, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use super::{connect, fabric, soon};
+use crate::harness::until;
 
 struct Candidate {
     handle: OwnershipHandle,
@@ -93,18 +94,18 @@ async fn a_zombie_knows_by_its_own_clock_and_takes_nothing_back() {
     let (nats, _js) = fabric().await;
     let (runtime, mut zombie) = on_its_own(nats.url());
     soon("the first owner", zombie.handle.acquired()).await.unwrap();
-    let Ownership::Owner { until, ended, .. } = zombie.handle.now() else { panic!("not owner") };
+    let Ownership::Owner { until: deadline, ended, .. } = zombie.handle.now() else { panic!("not owner") };
     let mut standby = candidate(&nats.url(), "standby").await;
 
     // Its only thread is stuck for longer than the lease lives.
     let (wake, asleep) = std::sync::mpsc::channel::<()>();
     runtime.spawn(async move { tokio::task::spawn(async move { asleep.recv().ok() }).await });
     soon("the take-over", standby.handle.acquired()).await.unwrap();
-    assert!(!zombie.handle.now().is_owner(tokio::time::Instant::now()), "its deadline passed: {until:?}");
+    assert!(!zombie.handle.now().is_owner(tokio::time::Instant::now()), "it passed: {deadline:?}");
 
     wake.send(()).unwrap();
     soon("the end of the zombie's ownership", ended.cancelled()).await;
-    assert!(matches!(zombie.handle.now(), Ownership::Standby));
+    until("it stands by", || async { matches!(zombie.handle.now(), Ownership::Standby).then_some(()) }).await;
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     assert!(is_owner(&standby) && !is_owner(&zombie), "the zombie took nothing back");
     runtime.shutdown_background();

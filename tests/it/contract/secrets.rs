@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 use selvedge::bus::{Link, NatsOptions};
-use selvedge::cli::servers::{NatsConfig, NatsServer, RedisConfig, RedisServer};
+use selvedge::cli::servers::{NatsServer, RedisConfig, RedisServer};
 use selvedge::client::Client;
 use selvedge::store::connect::RedisOptions;
 use selvedge::store::record::{self, ResultAt};
@@ -12,7 +12,7 @@ use selvedge::task::{Code, Phase};
 use serde_json::json;
 
 use super::process::Process;
-use crate::harness::{nats_executable, options_at, redis_executable, soon, until};
+use crate::harness::{nats_config, options_at, redis_executable, soon, until};
 
 /// In every secret of this test.
 const CANARY: &str = "kanarienvogel";
@@ -34,7 +34,7 @@ async fn no_secret_is_in_a_log_an_error_or_the_index() {
     let (password, redis_password) = (secret("nats-password"), secret("redis-password"));
     let (user, key) = (password.clone(), redis_password.clone());
     let (nats, redis) = tokio::task::spawn_blocking(move || {
-        let mut config = NatsConfig::new(nats_executable(), path.join("nats"));
+        let mut config = nats_config(path.join("nats"));
         config.login = Some(("fabric".to_owned(), user));
         let nats = NatsServer::start(config).unwrap();
         let mut config = RedisConfig::new(redis_executable(), path.join("redis"));

@@ -89,7 +89,7 @@ pub fn options_at(url: &str) -> NatsOptions {
 }
 
 /// A plain `nats-server`. Streams reserve more than they use: how much of the disk is free does not matter.
-fn nats_config(dir: PathBuf) -> NatsConfig {
+pub fn nats_config(dir: PathBuf) -> NatsConfig {
     let store = dir.join("jetstream");
     let extra = format!("jetstream {{ store_dir: \"{}\", max_file_store: 64GB }}\n", store.display());
     NatsConfig { extra, ..NatsConfig::new(nats_executable(), dir) }
