@@ -204,9 +204,9 @@ pub struct BenchReferenceArgs {
     #[arg(long)]
     pub bytes: usize,
 
-    /// Whose tasks it reads
+    /// Whose tasks it reads; without, it reads none
     #[arg(long)]
-    pub tenant: TenantName,
+    pub tenant: Option<TenantName>,
 }
 
 /// What the handler of the measured agent does.

@@ -35,7 +35,7 @@ pub async fn run(bench: &Bench, report: &mut Report) -> Result<()> {
     let client = rig.client.tenant("caller")?;
     await_instance(&client).await?;
     let nats = async_nats::connect(&rig.stack.nats.url).await?;
-    reference::start(&mut rig, &nats, ANSWER, client.tenant_name()).await?;
+    reference::start(&mut rig, &nats, ANSWER, None).await?;
     let calls = bench.args.scaled(5_000, 100);
     let (mut p50, mut p99) = (vec![Vec::new(); 2], vec![Vec::new(); 2]);
     for _ in 0..bench.args.runs {

@@ -32,7 +32,7 @@ pub async fn run(bench: &Bench, report: &mut Report) -> Result<()> {
     rig.await_indexed().await?;
 
     let nats = async_nats::connect(&rig.stack.nats.url).await?;
-    reference::start(&mut rig, &nats, 0, tenants[0].tenant_name()).await?;
+    reference::start(&mut rig, &nats, 0, Some(tenants[0].tenant_name())).await?;
     let calls = bench.args.scaled(2_000, 50);
     let sides = stored.len();
     // By tenant, the reference last; one value a run.

@@ -52,7 +52,7 @@ pub async fn run(bench: &Bench, report: &mut Report) -> Result<()> {
     let nats = async_nats::connect(&rig.stack.nats.url).await?;
     let biggest = &tenants[stored.len() - 1];
     let bytes = page(&nats, biggest, 0).await?.len();
-    reference::start(&mut rig, &nats, bytes, biggest.tenant_name()).await?;
+    reference::start(&mut rig, &nats, bytes, Some(biggest.tenant_name())).await?;
     let calls = bench.args.scaled(2_000, 50);
     let sides = stored.len();
     // By tenant, then kept, echo, bare.

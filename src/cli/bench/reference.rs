@@ -48,12 +48,22 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two tries.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// Starts the process; it answers when this returns.
-pub(super) async fn start(rig: &mut Rig, nats: &Nats, bytes: usize, tenant: &TenantName) -> Result<()> {
+/// Starts the process; it answers when this returns. Without a tenant nothing is read, and only [`ECHO`] is there.
+pub(super) async fn start(
+    rig: &mut Rig,
+    nats: &Nats,
+    bytes: usize,
+    tenant: Option<&TenantName>,
+) -> Result<()> {
     let bytes = bytes.to_string();
-    let args = ["bench-reference", "--bytes", &bytes, "--tenant", tenant.as_str()];
+    let mut args = vec!["bench-reference", "--bytes", &bytes];
+    let mut subjects = vec![ECHO];
+    if let Some(tenant) = tenant {
+        args.extend(["--tenant", tenant.as_str()]);
+        subjects.extend([BARE, STORY]);
+    }
     rig.stack.start_own(REFERENCE, &args)?;
-    for subject in [ECHO, BARE, STORY] {
+    for subject in subjects {
         let deadline = Instant::now() + PATIENCE;
         while let Err(error) = nats.request(subject, Bytes::new()).await {
             anyhow::ensure!(Instant::now() < deadline, "the reference does not answer: {error}");
@@ -66,12 +76,14 @@ pub(super) async fn start(rig: &mut Rig, nats: &Nats, bytes: usize, tenant: &Ten
 /// Answers until SIGTERM.
 pub async fn run(args: BenchReferenceArgs, ctx: Ctx) -> Result<ExitCode> {
     let nats = async_nats::connect(ctx.nats()?.urls).await?;
-    let redis = redis::Client::open(ctx.settings()?.redis.url.0.expose())?;
-    let redis = redis.get_multiplexed_async_connection().await?;
     let mut serving = JoinSet::new();
     serving.spawn(echo(nats.clone(), args.bytes));
-    serving.spawn(bare(nats.clone(), redis.clone(), args.tenant.clone()));
-    serving.spawn(stories(nats, redis, args.tenant));
+    if let Some(tenant) = args.tenant {
+        let redis = redis::Client::open(ctx.settings()?.redis.url.0.expose())?;
+        let redis = redis.get_multiplexed_async_connection().await?;
+        serving.spawn(bare(nats.clone(), redis.clone(), tenant.clone()));
+        serving.spawn(stories(nats, redis, tenant));
+    }
     tokio::select! {
         () = ctx.stop.cancelled() => Ok(Exit::Ok.into()),
         Some(ended) = serving.join_next() => ended?.map(|()| Exit::Unavailable.into()),
