@@ -166,3 +166,9 @@ fn messages_and_resumes_are_told_beside_submits() {
         &[("p50, last child's end to its parent running", "ratio <= 2"), ("slowest of 10", "<= 50")],
     );
 }
+
+#[test]
+fn calls_and_triggers_are_told_beside_a_bare_request_and_submits() {
+    shown("call", &[("p50 to the first part", "ratio <= 3"), ("p99 to the first part", "ratio <= 4")]);
+    shown("trigger", &[("tasks through a trigger", "ratio >= 0.6"), ("messages lost or doubled", "<= 0")]);
+}
