@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::tenant;
 use crate::harness::fabric::{Fabric, unbound};
-use crate::harness::soon;
+use crate::harness::{soon, until};
 
 /// What `nats req <subject> <text>` does.
 async fn req(nats: &Nats, subject: &str, body: &str) -> (Value, Option<String>) {
@@ -89,7 +89,7 @@ async fn a_person_submits_looks_lists_and_cancels_with_plain_requests() {
     assert_eq!((&view["state"], &view["agent"]), (&json!("queued"), &json!("hand")), "{view}");
 
     // An empty list or stats request is a whole one, white space is nothing, and an error is text, too.
-    crate::harness::until("it is listed", || async {
+    until("it is listed", || async {
         let (page, _) = req(nats, "sv.api.acme.list", "").await;
         (page["tasks"][0]["task"] == json!(id)).then_some(())
     })
@@ -144,7 +144,7 @@ async fn a_worker_that_speaks_json_only_is_a_whole_worker() {
     let verdict = worker.report(&offer, 1, end.clone()).await;
     assert!(verdict.get("refusal").is_none(), "{verdict}");
     assert_eq!(soon("the result", task.result::<Value>()).await.unwrap(), json!({"said": "HELLO"}));
-    let events = crate::harness::until("the event is there", || async {
+    let events = until("the event is there", || async {
         let page = client.events(task.id(), None).await.unwrap();
         (page.events.len() == 1).then_some(page.events)
     })
@@ -205,7 +205,8 @@ async fn the_service_is_there_for_whoever_looks_for_services() {
     let connection = fabric.stack.connect("person").await;
     for (verb, kind) in [("PING", "ping"), ("INFO", "info"), ("STATS", "stats")] {
         let subject = format!("$SRV.{verb}.selvedge");
-        let reply = soon(&subject, connection.client().request(subject.clone(), Bytes::new())).await.unwrap();
+        let ask = || async { connection.client().request(subject.clone(), Bytes::new()).await.ok() };
+        let reply = until(&subject, ask).await;
         let told: Value = serde_json::from_slice(&reply.payload).unwrap();
         assert_eq!(told["name"], "selvedge");
         assert_eq!(told["type"], format!("io.nats.micro.v1.{kind}_response"));
