@@ -35,6 +35,8 @@ pub mod query;
 pub mod quick;
 pub mod record;
 pub mod resident;
+#[cfg(test)]
+mod rig;
 pub mod run;
 pub mod schedules;
 pub mod settle;

@@ -79,8 +79,9 @@ mod tests {
     use super::*;
     use crate::{
         flow::{
-            engine::{Effect, Engine, Next},
-            input::{Entropy, Input, Tell},
+            engine::{Effect, Engine},
+            input::{Input, Tell},
+            rig::effects,
             state::Policy,
         },
         task::{InstanceId, MAX_OBJECT_BYTES, Object, ObjectHash, Outcome, Payload, Token},
@@ -90,35 +91,8 @@ mod tests {
         },
     };
 
-    struct Given;
-
-    impl Entropy for Given {
-        fn token(&mut self) -> Token {
-            Token(1)
-        }
-
-        fn jitter(&mut self) -> u64 {
-            0
-        }
-    }
-
     fn key() -> TaskKey {
         TaskKey { tenant: "t".parse().unwrap(), id: "one".parse().unwrap() }
-    }
-
-    /// Everything that follows from what was pushed.
-    fn effects(engine: &mut Engine<()>) -> Vec<Effect<()>> {
-        let mut out = Vec::new();
-        loop {
-            match engine.next(5, 1_000, &mut Given).unwrap() {
-                Next::Idle => return out,
-                Next::Effects(effects) => out.extend(effects),
-                Next::Append { .. } => {
-                    let seq = engine.seq() + 1;
-                    out.extend(engine.appended(seq));
-                }
-            }
-        }
     }
 
     /// A task that runs.

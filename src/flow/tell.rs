@@ -97,28 +97,16 @@ mod tests {
     use super::*;
     use crate::{
         flow::{
-            engine::{Effect, Engine, Next},
-            input::{Entropy, Input},
+            engine::{Effect, Engine},
+            input::Input,
+            rig::effects,
             state::Policy,
         },
-        task::Token,
         wire::{
             messages::{Cmd, CmdOp, Submit},
             subjects::Shard,
         },
     };
-
-    struct Given;
-
-    impl Entropy for Given {
-        fn token(&mut self) -> Token {
-            Token(1)
-        }
-
-        fn jitter(&mut self) -> u64 {
-            0
-        }
-    }
 
     fn key() -> TaskKey {
         TaskKey { tenant: "t".parse().unwrap(), id: "one".parse().unwrap() }
@@ -136,23 +124,13 @@ mod tests {
 
     /// What became of the messages that were pushed.
     fn answers(engine: &mut Engine<()>) -> Vec<Option<Code>> {
-        let mut out = Vec::new();
-        loop {
-            let effects = match engine.next(5, 1_000, &mut Given).unwrap() {
-                Next::Idle => return out,
-                Next::Effects(effects) => effects,
-                Next::Append { .. } => {
-                    let seq = engine.seq() + 1;
-                    engine.appended(seq)
-                }
-            };
-            out.extend(effects.into_iter().filter_map(|effect| match effect {
-                Effect::Tell(Tell::Done { done, .. }) if done.answers_a_message() => {
-                    Some(done.refusal.map(|refusal| refusal.code))
-                }
-                _ => None,
-            }));
-        }
+        let answer = |effect| match effect {
+            Effect::Tell(Tell::Done { done, .. }) if done.answers_a_message() => {
+                Some(done.refusal.map(|refusal| refusal.code))
+            }
+            _ => None,
+        };
+        effects(engine).into_iter().filter_map(answer).collect()
     }
 
     fn told(engine: &mut Engine<()>, nonce: usize, bytes: usize) -> Option<Code> {

@@ -70,24 +70,13 @@ mod tests {
     use crate::{
         flow::{
             engine::{Effect, Engine, Next},
-            input::{Entropy, Input},
+            input::Input,
+            rig::Given,
             state::Policy,
         },
-        task::{Payload, Plan, PlanName, Priority, TaskId, Token},
+        task::{Payload, Plan, PlanName, Priority, TaskId},
         wire::subjects::Shard,
     };
-
-    struct Fixed;
-
-    impl Entropy for Fixed {
-        fn token(&mut self) -> Token {
-            Token(1)
-        }
-
-        fn jitter(&mut self) -> u64 {
-            0
-        }
-    }
 
     fn engine(backlog: u64) -> Engine<u32> {
         let mut engine = Engine::new(Shard(0));
@@ -100,7 +89,7 @@ mod tests {
     }
 
     fn turn(engine: &mut Engine<u32>) -> Vec<(u32, Fired)> {
-        let effects = match engine.next(1_000, 1_000_000, &mut Fixed).unwrap() {
+        let effects = match engine.next(1_000, 1_000_000, &mut Given::default()).unwrap() {
             Next::Append { expect, .. } => engine.appended(expect + 1),
             Next::Effects(effects) => effects,
             Next::Idle => Vec::new(),

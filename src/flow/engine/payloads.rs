@@ -401,27 +401,14 @@ fn is_in(task: &Task, what: What, rev: u64, payload: &Payload) -> bool {
 mod tests {
     use super::*;
     use crate::{
-        flow::{engine::Next, input::Entropy, record::JournalMessage, state::Policy},
-        task::Token,
+        flow::{engine::Next, record::JournalMessage, rig::Given, state::Policy},
         wire::{messages::Submit, subjects::Shard},
     };
-
-    struct Given;
-
-    impl Entropy for Given {
-        fn token(&mut self) -> Token {
-            Token(1)
-        }
-
-        fn jitter(&mut self) -> u64 {
-            0
-        }
-    }
 
     /// The messages the engine wants to append until it has nothing more to do.
     fn appended(engine: &mut Engine<()>) -> Vec<JournalMessage> {
         let mut messages = Vec::new();
-        while let Next::Append { bytes, .. } = engine.next(5, 1_000, &mut Given).unwrap() {
+        while let Next::Append { bytes, .. } = engine.next(5, 1_000, &mut Given::default()).unwrap() {
             messages.push(JournalMessage::decode(&bytes).unwrap());
             engine.appended(messages.last().unwrap().rev);
         }

@@ -8,29 +8,17 @@ use crate::{
     flow::{
         engine::{Engine, Next},
         gate::seconds,
-        input::{Entropy, Input},
+        input::Input,
         limiter::RateState,
+        rig::Given,
         state::Policy,
     },
-    task::{AgentName, AgentSettings, InstanceId, Labels, Millis, Payload, TaskKey, TenantSettings, Token},
+    task::{AgentName, AgentSettings, InstanceId, Labels, Millis, Payload, TaskKey, TenantSettings},
     wire::{
         messages::{Beat, Cmd, CmdOp, Submit},
         subjects::Shard,
     },
 };
-
-struct Given(u128);
-
-impl Entropy for Given {
-    fn token(&mut self) -> Token {
-        self.0 += 1;
-        Token(self.0)
-    }
-
-    fn jitter(&mut self) -> u64 {
-        0
-    }
-}
 
 /// A few tenants, queued and running tasks, an agent with limits, a tree that is paused.
 fn engine() -> Engine<()> {
@@ -79,7 +67,7 @@ fn engine() -> Engine<()> {
     let pause = Cmd { v: 1, op: CmdOp::Pause {} };
     engine.push(Input::Cmd { key, nonce: "n-1".parse().unwrap(), body: Ok(pause) }, None);
     let mut seq = 0;
-    while let Next::Append { .. } = engine.next(5, 1_000, &mut Given(seq)).unwrap() {
+    while let Next::Append { .. } = engine.next(5, 1_000, &mut Given { tokens: seq, jitter: 0 }).unwrap() {
         seq += 1;
         engine.appended(u64::try_from(seq).unwrap());
     }

@@ -6,6 +6,7 @@ use crate::{
         engine::{Effect, Engine, Next},
         input::{Input, Tell},
         record::{Hash, JournalMessage},
+        rig::Given,
         snapshot::Restore,
         state::Policy,
     },
@@ -16,19 +17,6 @@ use crate::{
         subjects::Shard,
     },
 };
-
-pub struct Given(u128);
-
-impl Entropy for Given {
-    fn token(&mut self) -> Token {
-        self.0 += 1;
-        Token(self.0)
-    }
-
-    fn jitter(&mut self) -> u64 {
-        u64::MAX
-    }
-}
 
 pub const WALL: Millis = 1_800_000_000_000;
 
@@ -56,7 +44,7 @@ impl Owner {
     pub fn new() -> Self {
         let mut engine = Engine::new(Shard(0));
         engine.open("c", Policy::default());
-        let (entropy, journal, told) = (Given(0), Vec::new(), Vec::new());
+        let (entropy, journal, told) = (Given { tokens: 0, jitter: u64::MAX }, Vec::new(), Vec::new());
         let mut owner = Self { engine, entropy, now: 0, wall: WALL, journal, told };
         owner.engine.live_mut().listen();
         owner.set_tenant(1, false, false);
@@ -144,7 +132,7 @@ impl Owner {
 
     pub fn report(&mut self, id: &str, n: u32, op: ReportOp) {
         let task = self.engine.state().task(&key(id)).unwrap();
-        let (token, attempt) = (Token(self.entropy.0), task.attempt());
+        let (token, attempt) = (Token(self.entropy.tokens), task.attempt());
         let (agent, instance) = ("reader".parse().unwrap(), "r-1".parse().unwrap());
         let body = Ok(Report { v: 1, token, attempt, agent, instance, n, op });
         self.push(Input::Report { key: key(id), body });
@@ -298,7 +286,7 @@ fn a_time_to_live_begins_when_the_task_may_start_and_ends_when_it_has_started() 
 fn an_offer_that_was_taken_back_has_started_nothing() {
     let mut owner = Owner::new();
     owner.submit("t", asks(|t| t.ttl_ms = Some(2_000)));
-    let token = Token(owner.entropy.0);
+    let token = Token(owner.entropy.tokens);
     owner.slots(0);
     let (agent, instance) = ("reader".parse().unwrap(), "r-1".parse().unwrap());
     let body = crate::wire::messages::Accept { v: 1, taken: vec![], busy: vec![token], over: vec![] };
